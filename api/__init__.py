@@ -1,0 +1,1 @@
+"""HTTP front end. Imports `peelbound.service`; never torch, never ray."""

@@ -1,0 +1,26 @@
+"""What all wire models have in common."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+
+
+class WireModel(BaseModel):
+    """Base of all models on the wire: unknown fields are refused, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null", use_attribute_docstrings=True)
+
+
+def _as_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time needs its UTC offset")
+    return value.astimezone(UTC)
+
+
+UtcTime = Annotated[
+    datetime,
+    AfterValidator(_as_utc),
+    PlainSerializer(lambda t: t.isoformat(timespec="milliseconds").replace("+00:00", "Z"), when_used="json"),
+]
+"""A point in time, RFC 3339 in UTC on the wire."""

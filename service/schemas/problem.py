@@ -1,0 +1,38 @@
+"""RFC 9457 problem documents."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from peelbound.service.schemas.base import WireModel
+
+
+class Problem(WireModel):
+    """`application/problem+json`: what went wrong, where, and what to do."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(examples=["/problems/checkpoint-shard-missing"])
+    """Stable reference of the kind of problem: `/problems/{slug}`, served by the API."""
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    remedy: str = ""
+    """What the caller can do."""
+    pointer: str | None = None
+    """JSON pointer to the field at fault, e.g. `/calibration/uri`."""
+    instance: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """The last part of `type`."""
+        return self.type.rsplit("/", 1)[-1]
+
+    @classmethod
+    def make(
+        cls, slug: str, title: str, status: int, detail: str, remedy: str = "", pointer: str | None = None, **extra: Any
+    ) -> "Problem":
+        """Build a problem from its slug."""
+        return cls(
+            type=f"/problems/{slug}", title=title, status=status, detail=detail, remedy=remedy, pointer=pointer, **extra
+        )

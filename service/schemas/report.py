@@ -1,0 +1,287 @@
+"""The report: everything an audit measured, and the verdict that follows from it.
+
+All losses are cross-entropies in nats per token. `gain` is always CE(trained) − CE(competitor): positive means that the
+competitor is better. Nothing here depends on when, where or by how many workers the audit was run.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from peelbound.service.schemas.base import WireModel
+
+
+class CheckpointVerdict(StrEnum):
+    """The verdict on a checkpoint: `improvable` / `holds` need provenance `unseen`, other data yield the second pair."""
+
+    IMPROVABLE = "improvable"
+    HOLDS = "holds"
+    IN_SAMPLE_ONLY = "in_sample_only"
+    INCONCLUSIVE = "inconclusive"
+    ADAPTABLE = "adaptable"
+    NO_GAIN_ON_THIS_DATA = "no_gain_on_this_data"
+    ESTIMATE_ONLY = "estimate_only"
+    """Fewer than 30 check documents: numbers without a tested verdict."""
+
+
+class BlockFinding(StrEnum):
+    """The verdict on one block."""
+
+    SOUND = "sound"
+    LAGGING = "lagging"
+    INERT = "inert"
+
+
+class Interval(WireModel):
+    """An estimate with its interval, clustered by document."""
+
+    estimate: float
+    low: float
+    high: float
+    standard_error: float = Field(ge=0)
+    simultaneous: bool = False
+    """Whether the interval covers jointly with the others of its family (max-|t| cluster bootstrap)."""
+
+
+class Score(WireModel):
+    """Scale score: mean over documents of ∂CE/∂s at s=1. z > 0: the output is too strong or harmful; z < 0: weak."""
+
+    mean: float
+    z: float
+
+
+class Citation(WireModel):
+    """A number that a sentence rests on: a path into this report and its value there."""
+
+    path: str = Field(examples=["/blocks/2/skip_cost/estimate"])
+    value: float | int | str | bool | None
+
+
+class Sentence(WireModel):
+    """One sentence of a verdict with the numbers that it cites."""
+
+    text: str
+    cites: list[Citation]
+
+
+class Verdict(WireModel):
+    """The verdict on the checkpoint, in words that each rest on a number."""
+
+    status: CheckpointVerdict
+    headline: str
+    sentences: list[Sentence]
+    smallest_visible_effect: float | None
+    """δ80 = (z + 0.84)·SE in nats: the gain that would have been seen with probability 0.8."""
+    documents_needed: int | None = None
+    """For `inconclusive`: about how many check documents would do."""
+
+
+class BlockCandidate(WireModel):
+    """One candidate step of a block reference, measured on select."""
+
+    rho: float
+    """0 is the zero step: the trained block."""
+    select_gain: float
+    predicted_gain: float
+    """What the corrected target's linear term promised on fit."""
+
+
+class BlockReport(WireModel):
+    """All evidence on one block. Blocks are numbered 1..K."""
+
+    index: int = Field(ge=1)
+    finding: BlockFinding
+    reason: Sentence
+    side: str | None = None
+    """For `lagging` by scale scores: `too_strong` or `too_weak`."""
+    gain: Interval
+    """CE(trained) − CE(with this block re-solved), on check; the step was chosen on select."""
+    candidates: list[BlockCandidate]
+    chosen_rho: float
+    skip_cost: Interval
+    """CE(with this block left out) − CE(trained), on check."""
+    block_influence: float
+    """1 − mean cosine similarity of the block's input and output, on check."""
+    gradient_agreement: float
+    """Cosine similarity of the block's parameter gradients on two halves of the fit documents."""
+    attention_scale: Score | None
+    mlp_scale: Score | None
+    block_scale: Score
+    weight_norm: float
+    residual: float | None = None
+    """Relative error of a fresh peeled block fitted to this block's own output, on select (standard and above)."""
+
+
+class NetworkReport(WireModel):
+    """A reference network, or the trained network / head control measured in the same way."""
+
+    name: str
+    """`YES-0`, `direct`, `YES-1 {3,6}`, …"""
+    anchors: list[int]
+    target_map: list[int]
+    """m(1) … m(K)."""
+    fit_loss: float
+    select_loss: float
+    fit_loss_unchanged_head: float
+    head_refitted: bool
+    """False where the unchanged head won on select."""
+    residuals: list[float]
+    """Relative error of each peeled block to its target state, on fit."""
+    check_loss: float | None = None
+    """Only for the candidate that select picked, for YES-0 and for the head control."""
+    gain: Interval | None = None
+    """CE(trained) − CE(this), on check."""
+    gain_over_control: Interval | None = None
+    """CE(head control) − CE(this), on check."""
+
+
+class HeadControlReport(WireModel):
+    """Norm and head refitted on the trained states with the reference networks' recipe."""
+
+    fit_loss: float
+    select_loss: float
+    check_loss: float
+    gain: Interval
+    head_refitted: bool
+    extra_parameters: int
+    """Parameters the refit has beyond the audited model (an untied head)."""
+
+
+class Bound(WireModel):
+    """The YES bound: the smallest reference-network loss; achievable by construction."""
+
+    network: str
+    fit_loss: float
+    """The papers' in-sample bound: minimum over maps on fit."""
+    check_network: str
+    check_loss: float
+    """The bound on tokens that no fit saw, for the network that select picked."""
+    below_trained_on_fit: bool
+    below_control_on_fit: bool
+
+
+class MatrixCell(WireModel):
+    """Peeling matrix: a fresh block from h[source] to h[target] put in place of blocks source+1 … target."""
+
+    source: int
+    target: int
+    residual: float
+    loss_increase: Interval
+    """On select; the trained suffix follows."""
+
+
+class ControlReport(WireModel):
+    """The positive control: a known damage planted in a copy of one block, audited in the same way."""
+
+    block: int
+    noise: float
+    """Weight noise in units of each matrix's standard deviation."""
+    planted_cost: float
+    """What the damage costs on select, in nats."""
+    measured_cost: Interval
+    """What it costs on check."""
+    damage_seen: bool
+    named_block: int | None
+    """The block that the evidence names first, or None."""
+    right_block_named: bool
+    gain: Interval
+    """Gain of the damaged block's reference on check."""
+    attention_scale: Score | None
+    mlp_scale: Score | None
+    detail: str
+
+
+class SplitReport(WireModel):
+    """One split of the calibration set."""
+
+    documents: int
+    sequences: int
+    tokens: int
+    """Tokens with a next-token loss."""
+    sha256: str
+
+
+class CalibrationReport(WireModel):
+    """What was measured on."""
+
+    provenance: str
+    splits: dict[str, SplitReport]
+    duplicates_dropped: int
+    sequence_length: int
+    top_token_share: float | None = None
+    """Share of the corrected target's linear term that the top 1% of fit tokens own."""
+
+
+class CheckpointReport(WireModel):
+    """What was audited."""
+
+    sha256: str
+    model_type: str
+    architecture: str
+    blocks: int
+    parameters: int
+    bytes: int
+    stored_dtypes: list[str]
+    tied_embeddings: bool
+
+
+class LossReport(WireModel):
+    """The trained model's own losses."""
+
+    fit: float
+    select: float
+    check: Interval
+
+
+class CloudSummary(WireModel):
+    """What a run's YES cloud draws for one step."""
+
+    trained_fit: float
+    trained_check: float
+    head_control_fit: float
+    head_control_check: float
+    yes0_fit: float | None = None
+    yes0_check: float | None = None
+    bound_fit: float | None = None
+    bound_check: float | None = None
+
+
+class Summary(WireModel):
+    """The report in short: kept with the audit's record."""
+
+    status: CheckpointVerdict
+    headline: str
+    cloud: CloudSummary
+    inert_blocks: list[int]
+    lagging_blocks: list[int]
+    best_block: int | None
+    best_block_gain: Interval | None
+    smallest_visible_effect: float | None
+    damage_seen: bool | None = None
+    """Of the positive control; None where none was planted."""
+
+
+class Report(WireModel):
+    """`report.json`: canonical, byte-identical for the same request on the same platform."""
+
+    schema_version: int = 1
+    summary: Summary
+    verdict: Verdict
+    trained: LossReport
+    head_control: HeadControlReport
+    networks: list[NetworkReport]
+    bound: Bound | None
+    blocks: list[BlockReport]
+    matrix: list[MatrixCell]
+    positive_control: ControlReport | None
+    calibration: CalibrationReport
+    checkpoint: CheckpointReport
+    settings: dict[str, Any]
+    """The resolved settings of every solver and the thresholds of the verdict."""
+    environment: dict[str, str]
+    """Versions and the platform fingerprint that results depend on."""
+    request: dict[str, Any]
+    """The request's part that can change a result: enough to reproduce the audit."""
+    caveats: list[str]
+    """What these numbers do not say."""

@@ -1,0 +1,122 @@
+"""What a user asks for: an audit of one checkpoint on one calibration set."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from peelbound.service.schemas.base import WireModel
+
+
+class Provenance(StrEnum):
+    """Where the calibration data come from, as the request declares it; it bounds what a verdict may say."""
+
+    TRAINED_ON = "trained_on"
+    UNSEEN = "unseen"
+    OTHER_DISTRIBUTION = "other_distribution"
+    UNKNOWN = "unknown"
+
+
+class Preset(StrEnum):
+    """How much an audit does.
+
+    quick: head control, evidence and block references. standard: also reference networks (YES bounds), a band of the
+    peeling matrix and the positive control. exhaustive: every target map, for models of at most 6 blocks.
+    """
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    EXHAUSTIVE = "exhaustive"
+
+
+class Calibration(WireModel):
+    """The data an audit measures on: exactly one of `uri`, `texts`, `token_ids`."""
+
+    uri: str | None = Field(default=None, min_length=1, max_length=2048)
+    """`file://`, `s3://` or an absolute path: `.jsonl` (a document a line), `.txt`, or a directory of such files."""
+    texts: Annotated[list[str], Field(min_length=1, max_length=100_000)] | None = None
+    """Documents inline."""
+    token_ids: Annotated[list[list[int]], Field(min_length=1, max_length=100_000)] | None = None
+    """Documents inline as token ids (each inner list is one document)."""
+    text_field: str = Field(default="text", min_length=1, max_length=200)
+    """The member of a JSON line that holds the text; a line with `token_ids` instead is taken as ids."""
+    provenance: Provenance = Provenance.UNKNOWN
+    sequence_length: int = Field(default=128, ge=8, le=8192)
+    """Tokens in a packed sequence."""
+    fit_sequences: int = Field(default=64, ge=1, le=65536)
+    """Sequences that solvers see, at most."""
+    select_sequences: int = Field(default=32, ge=1, le=65536)
+    """Sequences on which choices are made, at most."""
+    check_sequences: int = Field(default=96, ge=1, le=65536)
+    """Sequences that are only ever measured on, at most."""
+    split_seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("uri", "texts", "token_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of uri, texts, token_ids (given: {', '.join(given) or 'none'})")
+        return self
+
+
+class SolverName(StrEnum):
+    """Who solves state targets from a fresh start: our fast recipe, or the plain tuned AdamW (for the papers')."""
+
+    FAST = "fast"
+    BASELINE = "baseline"
+
+
+class AuditOptions(WireModel):
+    """Overrides of what the preset decides; None leaves the preset's value. The report shows the resolved values."""
+
+    rhos: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=3)] | None = None
+    """Candidate step sizes ρ of the corrected target; the zero step is always a candidate too."""
+    block_steps: int | None = Field(default=None, ge=1, le=10_000)
+    """Optimiser steps of a block reference."""
+    block_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    network_solver: SolverName | None = None
+    network_steps: int | None = Field(default=None, ge=1, le=100_000)
+    """Optimiser steps of one peeled block of a reference network."""
+    network_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    head_steps: int | None = Field(default=None, ge=0, le=100_000)
+    """Optimiser steps of the head refit and of the head control; 0 leaves the head unchanged."""
+    maps: Annotated[list[Annotated[list[int], Field(min_length=1, max_length=512)]], Field(max_length=64)] | None = None
+    """Target maps by their anchors, e.g. [[1,2,3,4],[4]]; each must hold K and no value twice."""
+    matrix_band: int | None = Field(default=None, ge=0, le=16)
+    """Width of the peeling matrix's band: the block after h[l] fitted to h[l+1] … h[l+band]; 0 leaves it out."""
+    positive_control: bool | None = None
+    grain: int = Field(default=8, ge=1, le=4096)
+    """Sequences in one pass; part of the result's identity, never changed by memory or worker count."""
+    tolerance: float = Field(default=0.01, gt=0, le=10)
+    """The smallest improvement, in nats per token, that matters to the user."""
+
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\w.\-/:@+ ]+$")]
+
+
+class AuditRequest(WireModel):
+    """The body of `POST /v1/audits` and of `POST /v1/audits:plan`."""
+
+    checkpoint: str = Field(min_length=1, max_length=2048, examples=["s3://models/run-7/step-800", "file:///data/ckpt"])
+    """Directory or prefix with `config.json` and safetensors files."""
+    calibration: Calibration
+    preset: Preset = Preset.STANDARD
+    options: AuditOptions = AuditOptions()
+    run: Label | None = None
+    """The training run this checkpoint belongs to."""
+    step: int | None = Field(default=None, ge=0, lt=2**53)
+    """The training step of the checkpoint."""
+    training_loss: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
+    """The training loss logged at this step, in nats per token; drawn in the run's YES cloud."""
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _step_needs_run(self) -> Self:
+        if self.step is not None and self.run is None:
+            raise ValueError("step is given without run")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the request that can change a result: without run, step, labels and training loss."""
+        return self.model_dump(mode="json", exclude={"run", "step", "labels", "training_loss"})
