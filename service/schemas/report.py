@@ -13,7 +13,7 @@ from peelbound.service.schemas.base import WireModel
 
 
 class CheckpointVerdict(StrEnum):
-    """The verdict on a checkpoint: `improvable` / `holds` need provenance `unseen`, other data yield the second pair."""
+    """The verdict on a checkpoint: `improvable` and `holds` need provenance `unseen`, other data the second pair."""
 
     IMPROVABLE = "improvable"
     HOLDS = "holds"
