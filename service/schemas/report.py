@@ -97,17 +97,25 @@ class BlockReport(WireModel):
     """For `lagging` by scale scores: `too_strong` or `too_weak`."""
     gain: Interval
     """CE(trained) − CE(with this block re-solved), on check; the step was chosen on select."""
+    excess_gain: Interval | None = None
+    """The gain minus the median gain of the other blocks, on check; None for a model of one block."""
+    smallest_visible_effect: float | None = None
+    """δ80 of this block: the gain of its re-solved block that would have been seen with probability 0.8, in nats."""
     candidates: list[BlockCandidate]
     chosen_rho: float
     skip_cost: Interval
     """CE(with this block left out) − CE(trained), on check."""
     block_influence: float
     """1 − mean cosine similarity of the block's input and output, on check."""
+    others_influence: float | None = None
+    """Median block influence of the other blocks; None for a model of one block."""
     gradient_agreement: float
     """Cosine similarity of the block's parameter gradients on two halves of the fit documents."""
     attention_scale: Score | None
     mlp_scale: Score | None
     block_scale: Score
+    scale_limit: float | None = None
+    """|z| that both scale scores must exceed, on one side, to accuse this block; it grows with the others' |z|."""
     weight_norm: float
     residual: float | None = None
     """Relative error of a fresh peeled block fitted to this block's own output, on select (standard and above)."""
@@ -159,6 +167,8 @@ class Bound(WireModel):
     """The bound on tokens that no fit saw, for the network that select picked."""
     below_trained_on_fit: bool
     below_control_on_fit: bool
+    control_share: float | None = None
+    """Share (0 to 1) of the gap trained − bound on fit that the head control closes alone; None where there is none."""
 
 
 class MatrixCell(WireModel):
