@@ -1,0 +1,70 @@
+# `make demo` and `make test` are all a newcomer needs; each builds .venv first where it is absent or out of date.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.11 …` names another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: .venv
+.venv: $(INSTALLED) ## Build the virtual environment from constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install -c constraints.txt -e '.[server,dev]'
+	@touch $@
+
+$(BIN)/python:
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+	  echo "Peelbound needs Python 3.11 or newer; found: '$(PYTHON)'. Name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	'$(PYTHON)' -m venv .venv
+
+.PHONY: demo
+demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit their checkpoints (about 8 minutes)
+	$(BIN)/python -m bench.demo
+
+.PHONY: test
+test: lint unit integration ## Everything that CI checks
+
+.PHONY: lint
+lint: $(INSTALLED) ## Style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One thread: results are compared bit by bit, and several processes share the machine's cores.
+unit integration: export OMP_NUM_THREADS := 1
+
+.PHONY: unit
+unit: $(INSTALLED) ## Fast tests, no servers
+	$(BIN)/pytest tests/unit
+
+.PHONY: integration
+integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and Chromium
+	$(BIN)/pytest tests/integration
+
+.PHONY: debian
+debian: ## Install what the tests need from Debian
+	scripts/install-debian.sh
+
+.PHONY: format
+format: $(INSTALLED) ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: openapi
+openapi: $(INSTALLED) ## Write the API's description to docs/openapi.json
+	$(BIN)/python -m peelbound.api.openapi docs/openapi.json
+
+.PHONY: clean
+clean: ## Remove caches and outputs; .venv stays
+	rm -rf build dist *.egg-info demo-output .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,239 @@
+"""Small LLaMA-style models trained on the Python standard library's own source.
+
+Every machine with Python has this text, so that the demo, the tests and the benches need no download: a few megabytes
+of code, a tokenizer of 2048 pieces trained in seconds, a model of six blocks in about a minute. The files are split
+into those that training sees and those that it never does; the latter give the calibration documents, so that an audit
+may declare them `unseen`.
+
+A block can be left out of training by mistake (`frozen_block`): it stays at its random initialisation, close to the
+identity, and the other blocks learn around it. The loss curve hardly shows it; the audit should.
+"""
+
+import json
+import math
+import random
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+END_OF_DOCUMENT = "<eos>"
+_END_ID = 0
+
+# Tables and generated text rather than code, and what Debian packages apart from the library itself.
+_EXCLUDED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+_SHORTEST_DOCUMENT = 400
+_SMOOTHING_STEPS = 20
+_WARMUP_STEPS = 20
+_SMALLEST_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The standard library as token ids for training and as documents that no training sees."""
+
+    directory: Path
+    """Holds `tokenizer.json`, `train.npy` and `held_out.jsonl`."""
+    train: Tensor
+    """[tokens] int64: the training files one after the other, each closed by `<eos>`."""
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer, as the `tokenizers` library writes it."""
+        return self.directory / "tokenizer.json"
+
+    @property
+    def held_out_path(self) -> Path:
+        """Calibration documents as JSON lines: `{"text": …, "source": …}`, one excerpt of each held-out file."""
+        return self.directory / "held_out.jsonl"
+
+    @classmethod
+    def load(cls, directory: Path) -> "Corpus":
+        """Read what `prepare_corpus` wrote."""
+        return cls(directory, torch.from_numpy(np.load(directory / "train.npy").astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Shape of the LLaMA-style model."""
+
+    hidden: int = 128
+    intermediate: int = 352
+    blocks: int = 6
+    heads: int = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained: AdamW, warm-up and cosine decay."""
+
+    size: ModelSize = ModelSize()
+    frozen_block: int | None = None
+    """1..K: this block stays at its random initialisation."""
+    steps: int = 300
+    save_at: tuple[int, ...] = (100, 200, 300)
+    batch: int = 16
+    sequence_length: int = 128
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One step of training that is done."""
+
+    step: int
+    training_loss: float
+    """Mean over the last steps of the loss on their batches, in nats per token."""
+    checkpoint: Path | None
+    """The Hugging Face checkpoint saved at this step, if any."""
+
+
+def library_files() -> list[Path]:
+    """The source files of the running Python's standard library, without tests, in a fixed order."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    return [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not _EXCLUDED_FOLDERS.intersection(path.relative_to(root).parts)
+        and not path.name.startswith("_sysconfigdata")
+        and path.stat().st_size >= _SHORTEST_DOCUMENT
+    ]
+
+
+def prepare_corpus(
+    directory: Path,
+    *,
+    vocabulary: int = 2048,
+    held_out_files: int = 200,
+    excerpt_characters: int = 2000,
+    train_files: int | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """Split the library's files, train the tokenizer on the training part and write both parts.
+
+    Args:
+        directory: made if absent; its files are overwritten.
+        vocabulary: pieces of the byte-level BPE, `<eos>` and the 256 bytes included.
+        held_out_files: files that only calibration sees, drawn at random.
+        excerpt_characters: of each held-out file one excerpt of at most this length becomes a document. Estimates
+            are clustered by document, so many short ones say more than a few long ones.
+        train_files: at most this many files for training; None takes all.
+        seed: of the split and of the excerpts' places.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    chance = random.Random(seed)  # noqa: S311 - a reproducible split, no secret
+    files = library_files()
+    chance.shuffle(files)
+    held_out, training = files[:held_out_files], files[held_out_files:][:train_files]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in training]
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[END_OF_DOCUMENT],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+    ids = [token for encoding in tokenizer.encode_batch(texts) for token in (*encoding.ids, _END_ID)]
+    np.save(directory / "train.npy", np.asarray(ids, dtype=np.int32))
+
+    root = Path(sysconfig.get_paths()["stdlib"])
+    with (directory / "held_out.jsonl").open("w", encoding="utf-8") as lines:
+        for path in held_out:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            start = chance.randrange(max(1, len(text) - excerpt_characters))
+            excerpt = text[start : start + excerpt_characters]
+            lines.write(json.dumps({"text": excerpt, "source": str(path.relative_to(root))}) + "\n")
+    return Corpus.load(directory)
+
+
+def train(corpus: Corpus, recipe: Recipe, directory: Path) -> Iterator[TrainingStep]:
+    """Train one model, yielding after each step; checkpoints go to `directory/step-N`.
+
+    At the end the loss curve is written to `directory/training.json`. The result depends on the recipe and the corpus
+    only (one thread count given); the caller's random state is left alone.
+    """
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+    model = _fresh_model(recipe, tokenizer.get_vocab_size())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
+    chance = torch.Generator().manual_seed(recipe.seed)
+    window = torch.arange(recipe.sequence_length)
+    losses: list[float] = []
+    smoothed: list[float] = []
+
+    model.train()
+    for step in range(1, recipe.steps + 1):
+        starts = torch.randint(len(corpus.train) - recipe.sequence_length, (recipe.batch, 1), generator=chance)
+        batch = corpus.train[starts + window]  # [batch, sequence_length]
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+        loss = model(input_ids=batch, labels=batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+
+        losses.append(loss.item())
+        recent = losses[-_SMOOTHING_STEPS:]
+        smoothed.append(sum(recent) / len(recent))
+        checkpoint = None
+        if step in recipe.save_at:
+            checkpoint = directory / f"step-{step}"
+            _save(model, tokenizer, checkpoint)
+        yield TrainingStep(step, smoothed[-1], checkpoint)
+
+    curve = {"frozen_block": recipe.frozen_block, "loss": losses, "training_loss": smoothed}
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "training.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
+
+
+def _fresh_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=recipe.size.hidden,
+        intermediate_size=recipe.size.intermediate,
+        num_hidden_layers=recipe.size.blocks,
+        num_attention_heads=recipe.size.heads,
+        num_key_value_heads=recipe.size.heads,
+        max_position_embeddings=2 * recipe.sequence_length,
+        tie_word_embeddings=False,
+        bos_token_id=_END_ID,
+        eos_token_id=_END_ID,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = LlamaForCausalLM(config)
+    if recipe.frozen_block is not None:
+        if not 1 <= recipe.frozen_block <= recipe.size.blocks:
+            raise ValueError(f"frozen_block {recipe.frozen_block} is not one of 1..{recipe.size.blocks}")
+        model.model.layers[recipe.frozen_block - 1].requires_grad_(False)
+    return model
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm_up = min(1.0, step / _WARMUP_STEPS)
+    decay = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return max(warm_up * decay, _SMALLEST_RATE)
+
+
+def _save(model: LlamaForCausalLM, tokenizer: Tokenizer, checkpoint: Path) -> None:
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(checkpoint)
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
