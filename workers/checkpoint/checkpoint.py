@@ -1,0 +1,174 @@
+"""A checkpoint: opened by checking all of it but the weights, read one part at a time.
+
+Part 0 is the rest (embedding, final norm, head), parts 1..K are the blocks.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from peelbound.workers.architecture import Architecture
+from peelbound.workers.checkpoint.config import read_config
+from peelbound.workers.checkpoint.header import ITEM_BYTES, StoredTensor
+from peelbound.workers.checkpoint.index import read_tensors
+from peelbound.workers.checkpoint.limits import Limits
+from peelbound.workers.checkpoint.part import WEIGHT_DTYPES, Part, TensorEntry
+from peelbound.workers.checkpoint.reader import Range, Reader
+from peelbound.workers.errors import CheckpointChanged, CheckpointError
+from peelbound.workers.keys import key_of
+from peelbound.workers.source import ByteSource
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_Layout = list[tuple[StoredTensor, TensorEntry]]
+
+
+class Checkpoint:
+    """A checked checkpoint whose parts are read on demand; thread-safe. Make one with `open`.
+
+    Attributes:
+        config: `config.json` as it was read.
+        architecture: what the config describes.
+    """
+
+    def __init__(
+        self, reader: Reader, limits: Limits, config: dict[str, Any], architecture: Architecture, layouts: list[_Layout]
+    ) -> None:
+        self.config = config
+        self.architecture = architecture
+        self._reader = reader
+        self._limits = limits
+        self._layouts = layouts
+        self._digests: dict[int, str] = {}
+        self._digests_lock = Lock()
+
+    @classmethod
+    def open(cls, source: ByteSource, limits: Limits = Limits()) -> "Checkpoint":  # noqa: B008 - frozen
+        """Read and check config, index and headers; no weights are read.
+
+        Raises:
+            CheckpointError: the slug says what is wrong, the message names the file or the tensor.
+            UnsupportedModel: the architecture cannot be peeled.
+        """
+        reader = Reader(source)
+        config = read_config(reader, limits)
+        architecture = Architecture.from_config_json(config)
+        layouts = _lay_out(architecture, read_tensors(reader, limits))
+        return cls(reader, limits, config, architecture, layouts)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from the source so far: headers, config and parts."""
+        return self._reader.bytes_read
+
+    @property
+    def part_bytes(self) -> list[int]:
+        """Bytes of each part as stored, parts 0..K."""
+        return [sum(stored.length for stored, _ in layout) for layout in self._layouts]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all parts as stored."""
+        return sum(self.part_bytes)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model; tied ones count once."""
+        return self.architecture.parameter_count()
+
+    @property
+    def dtypes(self) -> list[str]:
+        """What the weights are stored as, by the names of the safetensors format."""
+        return sorted({stored.dtype for layout in self._layouts for stored, _ in layout})
+
+    def read_part(self, index: int) -> Part:
+        """Read one part: 0 the rest, 1..K a block. Each of its bytes is read once and no other.
+
+        Raises:
+            CheckpointChanged: the file is not the one that was opened, or gave other bytes before.
+            StorageUnavailable: the storage did not answer.
+        """
+        layout = self._layouts[index]
+        data = np.empty(sum(stored.length for stored, _ in layout), np.uint8)
+        self._reader.read_into(
+            data, [Range(stored.file, stored.start, stored.length, entry.offset) for stored, entry in layout]
+        )
+        part = Part.of(index, data, (entry for _, entry in layout))
+        self._refuse_other_bytes(part)
+        return part
+
+    def read_parts(self, order: Sequence[int]) -> Iterator[Part]:
+        """Read parts in this order, the next one while the caller uses the current: at most two are resident.
+
+        Close the iterator, or use it up, before the checkpoint's source goes away.
+        """
+        pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        coming: deque[Future[Part]] = deque()
+        try:
+            for index in order:
+                coming.append(pool.submit(self.read_part, index))
+                if len(coming) == 2:
+                    yield coming.popleft().result()
+            if coming:
+                yield coming.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def digest(self, part_digests: Sequence[str]) -> str:
+        """SHA-256 of the checkpoint from its config and its parts' digests, parts 0..K; sharding does not matter."""
+        if len(part_digests) != len(self._layouts):
+            raise ValueError(f"{len(self._layouts)} part digests are needed, not {len(part_digests)}")
+        return key_of({"config": self.config, "parts": list(part_digests)})
+
+    def tokenizer_json(self) -> bytes | None:
+        """The content of `tokenizer.json`, or None where the checkpoint has none."""
+        if TOKENIZER_FILE not in self._reader.files:
+            return None
+        return self._reader.read_whole(
+            TOKENIZER_FILE, limit=self._limits.tokenizer_bytes, slug="checkpoint-tokenizer-too-large"
+        )
+
+    def _refuse_other_bytes(self, part: Part) -> None:
+        # The source notices a new version of a file; a writer that hides it from the clock is noticed here.
+        with self._digests_lock:
+            first = self._digests.setdefault(part.index, part.sha256)
+        if first != part.sha256:
+            raise CheckpointChanged(
+                f"The bytes of {part.title} are not those that were read before.",
+                remedy="Audit a checkpoint that nobody writes to, for instance a copy.",
+                pointer="/checkpoint",
+            )
+
+
+def _lay_out(architecture: Architecture, tensors: dict[str, StoredTensor]) -> list[_Layout]:
+    """Give each stored tensor its place: per part, what is read and where it goes.
+
+    What the architecture does not place (attention-mask buffers in old files) is not read.
+    """
+    placements = architecture.place({name: tensor.shape for name, tensor in tensors.items()})
+    parts: list[list[tuple[str, StoredTensor]]] = [[] for _ in range(architecture.block_count + 1)]
+    for stored_name, placement in placements.items():
+        stored = tensors[stored_name]
+        if stored.dtype not in WEIGHT_DTYPES:
+            raise CheckpointError(
+                f"{stored.file}: the weight {stored.name} is stored as {stored.dtype}.",
+                slug="checkpoint-dtype-unsupported",
+                remedy="Save the weights as float32, float16 or bfloat16.",
+                pointer="/checkpoint",
+            )
+        parts[placement.part].append((placement.name, stored))
+    return [_in_order(part) for part in parts]
+
+
+def _in_order(part: list[tuple[str, StoredTensor]]) -> _Layout:
+    """Widest dtype first, then by name: the reference writer's own order, so that neighbours are read together."""
+    layout: _Layout = []
+    offset = 0
+    for name, stored in sorted(part, key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0])):
+        layout.append((stored, TensorEntry(name, stored.dtype, stored.shape, offset, stored.length)))
+        offset += stored.length
+    return layout

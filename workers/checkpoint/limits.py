@@ -1,0 +1,28 @@
+"""How large the parts of a checkpoint may be: checked before anything of that size is allocated."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what a checkpoint may ask of its reader; the defaults hold every published dense model."""
+
+    config_bytes: int = 4 << 20
+    header_bytes: int = 16 << 20
+    """Of one safetensors file. The reference implementation allows 100 MB; parsed, hostile JSON takes twenty times its
+    size, and the headers of dense models have kilobytes."""
+    index_bytes: int = 16 << 20
+    tokenizer_bytes: int = 256 << 20
+    shards: int = 4096
+    tensors: int = 100_000
+    """Over all shards."""
+    dimensions: int = 8
+    """Of one tensor."""
+    name_length: int = 512
+    """Characters of a tensor's or a file's name."""
+    layers: int = 512
+    width: int = 1 << 20
+    """Of the hidden states, the feed-forward layer and of a head."""
+    heads: int = 1 << 14
+    vocabulary: int = 1 << 22
+    positions: int = 1 << 26
