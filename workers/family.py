@@ -1,0 +1,209 @@
+"""From a checkpoint's ``config.json`` to an empty model of the library's own class, refusing what cannot be peeled.
+
+Nothing here knows a family by name: what a block is, and whether the blocks are dense and stand on their own, is read
+off the configuration and the module tree. No code of the checkpoint's is run and nothing is fetched.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from peelbound.workers.errors import CheckpointError, UnsupportedModel
+
+# The largest values that are read as meant, by the library's canonical name (a family's own name for it is found
+# through its attribute_map). Far above every published model, far below what would exhaust memory on construction.
+_LIMITS = {
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**14,
+    "vocab_size": 2**24,
+    "max_position_embeddings": 2**24,
+}
+# Any other number of the configuration may be a size as well (`n_inner`, `ffn_dim`, …); ids and lengths stay below this.
+_ANY_LIMIT = 2**31
+_EXPERTS = re.compile(r"experts?$|^n(um)?_.*experts?$")
+_SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input", "hybrid_layer_ids", "num_mem_blocks")
+_REMEDY = "Audit a dense decoder-only transformer of a family that transformers knows."
+
+
+def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
+    """The library's configuration object for the contents of a ``config.json``.
+
+    Raises:
+        UnsupportedModel: unknown or non-decoder family, remote code, quantised storage.
+        CheckpointError: values that no model can have (slug ``checkpoint-config-invalid``).
+    """
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise _invalid("config.json names no model_type.")
+    if model_type not in CONFIG_MAPPING:
+        if "auto_map" in raw:
+            raise UnsupportedModel(
+                f"config.json asks to run the checkpoint's own code (auto_map) for model_type {model_type!r}.",
+                remedy=f"Code from a checkpoint is never run. {_REMEDY}",
+                pointer="/checkpoint",
+                slug="model-remote-code",
+            )
+        raise _unsupported("model-unknown", f"model_type {model_type!r} is unknown to this version of transformers.")
+    if raw.get("is_encoder_decoder") or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise _not_decoder(model_type)
+    if raw.get("quantization_config"):
+        raise _unsupported("model-quantized", "The checkpoint's weights are packed by a quantiser.")
+    config_class = CONFIG_MAPPING[model_type]
+    _check_sizes(raw, getattr(config_class, "attribute_map", {}))
+    # auto_map would name code to run; a stored attention choice belongs to the machine it was made on.
+    kept = {k: v for k, v in raw.items() if k not in ("auto_map", "attn_implementation", "_attn_implementation")}
+    try:
+        config = config_class.from_dict(kept)
+    except Exception as error:  # the library's validators raise whatever they like: the configuration is at fault
+        raise _invalid(f"transformers refuses config.json of {model_type!r}: {error}") from error
+    if config.is_encoder_decoder:
+        raise _not_decoder(model_type)
+    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise _not_decoder(model_type)
+    if config.get_text_config() is not config:
+        raise _unsupported("model-not-decoder", f"model_type {model_type!r} is a composite of several models.")
+    _check_dense(config)
+    config.use_cache = False
+    return config
+
+
+def build_empty(config: PreTrainedConfig) -> PreTrainedModel:
+    """The causal language model of a configuration with every parameter on ``meta`` and every buffer real.
+
+    Buffers such as the rotary frequencies are computed by constructors and are in no file, so they must be real; under
+    ``torch.device("meta")`` they would be lost without an error. Attention runs through ``sdpa`` where the library
+    says that the family supports it, else eager: that is what the library chooses when nothing is asked for.
+    """
+    try:
+        # Constructors that draw noise draw it from a copy of the generator: reading a config disturbs no one.
+        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # constructors fail in as many ways as there are families: the configuration is at fault
+        raise _invalid(f"transformers cannot build {config.model_type!r} from config.json: {error}") from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The one list of decoder blocks in a model, and its name, by the library's own marks.
+
+    Raises:
+        UnsupportedModel: none or several lists qualify, or the blocks are not dense and independent.
+    """
+    names = set(model._no_split_modules or ())
+    classes = tuple(recorded_classes(model, "hidden_states"))
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) > 0
+        and all(type(item).__name__ in names or isinstance(item, classes) for item in module)
+    ]
+    if len(found) != 1:
+        raise _unsupported(
+            "model-blocks-unclear",
+            f"{type(model).__name__} has {len(found)} lists of blocks, not one: {[name for name, _ in found]}.",
+        )
+    name, blocks = found[0]
+    _check_blocks(model, name, blocks)
+    return name, blocks
+
+
+def recorded_classes(model: PreTrainedModel, key: str) -> Iterator[type[nn.Module]]:
+    """The module classes that the library itself records as ``key`` (``hidden_states``: blocks, ``attentions``)."""
+    for part in model.modules():
+        if not isinstance(part, PreTrainedModel):
+            continue
+        marks = (part._can_record_outputs or {}).get(key, ())
+        for mark in marks if isinstance(marks, list | tuple) else (marks,):
+            target = getattr(mark, "target_class", mark)
+            if isinstance(target, type):
+                yield target
+
+
+def _check_sizes(raw: dict[str, Any], attribute_map: dict[str, str]) -> None:
+    sizes: dict[str, int] = {}
+    for name, value in raw.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > _ANY_LIMIT:
+            raise _invalid(f"config.json: {name} = {value} is absurd.")
+    for name, limit in _LIMITS.items():
+        for key in {name, attribute_map.get(name, name)}:
+            value = raw.get(key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise _invalid(f"config.json: {key} = {value!r} is not a whole number from 1 to {limit}.")
+            sizes[name] = value
+    heads, width, groups = (sizes.get(n) for n in ("num_attention_heads", "hidden_size", "num_key_value_heads"))
+    if heads and width and "head_dim" not in sizes and width % heads:
+        raise _invalid(f"config.json: hidden_size {width} is not divisible by {heads} attention heads.")
+    if heads and groups and heads % groups:
+        raise _invalid(f"config.json: {heads} attention heads are not divisible by {groups} key-value heads.")
+
+
+def _check_dense(config: PreTrainedConfig) -> None:
+    for name, value in vars(config).items():
+        if _EXPERTS.search(name) and "per_tok" not in name and isinstance(value, int) and value > 1:
+            raise _unsupported("model-moe", f"{config.model_type} is a mixture of experts ({name} = {value}).")
+        if name in _SHARING and value:
+            raise _shared(f"Blocks of {config.model_type} share state ({name} = {value}).")
+
+
+def _check_blocks(model: PreTrainedModel, name: str, blocks: nn.ModuleList) -> None:
+    family = model.config.model_type
+    prefix = f"{name}."
+    for pair in model.all_tied_weights_keys.items():
+        if any(key.startswith(prefix) for key in pair):
+            raise _shared(f"Blocks of {family} share parameters: {pair[0]} is {pair[1]}.")
+    modules = [module for block in blocks for module in block.modules()]
+    if len({id(module) for module in modules}) < len(modules):
+        raise _shared(f"Blocks of {family} share modules.")
+    attention = tuple(recorded_classes(model, "attentions"))
+    for index, block in enumerate(blocks, start=1):
+        inside = list(block.named_modules())[1:]
+        if any(isinstance(m, nn.Conv1d) for _, m in inside) or not any(is_attention(m, attention) for _, m in inside):
+            raise _shared(f"Block {index} of {family} is recurrent or convolutional, not attention alone.")
+        expert = next((n for n, m in inside if re.search(r"Experts?|MoE|Moe|Router", type(m).__name__)), None)
+        deep = next((n for n, p in block.named_parameters() if p.ndim > 2 and p.numel() > max(p.shape)), None)
+        if expert or deep:
+            raise _unsupported("model-moe", f"Block {index} of {family} holds experts ({expert or deep}).")
+
+
+def is_attention(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is the attention of a block: recorded as such by the library, or named so."""
+    return isinstance(module, classes) or type(module).__name__.endswith("Attention")
+
+
+def _invalid(detail: str) -> CheckpointError:
+    return CheckpointError(
+        detail,
+        remedy="Check config.json against the one that the model was trained with.",
+        pointer="/checkpoint",
+        slug="checkpoint-config-invalid",
+    )
+
+
+def _unsupported(slug: str, detail: str) -> UnsupportedModel:
+    return UnsupportedModel(detail, remedy=_REMEDY, pointer="/checkpoint", slug=slug)
+
+
+def _shared(detail: str) -> UnsupportedModel:
+    return _unsupported("model-shared-state", detail)
+
+
+def _not_decoder(model_type: str) -> UnsupportedModel:
+    return _unsupported("model-not-decoder", f"model_type {model_type!r} is not a decoder-only language model.")

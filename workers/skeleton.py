@@ -1,0 +1,285 @@
+"""A model without its blocks: runs embedding, any one block at a time, and the head, exactly as the library would.
+
+Every block of the library's model is replaced by a stub that hands the hidden state on and keeps the call it got: the
+masks, rotary tables and positions that the model made for it. A block is then run with the call of its own place.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peelbound.workers.architecture import Architecture
+from peelbound.workers.errors import CheckpointError, UnsupportedModel
+from peelbound.workers.family import recorded_classes
+from peelbound.workers.sublayers import Sublayers, SublayerTrace, find_sublayers, trace_sublayers
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+# Shapes whose calls are kept: the grain's, the last grain's, and room for a probe. Masks grow with T².
+_KEPT_SHAPES = 4
+
+
+class _Stub(nn.Module):
+    """Stands in a block's place: hands its input on and keeps the call; attributes the model asks for are the block's."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "block", block)  # not a child: the skeleton has none of its parameters
+        self.returns_tuple = False
+        self.seen: Tensor | None = None
+        self.call: Call | None = None
+        self.override: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.seen, self.call = hidden_states, (args, kwargs)
+        out = hidden_states if self.override is None else self.override
+        return (out,) if self.returns_tuple else out
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.block, name)
+
+
+class Skeleton:
+    """Embedding, block calls and head of one checkpoint, in fp32; no block's weights.
+
+    Not thread-safe. Nothing in it requires a gradient; gradients flow to what the caller passes in.
+    """
+
+    def __init__(
+        self, architecture: Architecture, rest: Mapping[str, Tensor], device: str | torch.device = "cpu"
+    ) -> None:
+        """Fill the parts outside the blocks.
+
+        Args:
+            architecture: the checkpoint's.
+            rest: part 0 of the checkpoint by full parameter name.
+            device: where everything is computed.
+
+        Raises:
+            CheckpointError: a parameter was left without a value (slug ``checkpoint-tensors-missing``).
+            UnsupportedModel: the blocks depend on more than the hidden state and their place
+                (slug ``model-shared-state``).
+        """
+        self.architecture = architecture
+        self.device = torch.device(device)
+        self._model = architecture.empty_model()
+        blocks = self._model.get_submodule(architecture.blocks_name)
+        assert isinstance(blocks, nn.ModuleList)
+        self._empty_blocks = list(blocks)
+        self._stubs = [_Stub(block) for block in blocks]
+        self._model.set_submodule(architecture.blocks_name, nn.ModuleList(self._stubs))
+        self._fill(rest)
+        self._calls: OrderedDict[tuple[int, int], list[Call]] = OrderedDict()
+        self._sublayers: dict[tuple[type, tuple[str, ...]], Sublayers | None] = {}
+        self._attention_classes = tuple(recorded_classes(architecture.empty_model(), "attentions"))
+        self._settle_stubs()
+        self._head_names = self._find_head()
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T] (int64) -> h[0] [B, T, D], what the first block receives."""
+        shape = (ids.shape[0], ids.shape[1])
+        h, calls = self._walk(ids)
+        self._calls.setdefault(shape, calls)
+        while len(self._calls) > _KEPT_SHAPES:
+            self._calls.popitem(last=False)
+        return h
+
+    def run(self, index: int, block: nn.Module, h: Tensor) -> Tensor:
+        """Run `block` at place `index` (1..K): [B, T, D] -> [B, T, D], differentiable in `h` and the block."""
+        shape = (h.shape[0], h.shape[1])
+        if shape not in self._calls:
+            self.embed(torch.zeros(shape, dtype=torch.int64, device=self.device))
+        args, kwargs = self._calls[shape][index - 1]
+        output = block(h, *args, **kwargs)
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def sublayers(self, index: int, block: nn.Module, h: Tensor) -> SublayerTrace:
+        """Run `block` and hand out what attention and MLP add to the residual stream (None where it cannot be told)."""
+
+        def run(module: nn.Module, state: Tensor) -> Tensor:
+            return self.run(index, module, state)
+
+        kind = (type(block), tuple(name for name, _ in block.named_children()))
+        if kind not in self._sublayers:
+            noise = torch.randn(1, 4, h.shape[2], generator=torch.Generator().manual_seed(0)).to(self.device)
+            self._sublayers[kind] = find_sublayers(block, run, noise, self._attention_classes)
+        return trace_sublayers(block, run, h, self._sublayers[kind])
+
+    # -- blocks ------------------------------------------------------------------------------------------------------
+
+    def load_block(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """A block with the given weights, in eval mode, without gradients.
+
+        The block takes the tensors over where their dtype and device fit already; change them in place and it changes.
+
+        Args:
+            index: its place, 1..K.
+            tensors: every tensor of the part, by name within the block.
+        """
+        block = copy.deepcopy(self._empty_blocks[index - 1])
+        block.load_state_dict(self._here(tensors), strict=True, assign=True)
+        self._refuse_meta(block, f"block {index}")
+        return block.to(self.device).requires_grad_(False).eval()
+
+    def fresh_block(self, index: int, seed: int) -> nn.Module:
+        """A block as the library initialises it, equal for equal seeds on every device; global generators stay put."""
+        block = copy.deepcopy(self._empty_blocks[index - 1])
+        for module in block.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                blank = torch.full(parameter.shape, torch.nan)
+                setattr(module, name, nn.Parameter(blank, requires_grad=False))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            block.apply(self._model._init_weights)
+        left = [name for name, parameter in block.named_parameters() if parameter.isnan().any()]
+        if left:
+            raise UnsupportedModel(
+                f"transformers gives {self.architecture.name} no initial value for {left[0]}.",
+                remedy="Ask only for solutions that start from the trained block.",
+                pointer="/checkpoint",
+                slug="model-no-initialisation",
+            )
+        return block.to(self.device).requires_grad_(False).eval()
+
+    # -- head --------------------------------------------------------------------------------------------------------
+
+    def head_parameters(self) -> dict[str, Tensor]:
+        """Clones of the parameters that act after the last block: final norm, output projection; a tied one untied."""
+        return {name: self._model.get_parameter(name).detach().clone() for name in self._head_names}
+
+    def logits(self, h: Tensor, head: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model's own way from the last block's output to logits: [B, T, D] -> [B, T, V].
+
+        Args:
+            h: h[K], or any part of it.
+            head: values in place of `head_parameters`; differentiable in them and in `h`.
+        """
+        batch, length, width = h.shape
+        # Every step after the blocks works on one position at a time, so positions go as a batch of length one: no
+        # mask is built and no limit on positions applies.
+        ids = torch.zeros((batch * length, 1), dtype=torch.int64, device=self.device)
+        with self._entering(h.reshape(batch * length, 1, width)):
+            logits: Tensor = torch.func.functional_call(
+                self._model, dict(head or {}), (ids,), {"use_cache": False}, tie_weights=False
+            ).logits
+        return logits.reshape(batch, length, -1)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _fill(self, rest: Mapping[str, Tensor]) -> None:
+        result = self._model.load_state_dict(self._here(rest), strict=False, assign=True)
+        if result.unexpected_keys:
+            raise CheckpointError(
+                f"{self.architecture.name} has no place for {result.unexpected_keys[0]} outside its blocks.",
+                pointer="/checkpoint",
+                slug="checkpoint-tensors-unexpected",
+            )
+        # The library's own rule: ties what the file lacks; two stored tensors that differ stay two.
+        self._model.tie_weights(missing_keys=set(result.missing_keys), recompute_mapping=False)
+        self._refuse_meta(self._model, "the parts outside the blocks")
+        self._model.to(self.device).requires_grad_(False).eval()
+
+    def _here(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device, torch.float32) for name, tensor in tensors.items()}
+
+    def _refuse_meta(self, module: nn.Module, what: str) -> None:
+        left = [n for n, t in (*module.named_parameters(), *module.named_buffers()) if t.is_meta]
+        if left:
+            raise CheckpointError(
+                f"{left[0]} in {what} of {self.architecture.name} was given no value.",
+                remedy="Save the whole model with save_pretrained, next to its own config.json.",
+                pointer="/checkpoint",
+                slug="checkpoint-tensors-missing",
+            )
+
+    @torch.no_grad()
+    def _walk(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+        """One pass over the stubs: h[0] and each block's call. Calls share their tensors as the model shares them."""
+        self._model.base_model(input_ids=ids, use_cache=False)
+        h = self._stubs[0].seen
+        assert h is not None
+        calls = [stub.call for stub in self._stubs if stub.call is not None]
+        for stub in self._stubs:
+            stub.seen = stub.call = None
+        return h, calls
+
+    @contextmanager
+    def _entering(self, h: Tensor) -> Iterator[None]:
+        """Let the model go on from `h` after its last block."""
+        last = self._stubs[-1]
+        last.override = h
+        try:
+            yield
+        finally:
+            for stub in self._stubs:
+                stub.seen = stub.call = stub.override = None
+
+    def _settle_stubs(self) -> None:
+        """Learn whether blocks return tuples, and that a block's call depends on the shape of the input alone."""
+        ids = torch.zeros((1, 4), dtype=torch.int64, device=self.device)
+        for returns_tuple in (False, True):
+            for stub in self._stubs:
+                stub.returns_tuple = returns_tuple
+            if self._chains(ids):
+                break
+        else:
+            raise self._shared("something happens to the hidden state between blocks")
+        _, calls = self._walk(ids)
+        _, others = self._walk(ids + 1)
+        for index, (one, other) in enumerate(zip(calls, others, strict=True), start=1):
+            if not _same(one, other):
+                raise self._shared(f"block {index} is given more of the tokens than the hidden state")
+
+    @torch.no_grad()
+    def _chains(self, ids: Tensor) -> bool:
+        try:
+            logits = self._model(input_ids=ids, use_cache=False).logits
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False  # a model that unpacks tuples chokes on a tensor, and the other way round
+        seen = [stub.seen for stub in self._stubs]
+        first = seen[0]
+        width = (*ids.shape, self.architecture.hidden_size)
+        return (
+            first is not None and first.shape == width and all(h is first for h in seen) and logits.ndim == len(width)
+        )
+
+    def _shared(self, why: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"Blocks of {self.architecture.model_type!r} cannot be run one at a time: {why}.",
+            remedy="Audit a dense decoder-only transformer whose blocks see nothing but the hidden state.",
+            pointer="/checkpoint",
+            slug="model-shared-state",
+        )
+
+    def _find_head(self) -> list[str]:
+        """Names of the parameters on the path from h[K] to the logits, each tied name on its own."""
+        leaves = {
+            name: parameter.detach().requires_grad_()
+            for name, parameter in self._model.named_parameters(remove_duplicate=False)
+        }
+        with torch.enable_grad():
+            logits = self.logits(torch.zeros((1, 1, self.architecture.hidden_size), device=self.device), leaves)
+            grads = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
+        return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of two calls, tensors by value; objects that the library makes anew for each pass count as equal."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is type(other)
