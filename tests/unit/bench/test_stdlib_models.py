@@ -1,0 +1,87 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from bench.stdlib_models import Corpus, ModelSize, Recipe, library_files, prepare_corpus, train
+
+MINIATURE = Recipe(
+    size=ModelSize(hidden=32, intermediate=64, blocks=3, heads=2),
+    steps=20,
+    save_at=(10, 20),
+    batch=4,
+    sequence_length=32,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return prepare_corpus(
+        tmp_path_factory.mktemp("corpus"), vocabulary=300, held_out_files=12, train_files=6, excerpt_characters=500
+    )
+
+
+def block(checkpoint: Path, index: int) -> dict[str, torch.Tensor]:
+    """The tensors of block 1..K."""
+    prefix = f"model.layers.{index - 1}."
+    return {k: v for k, v in load_file(checkpoint / "model.safetensors").items() if k.startswith(prefix)}
+
+
+def test_the_library_is_there_without_its_tests() -> None:
+    files = library_files()
+    assert len(files) > 350
+    assert not [path for path in files if "test" in path.parts or "site-packages" in path.parts]
+
+
+def test_held_out_documents_are_excerpts_of_files_that_training_does_not_see(corpus: Corpus) -> None:
+    documents = [json.loads(line) for line in corpus.held_out_path.read_text().splitlines()]
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+    trained_on = tokenizer.decode(corpus.train.tolist(), skip_special_tokens=False)
+    assert len(documents) == 12
+    assert len({document["source"] for document in documents}) == 12
+    assert all(0 < len(document["text"]) <= 500 for document in documents)
+    assert all(document["text"] not in trained_on for document in documents)
+    assert trained_on.count("<eos>") == 6
+
+
+def test_training_learns_and_saves_what_the_ecosystem_reads(corpus: Corpus, tmp_path: Path) -> None:
+    steps = list(train(corpus, MINIATURE, tmp_path))
+    assert [step.step for step in steps] == list(range(1, 21))
+    assert [step.checkpoint.name for step in steps if step.checkpoint] == ["step-10", "step-20"]
+    assert steps[-1].training_loss < steps[0].training_loss
+
+    saved = json.loads((tmp_path / "training.json").read_text())
+    assert saved["training_loss"] == [step.training_loss for step in steps]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "step-20")
+    assert model.config.num_hidden_layers == 3
+    assert model.config.vocab_size == Tokenizer.from_file(str(tmp_path / "step-20" / "tokenizer.json")).get_vocab_size()
+
+
+def test_only_the_frozen_block_stays_as_it_was(corpus: Corpus, tmp_path: Path) -> None:
+    for _ in train(corpus, replace(MINIATURE, frozen_block=2), tmp_path):
+        pass
+    early, late = tmp_path / "step-10", tmp_path / "step-20"
+    for index in (1, 2, 3):
+        same = [torch.equal(old, block(late, index)[name]) for name, old in block(early, index).items()]
+        assert len(same) == 9
+        assert all(same) if index == 2 else not any(same)
+
+
+def test_the_same_recipe_gives_the_same_weights_and_leaves_the_random_state(corpus: Corpus, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    for name in ("first", "second"):
+        for _ in train(corpus, MINIATURE, tmp_path / name):
+            pass
+    first, second = (load_file(tmp_path / name / "step-20" / "model.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_block_that_does_not_exist_cannot_be_frozen(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"frozen_block 4 is not one of 1\.\.3"):
+        next(train(corpus, replace(MINIATURE, frozen_block=4), tmp_path))
