@@ -1,5 +1,6 @@
 """Settings of a Peelbound service: environment variables `PEELBOUND_*`, the same for API and controller."""
 
+import json
 from pathlib import Path
 
 from platformdirs import user_state_path
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
     """Attempts after infrastructure failures before an audit is `failed`."""
     retry_seconds: float = Field(default=5.0, ge=0)
     """Base of the exponential backoff between attempts."""
+    max_calibration_bytes: int = Field(default=1 << 30, ge=1)
+    """Bound on the calibration files of one audit, together."""
     max_request_bytes: int = Field(default=64 << 20, ge=1024)
 
     @property
@@ -58,3 +61,13 @@ class Settings(BaseSettings):
     def resolved_store_url(self) -> str:
         """The object store's URL."""
         return self.store_url or (self.state_dir / "objects").as_uri()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that show these settings to a child process; None is left out, which means the default."""
+        variables = {}
+        for name, value in self:
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if value is not None:
+                variables[f"PEELBOUND_{name.upper()}"] = json.dumps(value) if isinstance(value, list) else str(value)
+        return variables

@@ -1,0 +1,98 @@
+"""Files of a directory, read by ranges without keeping anything open."""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from peelbound.service.sources.listing import SETTLED_SECONDS, Listing, SeenFile
+from peelbound.service.uris import LocalUri
+from peelbound.workers.errors import CheckpointError, StorageUnavailable
+
+_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class LocalSource(Listing):
+    """See `ByteSource`. Names are followed through their symlinks once, and each target must be allowed."""
+
+    @classmethod
+    def of_directory(cls, uri: LocalUri) -> Self:
+        """The regular files directly in the directory; none when there is no such directory."""
+        with _errors(uri.uri, uri.pointer):
+            names = sorted(os.listdir(uri.path)) if uri.path.is_dir() else []  # noqa: PTH208 (names are wanted)
+            return cls._look(uri, names)
+
+    @classmethod
+    def of_file(cls, uri: LocalUri) -> Self:
+        """The one file that the URI names; none when it is no regular file."""
+        with _errors(uri.uri, uri.pointer):
+            return cls._look(LocalUri(uri.path.parent, uri.roots, uri.pointer), [uri.path.name])
+
+    @classmethod
+    def _look(cls, uri: LocalUri, names: Iterable[str]) -> Self:
+        seen: dict[str, SeenFile] = {}
+        youngest = 0
+        for name in names:
+            path = uri.path / name
+            if not path.is_file():  # a directory, a dangling link, a pipe (opening one would hang)
+                continue
+            target = uri.follow(name)
+            status = target.stat()
+            seen[name] = SeenFile(str(target), status.st_size, _version(status))
+            youngest = max(youngest, status.st_mtime_ns)
+        return cls(uri.uri, uri.pointer, seen, youngest < time.time_ns() - SETTLED_SECONDS * 1e9)
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """See `ByteSource.read`. The version is compared before and after, on the handle that is read."""
+        file = self._find_range(name, start, length)
+        with _errors(file.place, self.pointer):
+            try:
+                handle = os.open(file.place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError as error:
+                if error.errno in _VANISHED:
+                    raise self._changed(name) from None
+                raise
+            try:
+                before = _version(os.fstat(handle))
+                data = _read(handle, start, length) if before == file.version else b""
+                after = _version(os.fstat(handle))
+            finally:
+                os.close(handle)
+        if not before == after == file.version or len(data) != length:
+            raise self._changed(name)
+        return data
+
+
+def _version(status: os.stat_result) -> str:
+    kind = stat.S_IFMT(status.st_mode)
+    return f"{kind:o}-{status.st_size}-{status.st_mtime_ns}-{status.st_ino}-{status.st_dev}"
+
+
+def _read(handle: int, start: int, length: int) -> bytes:
+    """Up to `length` bytes. One call gives at most 2 GiB on Linux, so large reads take several."""
+    data = os.pread(handle, length, start)
+    if len(data) == length or not data:
+        return data
+    pieces = [data]
+    while data and (read := sum(map(len, pieces))) < length:
+        data = os.pread(handle, length - read, start + read)
+        pieces.append(data)
+    return b"".join(pieces)
+
+
+@contextmanager
+def _errors(where: str, pointer: str) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{where} may not be read: {error.strerror}.",
+            remedy="Give the service's user read permission on the directory and its files.",
+            pointer=pointer,
+            slug="checkpoint-unreadable",
+        ) from error
+    except OSError as error:
+        raise StorageUnavailable(f"{where}: {error.strerror or error}.", pointer=pointer) from error
