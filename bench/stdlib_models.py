@@ -51,7 +51,7 @@ class Corpus:
 
     @property
     def held_out_path(self) -> Path:
-        """Calibration documents as JSON lines: `{"text": …, "source": …}`, one excerpt of each held-out file."""
+        """Calibration documents as JSON lines, one for each held-out file: `{"text": …, "source": …}`."""
         return self.directory / "held_out.jsonl"
 
     @classmethod
@@ -98,11 +98,10 @@ class TrainingStep:
 
 def library_files() -> list[Path]:
     """The source files of the running Python's standard library, without tests, in a fixed order."""
-    root = Path(sysconfig.get_paths()["stdlib"])
     return [
         path
-        for path in sorted(root.rglob("*.py"))
-        if not _EXCLUDED_FOLDERS.intersection(path.relative_to(root).parts)
+        for path in sorted(_library().rglob("*.py"))
+        if not _EXCLUDED_FOLDERS.intersection(path.relative_to(_library()).parts)
         and not path.name.startswith("_sysconfigdata")
         and path.stat().st_size >= _SHORTEST_DOCUMENT
     ]
@@ -113,7 +112,6 @@ def prepare_corpus(
     *,
     vocabulary: int = 2048,
     held_out_files: int = 200,
-    excerpt_characters: int = 2000,
     train_files: int | None = None,
     seed: int = 0,
 ) -> Corpus:
@@ -123,28 +121,25 @@ def prepare_corpus(
         directory: made if absent; its files are overwritten.
         vocabulary: pieces of the byte-level BPE, `<eos>` and the 256 bytes included.
         held_out_files: files that only calibration sees, drawn at random.
-        excerpt_characters: of each held-out file one excerpt of at most this length becomes a document. Estimates
-            are clustered by document, so many short ones say more than a few long ones.
         train_files: at most this many files for training; None takes all.
-        seed: of the split and of the excerpts' places.
+        seed: of the split.
     """
     directory.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)  # noqa: S311 - a reproducible split, no secret
     files = library_files()
     chance.shuffle(files)
     held_out, training = files[:held_out_files], files[held_out_files:][:train_files]
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in training]
+    texts = [_read(path) for path in training]
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=[END_OF_DOCUMENT],
-            initial_alphabet=alphabet,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         ),
     )
@@ -153,13 +148,9 @@ def prepare_corpus(
     ids = [token for encoding in tokenizer.encode_batch(texts) for token in (*encoding.ids, _END_ID)]
     np.save(directory / "train.npy", np.asarray(ids, dtype=np.int32))
 
-    root = Path(sysconfig.get_paths()["stdlib"])
     with (directory / "held_out.jsonl").open("w", encoding="utf-8") as lines:
         for path in held_out:
-            text = path.read_text(encoding="utf-8", errors="replace")
-            start = chance.randrange(max(1, len(text) - excerpt_characters))
-            excerpt = text[start : start + excerpt_characters]
-            lines.write(json.dumps({"text": excerpt, "source": str(path.relative_to(root))}) + "\n")
+            lines.write(json.dumps({"text": _read(path), "source": str(path.relative_to(_library()))}) + "\n")
     return Corpus.load(directory)
 
 
@@ -202,6 +193,14 @@ def train(corpus: Corpus, recipe: Recipe, directory: Path) -> Iterator[TrainingS
     curve = {"frozen_block": recipe.frozen_block, "loss": losses, "training_loss": smoothed}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "training.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
+
+
+def _library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _fresh_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:

@@ -21,9 +21,7 @@ MINIATURE = Recipe(
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return prepare_corpus(
-        tmp_path_factory.mktemp("corpus"), vocabulary=300, held_out_files=12, train_files=6, excerpt_characters=500
-    )
+    return prepare_corpus(tmp_path_factory.mktemp("corpus"), vocabulary=300, held_out_files=12, train_files=6)
 
 
 def block(checkpoint: Path, index: int) -> dict[str, torch.Tensor]:
@@ -38,13 +36,13 @@ def test_the_library_is_there_without_its_tests() -> None:
     assert not [path for path in files if "test" in path.parts or "site-packages" in path.parts]
 
 
-def test_held_out_documents_are_excerpts_of_files_that_training_does_not_see(corpus: Corpus) -> None:
+def test_held_out_documents_are_files_that_training_does_not_see(corpus: Corpus) -> None:
     documents = [json.loads(line) for line in corpus.held_out_path.read_text().splitlines()]
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     trained_on = tokenizer.decode(corpus.train.tolist(), skip_special_tokens=False)
     assert len(documents) == 12
     assert len({document["source"] for document in documents}) == 12
-    assert all(0 < len(document["text"]) <= 500 for document in documents)
+    assert all(len(document["text"]) >= 300 for document in documents)
     assert all(document["text"] not in trained_on for document in documents)
     assert trained_on.count("<eos>") == 6
 
