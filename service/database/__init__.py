@@ -1,0 +1,1 @@
+"""The truth about audits: tables, migrations and every query, on PostgreSQL and SQLite."""

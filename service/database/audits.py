@@ -1,0 +1,328 @@
+"""What the API needs of the database: submit, look up, list, cancel and delete audits, read their events."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select
+from ulid import ULID
+
+from peelbound.service.database.cursors import decode_cursor, encode_cursor
+from peelbound.service.database.engine import Clock, database_clock, reading, writing
+from peelbound.service.database.errors import (
+    AuditEnded,
+    AuditNotEnded,
+    AuditNotFound,
+    IdempotencyConflict,
+    RunNotFound,
+)
+from peelbound.service.database.tables import AuditRow, EventRow, LabelRow, RequestRow
+from peelbound.service.database.transitions import advance, append
+from peelbound.service.database.upsert import conflicting_insert
+from peelbound.service.schemas.record import AuditPage, AuditRecord, AuditState, Event, EventType, RunPoint, RunSeries
+from peelbound.service.schemas.request import AuditRequest
+
+PAGE_BYTES = 16 << 20
+"""A page of audits ends early when its requests would be larger than this together; it holds at least one."""
+
+_ENDED = [state for state in AuditState if state.ended]
+_GONE = [AuditState.FAILED, AuditState.CANCELLED]
+
+
+class Audits:
+    """The audits of all tenants. Each method sees those of the tenant it is given, and no others."""
+
+    def __init__(self, engine: Engine, *, clock: Clock = database_clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def submit(self, tenant: str, request: AuditRequest, idempotency_key: str | None) -> tuple[AuditRecord, bool]:
+        """Queue an audit. With a key that was used before for the same request, answer that audit and False.
+
+        Requests are compared as such and not by a hash, so that a field added by an upgrade does not make a repeated
+        request look like another one.
+
+        Raises:
+            IdempotencyConflict: the key was used for another request.
+        """
+        with writing(self._engine) as connection:
+            while True:
+                if audit_id := self._insert(connection, tenant, request, idempotency_key):
+                    return _one_record(connection, tenant, audit_id), True
+                earlier = connection.scalar(
+                    select(AuditRow.id).where(AuditRow.tenant == tenant, AuditRow.idempotency_key == idempotency_key)
+                )
+                if earlier is not None:
+                    break
+                # Deleted between the two statements (PostgreSQL): the key is free again.
+            found = _one_record(connection, tenant, earlier)
+        if found.request != request:
+            raise IdempotencyConflict(
+                f"The key was used for audit {earlier}, whose request differs from this one.",
+                remedy="Repeat the request unchanged, or send a new Idempotency-Key.",
+            )
+        return found, False
+
+    def _insert(
+        self, connection: Connection, tenant: str, request: AuditRequest, idempotency_key: str | None
+    ) -> str | None:
+        """The new audit's id, or None where the key is taken. (Where it is being taken, we wait for the outcome.)"""
+        now = self._clock(connection)
+        created = connection.scalar(
+            conflicting_insert(connection, AuditRow)
+            .values(
+                tenant=tenant,
+                id=str(ULID.from_datetime(now)),
+                state=AuditState.QUEUED,
+                attempt=0,
+                failures=0,
+                event_count=1,
+                claimable_at=now,
+                created_at=now,
+                idempotency_key=idempotency_key,
+                checkpoint=request.checkpoint,
+                run=request.run,
+                step=request.step,
+                training_loss=request.training_loss,
+                request_bytes=len(request.model_dump_json()),
+            )
+            .on_conflict_do_nothing(index_elements=[AuditRow.tenant, AuditRow.idempotency_key])
+            .returning(AuditRow.id)
+        )
+        if created is None:
+            return None
+        audit_id = str(created)
+        key = {"tenant": tenant, "audit_id": audit_id}
+        connection.execute(insert(RequestRow).values(**key, body=request))
+        if request.labels:
+            connection.execute(
+                insert(LabelRow), [{**key, "name": name, "value": value} for name, value in request.labels.items()]
+            )
+        append(connection, tenant, audit_id, 1, now, EventType.STATE, {"state": AuditState.QUEUED, "attempt": 0})
+        return audit_id
+
+    def get(self, tenant: str, audit_id: str) -> AuditRecord:
+        """One audit.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+        """
+        with reading(self._engine) as connection:
+            return _one_record(connection, tenant, audit_id)
+
+    def state(self, tenant: str, audit_id: str) -> tuple[AuditState, int]:
+        """The audit's state and its last event's number: cheap to poll, as the request is not read.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(
+                select(AuditRow.state, AuditRow.event_count).where(*_key(tenant, audit_id))
+            ).one_or_none()
+        if row is None:
+            raise _not_found(audit_id)
+        return row.state, row.event_count
+
+    def page(
+        self,
+        tenant: str,
+        *,
+        state: AuditState | None = None,
+        run: str | None = None,
+        label: tuple[str, str] | None = None,
+        checkpoint_prefix: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """A page of audits, newest first; each filter that is not None narrows it.
+
+        The cursor names the last audit of the page before, so audits that come or go meanwhile shift nothing.
+
+        Raises:
+            CursorInvalid: the cursor is not one that an earlier page gave.
+        """
+        wanted = (
+            select(AuditRow.id, AuditRow.request_bytes)
+            .where(AuditRow.tenant == tenant)
+            .order_by(AuditRow.id.desc())
+            .limit(limit + 1)
+        )
+        if state is not None:
+            wanted = wanted.where(AuditRow.state == state)
+        if run is not None:
+            wanted = wanted.where(AuditRow.run == run)
+        if label is not None:
+            name, value = label
+            labelled = select(LabelRow.audit_id).where(
+                LabelRow.tenant == tenant, LabelRow.name == name, LabelRow.value == value
+            )
+            wanted = wanted.where(AuditRow.id.in_(labelled))
+        if checkpoint_prefix is not None:
+            # Not LIKE: it ignores case on SQLite, and the prefix may hold its wildcards.
+            head = func.substr(AuditRow.checkpoint, 1, len(checkpoint_prefix))
+            wanted = wanted.where(head == checkpoint_prefix)
+        if cursor is not None:
+            wanted = wanted.where(AuditRow.id < decode_cursor(cursor))
+        with reading(self._engine) as connection:
+            candidates = [(row.id, row.request_bytes) for row in connection.execute(wanted)]
+            ids = _fitting(candidates[:limit])
+            records = _records(tenant).where(AuditRow.id.in_(ids)).order_by(AuditRow.id.desc())
+            items = [AuditRecord.model_validate(dict(row)) for row in connection.execute(records).mappings()]
+        return AuditPage(
+            items=items,
+            next_cursor=encode_cursor(ids[-1]) if len(ids) < len(candidates) else None,
+        )
+
+    def cancel(self, tenant: str, audit_id: str) -> AuditRecord:
+        """Cancel a queued audit at once; ask the controller of a running one to stop. Asking twice changes nothing.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+            AuditEnded: there is nothing left to cancel.
+        """
+        with writing(self._engine) as connection:
+            now = self._clock(connection)
+            row = connection.execute(
+                select(AuditRow.state, AuditRow.attempt).where(*_key(tenant, audit_id)).with_for_update()
+            ).one_or_none()
+            if row is None:
+                raise _not_found(audit_id)
+            if row.state.ended:
+                raise AuditEnded(
+                    f"Audit {audit_id} has {_ended_as(row.state)}.", remedy="There is nothing left to cancel."
+                )
+            follows = {AuditState.QUEUED: AuditState.CANCELLED, AuditState.RUNNING: AuditState.CANCELLING}
+            if target := follows.get(row.state):
+                advance(connection, _key(tenant, audit_id), now, target, row.attempt)
+            return _one_record(connection, tenant, audit_id)
+
+    def delete(self, tenant: str, audit_id: str) -> str | None:
+        """Forget an audit that has ended, with its events; answers its manifest's key, if it published one.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+            AuditNotEnded: it is still queued or at work.
+        """
+        key = _key(tenant, audit_id)
+        with writing(self._engine) as connection:
+            gone = connection.execute(
+                delete(AuditRow).where(*key, AuditRow.state.in_(_ENDED)).returning(AuditRow.manifest_key)
+            ).one_or_none()
+            if gone is not None:
+                return gone[0]
+            state = connection.scalar(select(AuditRow.state).where(*key))
+        if state is None:
+            raise _not_found(audit_id)
+        raise AuditNotEnded(f"Audit {audit_id} is {state}.", remedy="Cancel it first, or wait for its end.")
+
+    def events(self, tenant: str, audit_id: str, after: int = 0, limit: int = 500) -> list[Event]:
+        """The audit's events with numbers greater than `after`, in order.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+        """
+        query = (
+            select(EventRow.number, EventRow.at, EventRow.type, EventRow.data)
+            .where(EventRow.tenant == tenant, EventRow.audit_id == audit_id, EventRow.number > after)
+            .order_by(EventRow.number)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).mappings().all()
+            if not rows and connection.scalar(select(AuditRow.id).where(*_key(tenant, audit_id))) is None:
+                raise _not_found(audit_id)
+        return [Event.model_validate(dict(row)) for row in rows]
+
+    def manifest_key(self, tenant: str, audit_id: str) -> str | None:
+        """Where the audit's published results are listed; None while it has none.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(select(AuditRow.manifest_key).where(*_key(tenant, audit_id))).one_or_none()
+        if row is None:
+            raise _not_found(audit_id)
+        return row[0]
+
+    def runs(self, tenant: str) -> list[str]:
+        """The names of the runs that have audits, sorted."""
+        with reading(self._engine) as connection:
+            names = connection.scalars(
+                select(AuditRow.run).where(AuditRow.tenant == tenant, AuditRow.run.is_not(None)).distinct()
+            )
+            # Sorted here, because a database sorts by its own locale.
+            return sorted(name for name in names if name is not None)
+
+    def run_series(self, tenant: str, run: str) -> RunSeries:
+        """The succeeded and pending audits of a run by step; those without a step come last.
+
+        Raises:
+            RunNotFound: the tenant has no audit of this run.
+        """
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(
+                    AuditRow.id.label("audit_id"),
+                    AuditRow.step,
+                    AuditRow.training_loss,
+                    AuditRow.state,
+                    AuditRow.summary,
+                )
+                .where(AuditRow.tenant == tenant, AuditRow.run == run)
+                .order_by(AuditRow.step.nulls_last(), AuditRow.id)
+            )
+            points = [RunPoint.model_validate(dict(row)) for row in rows.mappings()]
+        if not points:
+            raise RunNotFound(f"No audit names the run {run!r}.", remedy="GET /v1/runs lists those that have audits.")
+        return RunSeries(run=run, points=[point for point in points if point.state not in _GONE])
+
+
+def _key(tenant: str, audit_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return AuditRow.tenant == tenant, AuditRow.id == audit_id
+
+
+def _records(tenant: str) -> Select[*tuple[Any, ...]]:
+    """The columns of `AuditRecord`, by its own names."""
+    return (
+        select(
+            AuditRow.id,
+            AuditRow.state,
+            AuditRow.attempt,
+            AuditRow.created_at,
+            AuditRow.started_at,
+            AuditRow.ended_at,
+            AuditRow.progress,
+            AuditRow.problem,
+            AuditRow.summary,
+            RequestRow.body.label("request"),
+        )
+        .join(RequestRow, (RequestRow.tenant == AuditRow.tenant) & (RequestRow.audit_id == AuditRow.id))
+        .where(AuditRow.tenant == tenant)
+    )
+
+
+def _one_record(connection: Connection, tenant: str, audit_id: str) -> AuditRecord:
+    row = connection.execute(_records(tenant).where(AuditRow.id == audit_id)).mappings().one_or_none()
+    if row is None:
+        raise _not_found(audit_id)
+    return AuditRecord.model_validate(dict(row))
+
+
+def _fitting(candidates: list[tuple[str, int]]) -> list[str]:
+    """The ids from the front whose requests fit into a page together, at least one if there is any."""
+    ids: list[str] = []
+    total = 0
+    for audit_id, size in candidates:
+        total += size
+        if ids and total > PAGE_BYTES:
+            break
+        ids.append(audit_id)
+    return ids
+
+
+def _ended_as(state: AuditState) -> str:
+    return "been cancelled" if state is AuditState.CANCELLED else str(state)
+
+
+def _not_found(audit_id: str) -> AuditNotFound:
+    return AuditNotFound(f"There is no audit {audit_id!r}.", remedy="GET /v1/audits lists those that exist.")

@@ -1,0 +1,145 @@
+"""Connections to the database: one way to read, one way to write, one clock, on PostgreSQL and SQLite alike.
+
+When the connection breaks during COMMIT, nobody knows whether the transaction took place. `DatabaseUnavailable` is then
+raised as for any other lost connection, and the caller finds out by calling again: every operation of this package may
+be repeated (`Audits.submit` when it has an idempotency key), and `Leases.succeed` answers True for its own publication.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlite3 import Connection as SQLiteConnection
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from peelbound.service.database.columns import UtcDateTime
+from peelbound.service.database.errors import DatabaseUnavailable, DatabaseUrlInvalid, ValueRefused
+
+BUSY_SECONDS = 30
+"""How long a writer on SQLite waits for the others, and a process for its turn to migrate."""
+
+_MIGRATION_LOCK = 0x7065656C626E64
+"""Key of PostgreSQL's advisory lock around migrations ("peelbnd")."""
+
+Clock = Callable[[Connection], datetime]
+"""Tells the time inside a transaction."""
+
+
+def make_engine(url: str) -> Engine:
+    """Connect lazily to `sqlite:///path` or `postgresql+psycopg://…`; a SQLite file's directory is made.
+
+    Raises:
+        DatabaseUrlInvalid: another database, or SQLite without a file (memory is not shared between processes).
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise _url_invalid("cannot be parsed") from error
+    match parsed.get_backend_name():
+        case "postgresql":
+            return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        case "sqlite":
+            return _sqlite(parsed)
+        case other:
+            raise _url_invalid(f"is for {other}")
+
+
+def _url_invalid(what: str) -> DatabaseUrlInvalid:
+    # The URL itself stays out of the message: it may hold a password.
+    return DatabaseUrlInvalid(
+        f"The database URL {what}.",
+        remedy="Use sqlite:////absolute/path.db or postgresql+psycopg://user@host/database.",
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise _url_invalid("names no file")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: SQLiteConnection, _entry: ConnectionPoolEntry) -> None:
+        # Driver autocommit: left to itself, the driver begins transactions late and deferred, and a read that turns
+        # into a write then fails at once with "database is locked" however long the busy timeout is.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that commits at the end of the block and rolls back on an exception.
+
+    Raises:
+        DatabaseUnavailable: no connection, lost on the way (maybe during COMMIT), or busy for too long.
+        ValueRefused: a value that the database cannot hold.
+    """
+    with _typed_errors(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction for reading only: on SQLite it neither waits for a writer nor holds one up.
+
+    Raises:
+        DatabaseUnavailable: no connection, or lost on the way.
+        ValueRefused: a value that the database cannot compare with.
+    """
+    with _typed_errors(), engine.execution_options(reads=True).connect() as connection:
+        yield connection
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise ValueRefused(
+            f"The database refused a value: {error.orig}", remedy="Leave out NUL characters and numbers out of range."
+        ) from error
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        cause: Any = getattr(error, "orig", None) or error
+        raise DatabaseUnavailable(f"The database is not available: {cause}") from error
+
+
+def database_clock(connection: Connection) -> datetime:
+    """The time on the database's own clock, so that leases do not depend on how well the machines' clocks agree.
+
+    SQLite runs inside this process, and all processes that share a file share its machine: there the process's clock
+    is the database's.
+    """
+    if connection.dialect.name == "sqlite":
+        return datetime.now(UTC)
+    return connection.scalars(select(func.clock_timestamp(type_=UtcDateTime))).one()
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the newest revision, in one transaction; of several processes one does it, the others wait.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached, or another process has been migrating for too long.
+    """
+    config = Config()
+    config.set_main_option("script_location", "peelbound.service.database:migrations")
+    with writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'"))
+            connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,73 @@
+"""What the database package refuses, and what may pass when tried again."""
+
+from peelbound.workers.errors import InfrastructureError, UserError
+
+
+class AuditNotFound(UserError):
+    """No audit with this id belongs to the tenant."""
+
+    slug = "audit-not-found"
+    title = "No such audit"
+
+
+class RunNotFound(UserError):
+    """No audit of the tenant names this run."""
+
+    slug = "run-not-found"
+    title = "No such run"
+
+
+class AuditEnded(UserError):
+    """The audit has ended and will never change again."""
+
+    slug = "audit-ended"
+    title = "The audit has ended"
+
+
+class AuditNotEnded(UserError):
+    """The audit is still queued or at work."""
+
+    slug = "audit-not-ended"
+    title = "The audit has not ended"
+
+
+class IdempotencyConflict(UserError):
+    """The idempotency key was used before with another request."""
+
+    slug = "idempotency-conflict"
+    title = "The idempotency key belongs to another request"
+
+
+class CursorInvalid(UserError):
+    """The cursor was not made by this service."""
+
+    slug = "cursor-invalid"
+    title = "The cursor is not valid"
+
+
+class TokenInvalid(UserError):
+    """A token cannot be made as asked: its name is taken, or a scope is unknown."""
+
+    slug = "token-invalid"
+    title = "The token cannot be made"
+
+
+class ValueRefused(UserError):
+    """A value that the database cannot hold or compare, such as text with a NUL character."""
+
+    slug = "value-refused"
+    title = "A value cannot be stored"
+
+
+class DatabaseUrlInvalid(UserError):
+    """The database URL names a database that Peelbound does not run on."""
+
+    slug = "database-url-invalid"
+    title = "The database URL is not valid"
+
+
+class DatabaseUnavailable(InfrastructureError):
+    """The database did not answer, was busy for too long, or broke off, maybe during COMMIT."""
+
+    slug = "database-unavailable"
+    title = "The database is not available"

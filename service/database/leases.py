@@ -1,0 +1,274 @@
+"""What a controller needs of the database: claim audits, keep them while it works, and hand in what came out.
+
+A claim is a lease with a fence. The lease is a time on the audit's row that heartbeats push on; once it has passed, any
+controller may take the audit. The fence is `attempt`, which each claim increases: every later statement of the claimant
+names its attempt, so one that was taken over changes zero rows, is told so, and must discard its work.
+
+A request to cancel wins over everything that has not been written yet: `succeed`, `fail`, `retry` and `hand_back` find
+the audit cancelling and end it as cancelled instead.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select, update
+
+from peelbound.service.database.engine import Clock, database_clock, reading, writing
+from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
+from peelbound.service.database.transitions import advance, record
+from peelbound.service.database.upsert import conflicting_insert
+from peelbound.service.schemas.problem import Problem
+from peelbound.service.schemas.record import AuditState, EventType, Progress
+from peelbound.service.schemas.report import Summary
+from peelbound.service.schemas.request import AuditRequest
+
+_AT_WORK = [AuditState.RUNNING, AuditState.CANCELLING]
+_FORGET_CONTROLLER_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An audit that a controller holds; `attempt` is the fence."""
+
+    audit_id: str
+    tenant: str
+    attempt: int
+    owner: str
+    request: AuditRequest
+
+
+class Lease(StrEnum):
+    """What a heartbeat learns."""
+
+    HELD = "held"
+    CANCELLING = "cancelling"
+    """Still held, but to be stopped: end it with `Leases.cancelled`."""
+    LOST = "lost"
+    """Another controller took it, or it has ended: discard everything."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether work moves."""
+
+    oldest_claimable_seconds: float | None
+    """How long the longest-waiting audit has been claimable; None when none is."""
+    controller_seen_seconds: float | None
+    """Since the last sign of life of any controller; None when none ever gave one."""
+
+
+class Leases:
+    """Claims on audits, of all tenants.
+
+    Args:
+        engine: the database.
+        lease_seconds: how long a claim lasts without a heartbeat.
+        max_attempts: an audit fails when infrastructure has ended this many of its attempts.
+        clock: the time by which leases run out.
+    """
+
+    def __init__(
+        self, engine: Engine, *, lease_seconds: float, max_attempts: int, clock: Clock = database_clock
+    ) -> None:
+        self._engine = engine
+        self._lease = timedelta(seconds=lease_seconds)
+        self._max_attempts = max_attempts
+        self._clock = clock
+
+    def claim(self, owner: str) -> Claim | None:
+        """Take the oldest audit that is queued and due, or whose lease ran out; None when there is none.
+
+        On the way, abandoned audits that nobody can continue are ended: cancelling ones as cancelled, and those whose
+        attempts are used up as failed.
+        """
+        while True:
+            with writing(self._engine) as connection:
+                found = connection.execute(
+                    select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.attempt, AuditRow.failures)
+                    .add_columns(AuditRow.lease_owner)
+                    .where(AuditRow.claimable_at <= self._clock(connection))
+                    .order_by(AuditRow.id)
+                    .limit(1)
+                    .with_for_update(skip_locked=True)
+                ).one_or_none()
+                if found is None:
+                    return None
+                if claim := self._take(connection, found, owner):
+                    return claim
+
+    def _take(self, connection: Connection, found: Row[Any], owner: str) -> Claim | None:
+        now = self._clock(connection)
+        attempt: int = found.attempt
+        guard = (AuditRow.tenant == found.tenant, AuditRow.id == found.id, AuditRow.attempt == attempt)
+        if found.state is AuditState.CANCELLING:
+            advance(connection, guard, now, AuditState.CANCELLED, attempt)
+            return None
+        change: dict[str, Any] = {
+            "attempt": attempt + 1,
+            "lease_owner": owner,
+            "claimable_at": now + self._lease,
+            "started_at": func.coalesce(AuditRow.started_at, now),
+        }
+        if found.state is AuditState.RUNNING:
+            failures: int = found.failures + 1
+            problem = self._lease_lost(found.lease_owner, attempt, failures)
+            if failures >= self._max_attempts:
+                advance(connection, guard, now, AuditState.FAILED, attempt, problem=problem, failures=failures)
+                return None
+            change |= {"event": EventType.RETRY, "problem": problem, "failures": failures}
+        advance(connection, guard, now, AuditState.RUNNING, attempt + 1, **change)
+        request = connection.scalars(
+            select(RequestRow.body).where(RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id)
+        ).one()
+        return Claim(found.id, found.tenant, attempt + 1, owner, request)
+
+    def _lease_lost(self, owner: str | None, attempt: int, failures: int) -> Problem:
+        return Problem.make(
+            "lease-lost",
+            "The controller was lost",
+            503,
+            f"Controller {owner} gave no sign of life for {self._lease.total_seconds():g} s during attempt {attempt}; "
+            f"infrastructure has ended {failures} of at most {self._max_attempts} attempts.",
+            "Look at the controller's log: it was killed (out of memory?) or cut off from the database. Submit the "
+            "audit again afterwards; what it had solved is not solved again.",
+        )
+
+    def heartbeat(self, claim: Claim) -> Lease:
+        """Extend the lease from now on."""
+        with writing(self._engine) as connection:
+            state = connection.scalar(
+                update(AuditRow)
+                .where(*_fence(claim), AuditRow.state.in_(_AT_WORK))
+                .values(claimable_at=self._clock(connection) + self._lease)
+                .returning(AuditRow.state)
+            )
+        match state:
+            case None:
+                return Lease.LOST
+            case AuditState.CANCELLING:
+                return Lease.CANCELLING
+            case _:
+                return Lease.HELD
+
+    def progress(self, claim: Claim, progress: Progress) -> bool:
+        """Record how far the audit is; False when the claim is lost."""
+        with writing(self._engine) as connection:
+            return record(
+                connection,
+                (*_fence(claim), AuditRow.state.in_(_AT_WORK)),
+                self._clock(connection),
+                EventType.PROGRESS,
+                progress.model_dump(mode="json"),
+                progress=progress,
+            )
+
+    def succeed(self, claim: Claim, manifest_key: str, summary: Summary) -> bool:
+        """Publish the results: from here on, and only so, they are the audit's.
+
+        True when this claim's manifest is the published one, also when an earlier call whose COMMIT was in doubt did
+        it. False when the claim is lost or the audit was cancelled.
+        """
+        with writing(self._engine) as connection:
+            outcome = self._end(
+                connection, claim, AuditState.SUCCEEDED, manifest_key=manifest_key, summary=summary, problem=None
+            )
+            if outcome is not None:
+                return outcome is AuditState.SUCCEEDED
+            published = connection.scalar(
+                select(AuditRow.id).where(
+                    *_same_attempt(claim),
+                    AuditRow.state == AuditState.SUCCEEDED,
+                    AuditRow.manifest_key == manifest_key,
+                )
+            )
+        return published is not None
+
+    def fail(self, claim: Claim, problem: Problem) -> bool:
+        """End the audit for a reason that trying again would not mend; False when the claim is lost."""
+        with writing(self._engine) as connection:
+            return self._end(connection, claim, AuditState.FAILED, problem=problem) is not None
+
+    def retry(self, claim: Claim, problem: Problem, delay_seconds: float) -> AuditState | None:
+        """Give the audit back after an infrastructure failure, to be claimed again after the delay.
+
+        Answers the state it is in now: queued, or failed when this was the last attempt, or cancelled. None when the
+        claim is lost.
+        """
+        with writing(self._engine) as connection:
+            counted = AuditRow.failures + 1
+            last = (*_fence(claim), AuditRow.state == AuditState.RUNNING, counted >= self._max_attempts)
+            now = self._clock(connection)
+            if advance(connection, last, now, AuditState.FAILED, claim.attempt, problem=problem, failures=counted):
+                return AuditState.FAILED
+            return self._end(
+                connection,
+                claim,
+                AuditState.QUEUED,
+                event=EventType.RETRY,
+                problem=problem,
+                failures=counted,
+                claimable_at=now + timedelta(seconds=delay_seconds),
+                lease_owner=None,
+            )
+
+    def cancelled(self, claim: Claim) -> bool:
+        """End an audit that was to be cancelled; False when the claim is lost or nobody asked for it."""
+        with writing(self._engine) as connection:
+            return self._end_cancelled(connection, claim)
+
+    def hand_back(self, claim: Claim) -> bool:
+        """Give the audit back because this controller shuts down: at once claimable, and no failure is counted.
+
+        False when the claim is lost.
+        """
+        with writing(self._engine) as connection:
+            outcome = self._end(
+                connection, claim, AuditState.QUEUED, claimable_at=self._clock(connection), lease_owner=None
+            )
+        return outcome is not None
+
+    def _end(self, connection: Connection, claim: Claim, state: AuditState, **change: Any) -> AuditState | None:
+        """End the claim by bringing the running audit to `state`, or a cancelling one to cancelled."""
+        running = (*_fence(claim), AuditRow.state == AuditState.RUNNING)
+        if advance(connection, running, self._clock(connection), state, claim.attempt, **change):
+            return state
+        return AuditState.CANCELLED if self._end_cancelled(connection, claim) else None
+
+    def _end_cancelled(self, connection: Connection, claim: Claim) -> bool:
+        cancelling = (*_fence(claim), AuditRow.state == AuditState.CANCELLING)
+        return advance(connection, cancelling, self._clock(connection), AuditState.CANCELLED, claim.attempt)
+
+    def beat(self, owner: str) -> None:
+        """Note that this controller is alive, also while it has nothing to do."""
+        with writing(self._engine) as connection:
+            now = self._clock(connection)
+            connection.execute(
+                conflicting_insert(connection, ControllerRow)
+                .values(owner=owner, seen_at=now)
+                .on_conflict_do_update(index_elements=[ControllerRow.owner], set_={"seen_at": now})
+            )
+            # Each start of a controller has a name of its own; without this the table would grow for ever.
+            connection.execute(delete(ControllerRow).where(ControllerRow.seen_at < now - _FORGET_CONTROLLER_AFTER))
+
+    def health(self) -> Health:
+        """Since when work waits, and since when no controller was seen."""
+        with reading(self._engine) as connection:
+            now = self._clock(connection)
+            waiting_since = connection.scalar(
+                select(func.min(AuditRow.claimable_at)).where(AuditRow.claimable_at <= now)
+            )
+            seen_at = connection.scalar(select(func.max(ControllerRow.seen_at)))
+        return Health(
+            oldest_claimable_seconds=(now - waiting_since).total_seconds() if waiting_since else None,
+            controller_seen_seconds=(now - seen_at).total_seconds() if seen_at else None,
+        )
+
+
+def _same_attempt(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return AuditRow.tenant == claim.tenant, AuditRow.id == claim.audit_id, AuditRow.attempt == claim.attempt
+
+
+def _fence(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (*_same_attempt(claim), AuditRow.lease_owner == claim.owner)

@@ -1,0 +1,156 @@
+"""The tables. Every row but a controller's belongs to a tenant, and the tenant is part of its key."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Enum, ForeignKeyConstraint, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from peelbound.service.database.columns import Stored, UtcDateTime
+from peelbound.service.schemas.problem import Problem
+from peelbound.service.schemas.record import AuditState, EventType, Progress
+from peelbound.service.schemas.report import Summary
+from peelbound.service.schemas.request import AuditRequest
+
+
+class Table(DeclarativeBase):
+    """Base of all tables; constraints have names, because migrations must name what they alter."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(referred_table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text(),
+        datetime: UtcDateTime(),
+        AuditState: Enum(
+            AuditState,
+            name="state",
+            native_enum=False,
+            create_constraint=True,
+            length=16,
+            values_callable=lambda kinds: [kind.value for kind in kinds],
+        ),
+        EventType: Enum(
+            EventType,
+            name="type",
+            native_enum=False,
+            create_constraint=True,
+            length=16,
+            values_callable=lambda kinds: [kind.value for kind in kinds],
+        ),
+        Progress: Stored(Progress),
+        Problem: Stored(Problem),
+        Summary: Stored(Summary),
+        AuditRequest: Stored(AuditRequest),
+        dict[str, Any]: Stored(dict[str, Any]),
+        list[str]: Stored(list[str]),
+    }
+
+
+class AuditRow(Table):
+    """One audit: where it stands, who works on it, what came out."""
+
+    __tablename__ = "audits"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """A ULID of the creation time: the order of ids is the order of creation."""
+    state: Mapped[AuditState]
+    attempt: Mapped[int]
+    """How often the audit was claimed: the fence. It only ever grows."""
+    failures: Mapped[int]
+    """Attempts that infrastructure ended; an attempt handed back at a shutdown is none."""
+    event_count: Mapped[int]
+    claimable_at: Mapped[datetime | None] = mapped_column(index=True)
+    """When a controller may take the audit: while queued the end of its backoff, while at work the end of its lease,
+    once ended never."""
+    lease_owner: Mapped[str | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    idempotency_key: Mapped[str | None]
+    checkpoint: Mapped[str]
+    run: Mapped[str | None]
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    training_loss: Mapped[float | None]
+    request_bytes: Mapped[int]
+    progress: Mapped[Progress | None]
+    problem: Mapped[Problem | None]
+    summary: Mapped[Summary | None]
+    manifest_key: Mapped[str | None]
+
+    __table_args__ = (
+        UniqueConstraint("tenant", "idempotency_key"),
+        Index(None, "tenant", "state", "id"),
+        Index(None, "tenant", "run", "step"),
+    )
+
+
+def _of_audit() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["tenant", "audit_id"], [AuditRow.tenant, AuditRow.id], ondelete="CASCADE")
+
+
+class RequestRow(Table):
+    """What was asked for. Apart from the audit, because SQLite rewrites a whole row when one column of it changes, and
+    a request may carry megabytes of calibration text while the audit's row changes with each heartbeat."""
+
+    __tablename__ = "requests"
+    __table_args__ = (_of_audit(),)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[AuditRequest]
+
+
+class LabelRow(Table):
+    """A label of an audit, for filters."""
+
+    __tablename__ = "labels"
+    __table_args__ = (_of_audit(), Index(None, "tenant", "name", "value", "audit_id"))
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class EventRow(Table):
+    """One thing that happened to an audit; numbers count from 1 without gaps."""
+
+    __tablename__ = "events"
+    __table_args__ = (_of_audit(),)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    type: Mapped[EventType]
+    data: Mapped[dict[str, Any]]
+
+
+class TokenRow(Table):
+    """A bearer token, by the SHA-256 of its secret."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (UniqueConstraint("tenant", "name"),)
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    name: Mapped[str]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime]
+
+
+class ControllerRow(Table):
+    """When a controller was last alive. Controllers serve all tenants."""
+
+    __tablename__ = "controllers"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime]
