@@ -14,18 +14,23 @@ quoted = _REPR.repr
 """`repr`, shortened: what a file says may be megabytes long, and it goes into error messages."""
 
 
+MAX_DEPTH = 32
+"""Objects and lists within one another; deeper ones would exhaust the stack of whoever walks or encodes them."""
+
+
 class _NotStrictError(ValueError):
     """Valid to a lenient parser, but read differently by different ones."""
 
 
 def parse_object(raw: bytes, *, file: str, slug: str, remedy: str) -> dict[str, Any]:
-    """Parse a JSON object in UTF-8 without duplicate keys.
+    """Parse a JSON object in UTF-8 without duplicate keys, nested at most `MAX_DEPTH` deep.
 
     Raises:
         CheckpointError: with `slug`, naming `file` and what is wrong.
     """
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        _check_depth(value)
     except RecursionError:
         problem = "it is nested too deeply"
     except ValueError as error:  # not UTF-8, not JSON, a duplicate key, an integer of thousands of digits
@@ -49,3 +54,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key in unique:
         key.encode()  # a lone surrogate could not be written into a report
     return unique
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+    if level:
+        raise _NotStrictError("it is nested too deeply")
