@@ -265,6 +265,12 @@ class Leases:
             controller_seen_seconds=(now - seen_at).total_seconds() if seen_at else None,
         )
 
+    def count_by_state(self) -> dict[AuditState, int]:
+        """How many audits there are in each state, over all tenants."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(AuditRow.state, func.count()).group_by(AuditRow.state)).tuples().all()
+        return dict.fromkeys(AuditState, 0) | dict(rows)
+
 
 def _same_attempt(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     return AuditRow.tenant == claim.tenant, AuditRow.id == claim.audit_id, AuditRow.attempt == claim.attempt

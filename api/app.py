@@ -1,0 +1,57 @@
+"""The HTTP front end: `uvicorn --factory peelbound.api.app:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CollectorRegistry
+
+from peelbound import __version__
+from peelbound.api import problems
+from peelbound.api.context import Context
+from peelbound.api.hosts import HostGuard
+from peelbound.api.limits import BodyLimit
+from peelbound.api.metrics import AuditMetrics, RequestMetrics
+from peelbound.api.openapi import document
+from peelbound.api.planning import Planner
+from peelbound.api.routes import audits, index, operations, plans, reports, runs
+from peelbound.service.settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; database and store are opened when it starts, not when it is made.
+
+    Args:
+        settings: taken from the environment if None.
+    """
+    settings = Settings() if settings is None else settings
+    registry = CollectorRegistry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context = await run_in_threadpool(Context.open, settings)
+        registry.register(AuditMetrics(context))
+        app.state.context = context
+        app.state.planner = Planner(settings)
+        app.state.registry = registry
+        yield
+        context.close()
+
+    app = FastAPI(
+        title="Peelbound",
+        version=__version__,
+        summary="Audits transformer checkpoints: what did training leave on the table, and where?",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    # The last one added sees a request first.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
+    app.add_middleware(RequestMetrics, registry=registry)
+    problems.install(app)
+    for module in (audits, plans, reports, runs, operations, index):
+        app.include_router(module.router)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    return app

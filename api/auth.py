@@ -1,0 +1,55 @@
+"""Who is asking, and what they may do.
+
+Programs send `Authorization: Bearer …`. Browsers follow a link with `?token=…` once and then carry a cookie, which is
+only ever good for reading: it must be a token with the scope `read` and nothing else, and only GET honours it.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from peelbound.api.context import Context, Service
+from peelbound.api.errors import ScopeMissing, Unauthenticated
+from peelbound.service.database.tokens import Identity
+
+COOKIE = "peelbound_read"
+READ_ONLY = frozenset({"read"})
+
+_bearer = HTTPBearer(auto_error=False, description="A token of the service; scopes: read, write, admin.")
+
+
+def page_identity(context: Context, request: Request) -> Identity | None:
+    """The reader whose cookie the request brings, if any."""
+    secret = request.cookies.get(COOKIE)
+    identity = context.tokens.find(secret) if secret and request.method == "GET" else None
+    return identity if identity is not None and identity.scopes == READ_ONLY else None
+
+
+def _identity(
+    context: Service, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Identity:
+    identity = context.tokens.find(credentials.credentials) if credentials else page_identity(context, request)
+    if identity is None:
+        raise Unauthenticated(
+            "The token is not known." if credentials else "The request brings no token.",
+            remedy="Send Authorization: Bearer TOKEN; `peelbound up` keeps its token in the file `token` of its "
+            "state directory.",
+        )
+    return identity
+
+
+def _with(scope: str) -> Callable[[Identity], Identity]:
+    def check(identity: Annotated[Identity, Depends(_identity)]) -> Identity:
+        if scope not in identity.scopes:
+            held = ", ".join(sorted(identity.scopes)) or "none"
+            raise ScopeMissing(f"This needs the scope {scope}; the token has: {held}.", remedy="Use another token.")
+        return identity
+
+    return check
+
+
+Reader = Annotated[Identity, Depends(_with("read"))]
+Writer = Annotated[Identity, Depends(_with("write"))]
+Admin = Annotated[Identity, Depends(_with("admin"))]

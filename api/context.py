@@ -1,0 +1,56 @@
+"""What the routes work with: the service's parts, opened once per process."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from peelbound.service.database.audits import Audits
+from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.database.leases import Leases
+from peelbound.service.database.tokens import Tokens
+from peelbound.service.settings import Settings
+from peelbound.service.storage.base import ObjectStore
+from peelbound.service.storage.open import open_store
+from peelbound.service.uris import AllowList
+
+
+@dataclass(frozen=True)
+class Context:
+    """The database, the store and the settings of one API process."""
+
+    settings: Settings
+    engine: Engine
+    audits: Audits
+    leases: Leases
+    tokens: Tokens
+    store: ObjectStore
+    allow: AllowList
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Context":
+        """Connect, and bring the database to the newest schema."""
+        engine = make_engine(settings.resolved_database_url)
+        migrate(engine)
+        return cls(
+            settings=settings,
+            engine=engine,
+            audits=Audits(engine),
+            leases=Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
+            tokens=Tokens(engine),
+            store=open_store(settings),
+            allow=AllowList(settings.allow),
+        )
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self.engine.dispose()
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+Service = Annotated[Context, Depends(_context)]

@@ -1,0 +1,38 @@
+"""The OpenAPI document: `python -m peelbound.api.openapi docs/openapi.json` rewrites the committed one."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from peelbound.service.schemas.problem import Problem
+
+TAGS = [
+    {"name": "audits", "description": "Submit an audit, follow it, cancel or delete it; ask what one would cost."},
+    {"name": "reports", "description": "What an audit found, as JSON and as a page, and its files."},
+    {"name": "runs", "description": "The audits of one training run over its steps."},
+    {"name": "operations", "description": "Probes, metrics, and what problem types mean."},
+]
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The application's OpenAPI document, with the problem schema that the routes' error responses refer to."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=TAGS)
+        schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def text(app: FastAPI) -> str:
+    """The document as it is committed."""
+    return json.dumps(document(app), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    from peelbound.api.app import create_app
+
+    Path(sys.argv[1]).write_text(text(create_app()), encoding="utf-8")

@@ -1,0 +1,52 @@
+"""What stands behind `type` in a problem document: a short text for people, by slug or by family of slugs."""
+
+_TYPES = {
+    "unauthenticated": "Every route but the probes and these pages needs a bearer token.",
+    "scope-missing": "Tokens carry scopes: read (look), write (submit, cancel, delete, plan), admin (metrics).",
+    "link-token-too-powerful": "Links end up in histories and logs; they may only carry a token whose scope is read.",
+    "host-refused": "The Host header must be one of the configured names, or a web page could reach the service "
+    "through a name that it rebinds to this address.",
+    "origin-refused": "Requests that a browser sends for a page of another origin are refused unless configured.",
+    "route-not-found": "The path names no route; /openapi.json lists them.",
+    "method-not-allowed": "The route exists but does not take this method.",
+    "body-unreadable": "The body must be one JSON document with Content-Type: application/json.",
+    "body-too-large": "Bodies are limited; put large calibration data into a file and give its URI.",
+    "request-invalid": "A field is missing, unknown, of the wrong type or out of range; `pointer` names the first, "
+    "`errors` all of them.",
+    "parameter-invalid": "A query parameter or header is out of range or malformed.",
+    "cursor-invalid": "A cursor is only ever what `next_cursor` of a page with the same filters said.",
+    "idempotency-conflict": "This Idempotency-Key was used with another body. Use a new key for a new audit.",
+    "uri-refused": "Checkpoints and calibration data are read only from under the configured prefixes, after `..` and "
+    "symbolic links are resolved.",
+    "audit-not-found": "No audit of this id; it may have been deleted.",
+    "audit-ended": "The audit has ended and cannot be cancelled any more.",
+    "audit-not-ended": "Only an ended audit can be deleted; cancel it first.",
+    "run-not-found": "No audit belongs to a run of this name.",
+    "report-not-available": "Only an audit that succeeded has a report.",
+    "artifact-not-found": "The audit published no file of this name.",
+    "object-missing": "A stored object is gone; it may just have been deleted.",
+    "object-corrupt": "A stored object does not match its checksum. It is computed again when the audit is.",
+    "plan-unavailable": "The plan could not be computed within its time limit.",
+    "database-unavailable": "The database did not answer; try again.",
+    "controller-absent": "Audits wait and no controller has been seen for a while: start one.",
+    "worker-lost": "A worker process or its node died; the audit is tried again.",
+    "out-of-memory": "One pass does not fit into memory. Use a smaller grain or a shorter sequence length.",
+    "infrastructure": "Something around the audit failed; it is tried again with backoff.",
+    "cancelled": "The audit was cancelled.",
+    "internal": "The service met an error that it did not expect; its log holds the traceback.",
+}
+_FAMILIES = {
+    "checkpoint": "The checkpoint cannot be audited as it is: `detail` names the file, tensor or block, `remedy` what "
+    "to do.",
+    "config": "The checkpoint's config.json cannot be used: `detail` names the entry.",
+    "model": "The architecture cannot be peeled (yet): a dense decoder-only transformer is needed.",
+    "calibration": "The calibration data cannot be used: they are empty, unreadable, too small or unfit for the model.",
+    "request": "The request contradicts itself or the checkpoint; `pointer` names the field.",
+    "storage": "Object storage refused, did not answer, or is full.",
+    "uri": "The URI is malformed or not allowed.",
+}
+
+
+def describe(slug: str) -> str | None:
+    """The text for a slug, or None if there is no such type."""
+    return _TYPES.get(slug) or _FAMILIES.get(slug.partition("-")[0])

@@ -1,0 +1,29 @@
+"""What an audit would cost."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from peelbound.api.admission import admit
+from peelbound.api.auth import Writer
+from peelbound.api.context import Service
+from peelbound.api.planning import Planner
+from peelbound.api.problems import problem_response, responses
+from peelbound.service.schemas.plan import AuditPlan
+from peelbound.service.schemas.problem import Problem
+from peelbound.service.schemas.request import AuditRequest
+
+router = APIRouter(tags=["audits"])
+
+
+@router.post(
+    "/v1/audits:plan",
+    operation_id="planAudit",
+    response_model=AuditPlan,
+    responses=responses(401, 403, 413, 422, 503),
+)
+async def plan(service: Service, _caller: Writer, request: AuditRequest, http: Request) -> AuditPlan | Response:
+    """What this audit would do and cost, without running it: problems, bytes, memory, time."""
+    admit(request, service.allow)
+    planner: Planner = http.app.state.planner
+    answer = await planner.plan(request)
+    return problem_response(answer) if isinstance(answer, Problem) else answer

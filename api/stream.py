@@ -1,0 +1,38 @@
+"""Waiting for an audit without holding a thread: the database is asked again and again, between short sleeps."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import ServerSentEvent
+
+from peelbound.service.database.audits import Audits
+from peelbound.service.schemas.record import AuditRecord
+
+POLL_SECONDS = 0.3
+
+
+async def until_ended(audits: Audits, tenant: str, audit_id: str, seconds: float) -> AuditRecord:
+    """The audit as soon as it has ended, or as it is when the time is over."""
+    deadline = anyio.current_time() + seconds
+    while True:
+        state, _ = await run_in_threadpool(audits.state, tenant, audit_id)
+        remaining = deadline - anyio.current_time()
+        if state.ended or remaining <= 0:
+            return await run_in_threadpool(audits.get, tenant, audit_id)
+        await anyio.sleep(min(POLL_SECONDS, remaining))
+
+
+async def event_stream(audits: Audits, tenant: str, audit_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+    """The audit's events after a number, as they happen, until the one that ends it."""
+    while True:
+        # State and count are read together: what has ended by then has written all of its events.
+        state, count = await run_in_threadpool(audits.state, tenant, audit_id)
+        while after < count:
+            events = await run_in_threadpool(audits.events, tenant, audit_id, after)
+            for event in events:
+                yield ServerSentEvent(raw_data=event.model_dump_json(), event=event.type, id=str(event.number))
+            after = events[-1].number
+        if state.ended:
+            return
+        await anyio.sleep(POLL_SECONDS)

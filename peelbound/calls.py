@@ -1,0 +1,196 @@
+"""The service's routes as values: what to send and how to read the answer, shared by both clients."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+import httpx2
+from pydantic import ValidationError
+
+from peelbound.errors import ProblemError
+from peelbound.service.schemas.base import WireModel
+from peelbound.service.schemas.plan import AuditPlan
+from peelbound.service.schemas.problem import Problem
+from peelbound.service.schemas.record import (
+    ArtifactPage,
+    AuditPage,
+    AuditRecord,
+    AuditState,
+    Event,
+    EventType,
+    RunPage,
+    RunSeries,
+)
+from peelbound.service.schemas.report import Report
+from peelbound.service.schemas.request import AuditRequest
+
+T = TypeVar("T")
+M = TypeVar("M", bound=WireModel)
+
+PLAN_SECONDS = 90.0
+"""The service itself gives a plan a minute."""
+SILENCE_SECONDS = 45.0
+"""An event stream sends a comment every 15 seconds; three missed ones mean that the connection is dead."""
+RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0)
+"""Pauses between attempts to reach the service again before giving up."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and the reading of its answer."""
+
+    method: str
+    path: str
+    read: Callable[[httpx2.Response], T]
+    params: Mapping[str, str | int | float] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    extra_seconds: float = 0.0
+    """How much longer than usual the answer may take."""
+
+
+def submit(request: AuditRequest, idempotency_key: str | None) -> Call[AuditRecord]:
+    """`POST /v1/audits`."""
+    headers = _JSON if idempotency_key is None else {**_JSON, "Idempotency-Key": idempotency_key}
+    return Call("POST", "/v1/audits", _model(AuditRecord), headers=headers, content=_body(request))
+
+
+def plan(request: AuditRequest) -> Call[AuditPlan]:
+    """`POST /v1/audits:plan`."""
+    return Call(
+        "POST",
+        "/v1/audits:plan",
+        _model(AuditPlan),
+        headers=_JSON,
+        content=_body(request),
+        extra_seconds=PLAN_SECONDS,
+    )
+
+
+def get(audit_id: str, wait: float) -> Call[AuditRecord]:
+    """`GET /v1/audits/{id}`."""
+    return Call("GET", audit_path(audit_id), _model(AuditRecord), params={"wait": wait}, extra_seconds=wait)
+
+
+def page(
+    *,
+    state: AuditState | None,
+    run: str | None,
+    label: tuple[str, str] | None,
+    checkpoint_prefix: str | None,
+    cursor: str | None,
+    limit: int,
+) -> Call[AuditPage]:
+    """`GET /v1/audits`."""
+    given = {
+        "state": state,
+        "run": run,
+        "label": None if label is None else ":".join(label),
+        "checkpoint_prefix": checkpoint_prefix,
+        "cursor": cursor,
+        "limit": limit,
+    }
+    params = {name: value for name, value in given.items() if value is not None}
+    return Call("GET", "/v1/audits", _model(AuditPage), params=params)
+
+
+def cancel(audit_id: str) -> Call[AuditRecord]:
+    """`POST /v1/audits/{id}/cancel`."""
+    return Call("POST", audit_path(audit_id, "cancel"), _model(AuditRecord))
+
+
+def delete(audit_id: str) -> Call[None]:
+    """`DELETE /v1/audits/{id}`."""
+    return Call("DELETE", audit_path(audit_id), lambda _response: None)
+
+
+def report(audit_id: str) -> Call[Report]:
+    """`GET /v1/audits/{id}/report.json`."""
+    return Call("GET", audit_path(audit_id, "report.json"), _model(Report))
+
+
+def report_json(audit_id: str) -> Call[bytes]:
+    """`GET /v1/audits/{id}/report.json`, byte for byte."""
+    return Call("GET", audit_path(audit_id, "report.json"), lambda response: response.content)
+
+
+def report_html(audit_id: str) -> Call[str]:
+    """`GET /v1/audits/{id}/report.html`."""
+    return Call("GET", audit_path(audit_id, "report.html"), lambda response: response.text)
+
+
+def artifacts(audit_id: str) -> Call[ArtifactPage]:
+    """`GET /v1/audits/{id}/artifacts`."""
+    return Call("GET", audit_path(audit_id, "artifacts"), _model(ArtifactPage))
+
+
+def artifact(audit_id: str, name: str) -> Call[bytes]:
+    """`GET /v1/audits/{id}/artifacts/{name}`."""
+    return Call("GET", audit_path(audit_id, "artifacts", name), lambda response: response.content)
+
+
+def runs() -> Call[RunPage]:
+    """`GET /v1/runs`."""
+    return Call("GET", "/v1/runs", _model(RunPage))
+
+
+def run(name: str) -> Call[RunSeries]:
+    """`GET /v1/runs/{run}`."""
+    return Call("GET", f"/v1/runs/{quote(name, safe='')}", _model(RunSeries))
+
+
+def run_html(name: str) -> Call[str]:
+    """`GET /v1/runs/{run}/report.html`."""
+    return Call("GET", f"/v1/runs/{quote(name, safe='')}/report.html", lambda response: response.text)
+
+
+def audit_path(audit_id: str, *below: str) -> str:
+    """The path of an audit or of something that belongs to it."""
+    return "/".join(["/v1/audits", *(quote(part, safe="") for part in (audit_id, *below))])
+
+
+def problem_of(response: httpx2.Response) -> ProblemError:
+    """The error that a refused request deserves, also when something before the service answered."""
+    try:
+        return ProblemError(Problem.model_validate_json(response.content))
+    except ValidationError:
+        detail = f"{response.request.url} answered {response.status_code} {response.reason_phrase}."
+        return ProblemError(
+            Problem.make("not-a-problem", "Not an answer of this service", max(400, response.status_code), detail)
+        )
+
+
+class Following:
+    """Where a reader of an event stream is: what it has seen, and how often in a row it failed to reach the service."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.ended = False
+        self._failures = 0
+
+    def take(self, message: httpx2.ServerSentEvent) -> Event:
+        """The event in a message."""
+        event = Event.model_validate_json(message.data)
+        self.after = event.number
+        self.ended = event.type is EventType.STATE and AuditState(event.data["state"]).ended
+        self._failures = 0
+        return event
+
+    def pause(self, error: Exception) -> float:
+        """Seconds to wait before connecting again; the error itself when it has failed too often."""
+        if self._failures == len(RECONNECT_SECONDS):
+            raise error
+        self._failures += 1
+        return RECONNECT_SECONDS[self._failures - 1]
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def _body(request: AuditRequest) -> bytes:
+    return request.model_dump_json(exclude_none=True).encode()
+
+
+def _model(kind: type[M]) -> Callable[[httpx2.Response], M]:
+    return lambda response: kind.model_validate_json(response.content)

@@ -1,0 +1,199 @@
+"""The synchronous client."""
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx2
+
+from peelbound import calls
+from peelbound.calls import Call
+from peelbound.endpoint import find_endpoint
+from peelbound.errors import ProblemError
+from peelbound.service.schemas.plan import AuditPlan
+from peelbound.service.schemas.record import (
+    ArtifactInfo,
+    AuditPage,
+    AuditRecord,
+    AuditState,
+    Event,
+    EventType,
+    Progress,
+    RunSeries,
+)
+from peelbound.service.schemas.report import Report
+from peelbound.service.schemas.request import AuditRequest
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to a Peelbound service.
+
+    Every method raises `ProblemError` when the service refuses, and `httpx2.TransportError` when it cannot be reached.
+
+    Args:
+        url: the service; None: `PEELBOUND_URL`, or the embedded service that runs on this machine.
+        token: a bearer token; None: `PEELBOUND_TOKEN`, or the embedded service's own.
+        timeout: seconds that an answer may take.
+
+    Raises:
+        ServiceNotFound: no service is given and none runs.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
+        endpoint = find_endpoint(url, token)
+        headers = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token}"}
+        self._timeout = timeout
+        self._http = httpx2.Client(base_url=endpoint.url, headers=headers, timeout=timeout, follow_redirects=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    @property
+    def url(self) -> str:
+        """The service's address."""
+        return str(self._http.base_url).rstrip("/")
+
+    def submit(self, request: AuditRequest, *, idempotency_key: str | None = None) -> AuditRecord:
+        """Queue an audit; with the same key and request it answers with the same audit."""
+        return self._send(calls.submit(request, idempotency_key))
+
+    def plan(self, request: AuditRequest) -> AuditPlan:
+        """What an audit would do and cost."""
+        return self._send(calls.plan(request))
+
+    def get(self, audit_id: str, *, wait: float = 0.0) -> AuditRecord:
+        """One audit; with `wait` (up to 60 seconds) as soon as it has ended, or as it is then."""
+        return self._send(calls.get(audit_id, wait))
+
+    def page(
+        self,
+        *,
+        state: AuditState | None = None,
+        run: str | None = None,
+        label: tuple[str, str] | None = None,
+        checkpoint_prefix: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """One page of audits, newest first."""
+        return self._send(
+            calls.page(
+                state=state, run=run, label=label, checkpoint_prefix=checkpoint_prefix, cursor=cursor, limit=limit
+            )
+        )
+
+    def iterate(
+        self,
+        *,
+        state: AuditState | None = None,
+        run: str | None = None,
+        label: tuple[str, str] | None = None,
+        checkpoint_prefix: str | None = None,
+    ) -> Iterator[AuditRecord]:
+        """All audits that fit, newest first, fetched page by page."""
+        cursor = None
+        while True:
+            page = self.page(state=state, run=run, label=label, checkpoint_prefix=checkpoint_prefix, cursor=cursor)
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def events(self, audit_id: str, *, after: int = 0) -> Iterator[Event]:
+        """The audit's events after a number until the one that ends it; resumes when the connection breaks."""
+        following = calls.Following(after)
+        while not following.ended:
+            try:
+                yield from self._connected(audit_id, following)
+                if self.get(audit_id).state.ended:
+                    return
+            except httpx2.TransportError as error:
+                time.sleep(following.pause(error))
+            except ProblemError as error:
+                if error.problem.status < 500:
+                    raise
+                time.sleep(following.pause(error))
+
+    def _connected(self, audit_id: str, following: calls.Following) -> Iterator[Event]:
+        with self._http.sse(
+            calls.audit_path(audit_id, "events"),
+            headers={"Last-Event-ID": str(following.after)},
+            timeout=httpx2.Timeout(self._timeout, read=calls.SILENCE_SECONDS),
+        ) as source:
+            if source.response.is_error:
+                source.response.read()
+                raise calls.problem_of(source.response)
+            for message in source:
+                yield following.take(message)
+
+    def wait(self, audit_id: str, *, progress: Callable[[Progress], None] | None = None) -> AuditRecord:
+        """The audit once it has ended, however it ended; `progress` is called as it advances."""
+        for event in self.events(audit_id):
+            if progress is not None and event.type is EventType.PROGRESS:
+                progress(Progress.model_validate(event.data))
+        return self.get(audit_id)
+
+    def cancel(self, audit_id: str) -> AuditRecord:
+        """Cancel an audit."""
+        return self._send(calls.cancel(audit_id))
+
+    def delete(self, audit_id: str) -> None:
+        """Delete an ended audit with its report and artifacts."""
+        self._send(calls.delete(audit_id))
+
+    def report(self, audit_id: str) -> Report:
+        """What the audit found."""
+        return self._send(calls.report(audit_id))
+
+    def report_json(self, audit_id: str) -> bytes:
+        """The report's canonical JSON, byte for byte."""
+        return self._send(calls.report_json(audit_id))
+
+    def report_html(self, audit_id: str) -> str:
+        """The report as a page that stands alone."""
+        return self._send(calls.report_html(audit_id))
+
+    def artifacts(self, audit_id: str) -> list[ArtifactInfo]:
+        """The files that the audit keeps."""
+        return self._send(calls.artifacts(audit_id)).items
+
+    def artifact(self, audit_id: str, name: str) -> bytes:
+        """One of these files."""
+        return self._send(calls.artifact(audit_id, name))
+
+    def runs(self) -> list[str]:
+        """The runs that have audits."""
+        return self._send(calls.runs()).items
+
+    def run(self, name: str) -> RunSeries:
+        """A run's audits by step."""
+        return self._send(calls.run(name))
+
+    def run_html(self, name: str) -> str:
+        """A run's YES cloud as a page that stands alone."""
+        return self._send(calls.run_html(name))
+
+    def _send(self, call: Call[T]) -> T:
+        response = self._http.request(
+            call.method,
+            call.path,
+            params=call.params or None,
+            headers=call.headers,
+            content=call.content,
+            timeout=self._timeout + call.extra_seconds,
+        )
+        if response.is_error:
+            raise calls.problem_of(response)
+        return call.read(response)

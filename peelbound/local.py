@@ -1,0 +1,94 @@
+"""The state directory of the embedded service: its token, and whether it runs and where.
+
+A running service holds a lock on the directory and writes its address beside it. The lock goes with the process, so a
+leftover address is never trusted: another user's program may listen there by now.
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+
+def default_state_dir() -> Path:
+    """`PEELBOUND_STATE_DIR`, or the platform's place for a user's state."""
+    configured = os.environ.get("PEELBOUND_STATE_DIR")
+    return Path(configured).expanduser().absolute() if configured else user_state_path("peelbound")
+
+
+def read_token(state_dir: Path) -> str | None:
+    """The service's token for programs, or None before its first start."""
+    return _read(state_dir / "token")
+
+
+def ensure_secret(path: Path) -> str:
+    """The secret in a file that only its owner can read; made on the first call."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text(encoding="ascii").strip()
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        secret = f"peel_{secrets.token_urlsafe(32)}"
+        file.write(secret + "\n")
+    return secret
+
+
+def running_url(state_dir: Path) -> str | None:
+    """The address of the service that runs on this state directory, or None."""
+    try:
+        descriptor = os.open(state_dir / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(state_dir / "url")
+    finally:
+        os.close(descriptor)
+    return None
+
+
+class StateDirBusy(Exception):
+    """Another service runs on this state directory."""
+
+
+@contextmanager
+def holding(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory for one service.
+
+    Raises:
+        StateDirBusy: another process holds it.
+    """
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateDirBusy(f"A service already runs on {state_dir}.") from None
+        (state_dir / "url").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (state_dir / "url").unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def publish_url(state_dir: Path, url: str) -> None:
+    """Say where the service that holds the directory answers."""
+    partial = state_dir / "url.partial"
+    partial.write_text(url + "\n", encoding="ascii")
+    partial.replace(state_dir / "url")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None
