@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from peelbound.workers.errors import CheckpointError
-from peelbound.workers.family import build_empty, find_blocks, read_config
+from peelbound.workers.family import build_empty, find_blocks, read_config, recorded_classes
 from peelbound.workers.renames import rename, without_ignorable
 
 _SHOWN = 5  # names listed in an error
@@ -37,6 +37,8 @@ class Architecture:
         hidden_size: width D of the residual stream.
         vocab_size: V.
         tied_embeddings: whether the configuration ties the output projection to the embedding.
+        blocks_name: the model's name of its list of blocks.
+        attention_classes: what the library records as attention in this family.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -49,6 +51,7 @@ class Architecture:
         self.hidden_size: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
         self.tied_embeddings = bool(model.all_tied_weights_keys)
+        self.attention_classes = tuple(recorded_classes(model, "attentions"))
 
     @classmethod
     def from_config_json(cls, config: dict[str, Any]) -> "Architecture":

@@ -32,9 +32,9 @@ _LIMITS = {
     "vocab_size": 2**24,
     "max_position_embeddings": 2**24,
 }
-# Any other number of the configuration may be a size as well (`n_inner`, `ffn_dim`, …); ids and lengths stay below this.
-_ANY_LIMIT = 2**31
-_EXPERTS = re.compile(r"experts?$|^n(um)?_.*experts?$")
+# Bounds on the whole, whatever made it large.
+_MOST_PARAMETERS = 2**42
+_MOST_BUFFER_BYTES = 2**31
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input", "hybrid_layer_ids", "num_mem_blocks")
 _REMEDY = "Audit a dense decoder-only transformer of a family that transformers knows."
 
@@ -63,16 +63,15 @@ def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
     if raw.get("quantization_config"):
         raise _unsupported("model-quantized", "The checkpoint's weights are packed by a quantiser.")
     config_class = CONFIG_MAPPING[model_type]
-    _check_sizes(raw, getattr(config_class, "attribute_map", {}))
+    _check_sizes(raw, config_class.attribute_map)
     # auto_map would name code to run; a stored attention choice belongs to the machine it was made on.
     kept = {k: v for k, v in raw.items() if k not in ("auto_map", "attn_implementation", "_attn_implementation")}
     try:
         config = config_class.from_dict(kept)
     except Exception as error:  # the library's validators raise whatever they like: the configuration is at fault
         raise _invalid(f"transformers refuses config.json of {model_type!r}: {error}") from error
-    if config.is_encoder_decoder:
-        raise _not_decoder(model_type)
-    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+    encoder = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if config.is_encoder_decoder or encoder:
         raise _not_decoder(model_type)
     if config.get_text_config() is not config:
         raise _unsupported("model-not-decoder", f"model_type {model_type!r} is a composite of several models.")
@@ -88,14 +87,21 @@ def build_empty(config: PreTrainedConfig) -> PreTrainedModel:
     ``torch.device("meta")`` they would be lost without an error. Attention runs through ``sdpa`` where the library
     says that the family supports it, else eager: that is what the library chooses when nothing is asked for.
     """
+    with torch.device("meta"):
+        _check_total(_construct(config))
+    # Constructors that draw noise draw it from a copy of the generator: reading a config disturbs no one.
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        model = _construct(config)
+    model.requires_grad_(False).eval()
+    return model
+
+
+def _construct(config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        # Constructors that draw noise draw it from a copy of the generator: reading a config disturbs no one.
-        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # constructors fail in as many ways as there are families: the configuration is at fault
         raise _invalid(f"transformers cannot build {config.model_type!r} from config.json: {error}") from error
-    model.requires_grad_(False)
-    return model.eval()
+    return model
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -137,9 +143,6 @@ def recorded_classes(model: PreTrainedModel, key: str) -> Iterator[type[nn.Modul
 
 def _check_sizes(raw: dict[str, Any], attribute_map: dict[str, str]) -> None:
     sizes: dict[str, int] = {}
-    for name, value in raw.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > _ANY_LIMIT:
-            raise _invalid(f"config.json: {name} = {value} is absurd.")
     for name, limit in _LIMITS.items():
         for key in {name, attribute_map.get(name, name)}:
             value = raw.get(key)
@@ -155,9 +158,16 @@ def _check_sizes(raw: dict[str, Any], attribute_map: dict[str, str]) -> None:
         raise _invalid(f"config.json: {heads} attention heads are not divisible by {groups} key-value heads.")
 
 
+def _check_total(model: PreTrainedModel) -> None:
+    parameters = sum(p.numel() for p in model.parameters())
+    buffer_bytes = sum(b.numel() * b.element_size() for b in model.buffers())
+    if parameters > _MOST_PARAMETERS or buffer_bytes > _MOST_BUFFER_BYTES:
+        raise _invalid(f"config.json calls for {parameters} parameters and {buffer_bytes} bytes of tables.")
+
+
 def _check_dense(config: PreTrainedConfig) -> None:
     for name, value in vars(config).items():
-        if _EXPERTS.search(name) and "per_tok" not in name and isinstance(value, int) and value > 1:
+        if name.endswith(("experts", "expert")) and isinstance(value, int) and value > 1:
             raise _unsupported("model-moe", f"{config.model_type} is a mixture of experts ({name} = {value}).")
         if name in _SHARING and value:
             raise _shared(f"Blocks of {config.model_type} share state ({name} = {value}).")
@@ -165,6 +175,8 @@ def _check_dense(config: PreTrainedConfig) -> None:
 
 def _check_blocks(model: PreTrainedModel, name: str, blocks: nn.ModuleList) -> None:
     family = model.config.model_type
+    if model._is_stateful:
+        raise _shared(f"Blocks of {family} are recurrent.")
     prefix = f"{name}."
     for pair in model.all_tied_weights_keys.items():
         if any(key.startswith(prefix) for key in pair):
@@ -175,6 +187,8 @@ def _check_blocks(model: PreTrainedModel, name: str, blocks: nn.ModuleList) -> N
     attention = tuple(recorded_classes(model, "attentions"))
     for index, block in enumerate(blocks, start=1):
         inside = list(block.named_modules())[1:]
+        if any(getattr(module, "is_causal", True) is False for _, module in inside):
+            raise _not_decoder(family)
         if any(isinstance(m, nn.Conv1d) for _, m in inside) or not any(is_attention(m, attention) for _, m in inside):
             raise _shared(f"Block {index} of {family} is recurrent or convolutional, not attention alone.")
         expert = next((n for n, m in inside if re.search(r"Experts?|MoE|Moe|Router", type(m).__name__)), None)

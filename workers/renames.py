@@ -37,7 +37,7 @@ def rename(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
         if converter is not None:
             raise UnsupportedModel(
                 f"{name} of {model.config.model_type!r} is stored in another layout than the model's ({converter}).",
-                remedy="Save the checkpoint again with save_pretrained of the transformers version that the model uses.",
+                remedy="Only families whose files hold the model's own tensors, one to one, can be audited.",
                 pointer="/checkpoint",
                 slug="model-conversion",
             )
@@ -46,7 +46,7 @@ def rename(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
 
 
 def without_ignorable(model: PreTrainedModel, missing: set[str], unexpected: set[str]) -> tuple[set[str], set[str]]:
-    """Missing and unexpected names without those that the library itself ignores (old buffers such as ``attn.bias``)."""
+    """The names without those that the library itself ignores, such as the ``attn.bias`` buffers of old files."""
     report = LoadStateDictInfo(
         missing_keys=missing,
         unexpected_keys=unexpected,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
-from peelbound.workers.family import recorded_classes
 from peelbound.workers.sublayers import Sublayers, SublayerTrace, find_sublayers, trace_sublayers
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -25,20 +24,30 @@ _KEPT_SHAPES = 4
 
 
 class _Stub(nn.Module):
-    """Stands in a block's place: hands its input on and keeps the call; attributes the model asks for are the block's."""
+    """Stands in a block's place: hands its input on and keeps the call it got.
 
-    def __init__(self, block: nn.Module) -> None:
+    Attributes that the model asks a block for (its attention type, say) are the empty block's.
+    """
+
+    def __init__(self, block: nn.Module, before: "_Stub | None") -> None:
         super().__init__()
-        object.__setattr__(self, "block", block)  # not a child: the skeleton has none of its parameters
+        # Not children: the skeleton has no parameters of a block.
+        object.__setattr__(self, "block", block)
+        object.__setattr__(self, "before", before)
         self.returns_tuple = False
-        self.seen: Tensor | None = None
-        self.call: Call | None = None
         self.override: Tensor | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        self.given: Tensor | None = None
+        self.call: Call = ((), {})
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.seen, self.call = hidden_states, (args, kwargs)
-        out = hidden_states if self.override is None else self.override
-        return (out,) if self.returns_tuple else out
+        if self.before is not None and hidden_states is not self.before.given:
+            raise _not_separable("the hidden state changes between two blocks")
+        self.given, self.call = hidden_states, (args, kwargs)
+        output = hidden_states if self.override is None else self.override
+        return (output,) if self.returns_tuple else output
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -74,12 +83,13 @@ class Skeleton:
         blocks = self._model.get_submodule(architecture.blocks_name)
         assert isinstance(blocks, nn.ModuleList)
         self._empty_blocks = list(blocks)
-        self._stubs = [_Stub(block) for block in blocks]
+        self._stubs: list[_Stub] = []
+        for block in blocks:
+            self._stubs.append(_Stub(block, before=self._stubs[-1] if self._stubs else None))
         self._model.set_submodule(architecture.blocks_name, nn.ModuleList(self._stubs))
         self._fill(rest)
         self._calls: OrderedDict[tuple[int, int], list[Call]] = OrderedDict()
         self._sublayers: dict[tuple[type, tuple[str, ...]], Sublayers | None] = {}
-        self._attention_classes = tuple(recorded_classes(architecture.empty_model(), "attentions"))
         self._settle_stubs()
         self._head_names = self._find_head()
 
@@ -88,7 +98,7 @@ class Skeleton:
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [B, T] (int64) -> h[0] [B, T, D], what the first block receives."""
         shape = (ids.shape[0], ids.shape[1])
-        h, calls = self._walk(ids)
+        h, calls = self._walk(ids.to(self.device))
         self._calls.setdefault(shape, calls)
         while len(self._calls) > _KEPT_SHAPES:
             self._calls.popitem(last=False)
@@ -98,7 +108,7 @@ class Skeleton:
         """Run `block` at place `index` (1..K): [B, T, D] -> [B, T, D], differentiable in `h` and the block."""
         shape = (h.shape[0], h.shape[1])
         if shape not in self._calls:
-            self.embed(torch.zeros(shape, dtype=torch.int64, device=self.device))
+            self.embed(torch.zeros(shape, dtype=torch.int64))
         args, kwargs = self._calls[shape][index - 1]
         output = block(h, *args, **kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
@@ -113,7 +123,7 @@ class Skeleton:
         kind = (type(block), tuple(name for name, _ in block.named_children()))
         if kind not in self._sublayers:
             noise = torch.randn(1, 4, h.shape[2], generator=torch.Generator().manual_seed(0)).to(self.device)
-            self._sublayers[kind] = find_sublayers(block, run, noise, self._attention_classes)
+            self._sublayers[kind] = find_sublayers(block, run, noise, self.architecture.attention_classes)
         return trace_sublayers(block, run, h, self._sublayers[kind])
 
     # -- blocks ------------------------------------------------------------------------------------------------------
@@ -130,27 +140,24 @@ class Skeleton:
         block = copy.deepcopy(self._empty_blocks[index - 1])
         block.load_state_dict(self._here(tensors), strict=True, assign=True)
         self._refuse_meta(block, f"block {index}")
-        return block.to(self.device).requires_grad_(False).eval()
+        return self._at_rest(block)
 
     def fresh_block(self, index: int, seed: int) -> nn.Module:
         """A block as the library initialises it, equal for equal seeds on every device; global generators stay put."""
-        block = copy.deepcopy(self._empty_blocks[index - 1])
-        for module in block.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                blank = torch.full(parameter.shape, torch.nan)
-                setattr(module, name, nn.Parameter(blank, requires_grad=False))
+        empty = self._empty_blocks[index - 1]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
+            try:
+                block = type(empty)(self._model.config, index - 1)
+            except TypeError as error:
+                raise UnsupportedModel(
+                    f"Blocks of {self.architecture.name} cannot be made from their configuration: {error}.",
+                    remedy="Ask only for solutions that start from the trained block.",
+                    pointer="/checkpoint",
+                    slug="model-no-fresh-block",
+                ) from error
             block.apply(self._model._init_weights)
-        left = [name for name, parameter in block.named_parameters() if parameter.isnan().any()]
-        if left:
-            raise UnsupportedModel(
-                f"transformers gives {self.architecture.name} no initial value for {left[0]}.",
-                remedy="Ask only for solutions that start from the trained block.",
-                pointer="/checkpoint",
-                slug="model-no-initialisation",
-            )
-        return block.to(self.device).requires_grad_(False).eval()
+        return self._at_rest(block)
 
     # -- head --------------------------------------------------------------------------------------------------------
 
@@ -188,13 +195,17 @@ class Skeleton:
         # The library's own rule: ties what the file lacks; two stored tensors that differ stay two.
         self._model.tie_weights(missing_keys=set(result.missing_keys), recompute_mapping=False)
         self._refuse_meta(self._model, "the parts outside the blocks")
-        self._model.to(self.device).requires_grad_(False).eval()
+        self._at_rest(self._model)
+
+    def _at_rest(self, module: nn.Module) -> nn.Module:
+        module.to(self.device)
+        return module.requires_grad_(False).eval()
 
     def _here(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device, torch.float32) for name, tensor in tensors.items()}
 
     def _refuse_meta(self, module: nn.Module, what: str) -> None:
-        left = [n for n, t in (*module.named_parameters(), *module.named_buffers()) if t.is_meta]
+        left = [n for n, t in (*module.named_parameters(), *module.named_buffers()) if t.device.type == "meta"]
         if left:
             raise CheckpointError(
                 f"{left[0]} in {what} of {self.architecture.name} was given no value.",
@@ -207,12 +218,14 @@ class Skeleton:
     def _walk(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
         """One pass over the stubs: h[0] and each block's call. Calls share their tensors as the model shares them."""
         self._model.base_model(input_ids=ids, use_cache=False)
-        h = self._stubs[0].seen
+        h, calls = self._stubs[0].given, [stub.call for stub in self._stubs]
         assert h is not None
-        calls = [stub.call for stub in self._stubs if stub.call is not None]
-        for stub in self._stubs:
-            stub.seen = stub.call = None
+        self._forget()
         return h, calls
+
+    def _forget(self) -> None:
+        for stub in self._stubs:
+            stub.forget()
 
     @contextmanager
     def _entering(self, h: Tensor) -> Iterator[None]:
@@ -222,45 +235,29 @@ class Skeleton:
         try:
             yield
         finally:
-            for stub in self._stubs:
-                stub.seen = stub.call = stub.override = None
-
-    def _settle_stubs(self) -> None:
-        """Learn whether blocks return tuples, and that a block's call depends on the shape of the input alone."""
-        ids = torch.zeros((1, 4), dtype=torch.int64, device=self.device)
-        for returns_tuple in (False, True):
-            for stub in self._stubs:
-                stub.returns_tuple = returns_tuple
-            if self._chains(ids):
-                break
-        else:
-            raise self._shared("something happens to the hidden state between blocks")
-        _, calls = self._walk(ids)
-        _, others = self._walk(ids + 1)
-        for index, (one, other) in enumerate(zip(calls, others, strict=True), start=1):
-            if not _same(one, other):
-                raise self._shared(f"block {index} is given more of the tokens than the hidden state")
+            last.override = None
+            self._forget()
 
     @torch.no_grad()
-    def _chains(self, ids: Tensor) -> bool:
-        try:
-            logits = self._model(input_ids=ids, use_cache=False).logits
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-            return False  # a model that unpacks tuples chokes on a tensor, and the other way round
-        seen = [stub.seen for stub in self._stubs]
-        first = seen[0]
-        width = (*ids.shape, self.architecture.hidden_size)
-        return (
-            first is not None and first.shape == width and all(h is first for h in seen) and logits.ndim == len(width)
-        )
+    def _settle_stubs(self) -> None:
+        """Learn whether blocks return tuples, and see that a block's call depends on nothing but the input's shape."""
+        ids = torch.zeros((1, 4), dtype=torch.int64, device=self.device)
+        if not self._passes(ids):
+            for stub in self._stubs:
+                stub.returns_tuple = True
+        h, calls = self._walk(ids)
+        if h.shape != (*ids.shape, self.architecture.hidden_size):
+            raise _not_separable(f"they work on a hidden state of shape {list(h.shape)}")
+        _, others = self._walk(ids + 1)
+        if not _same(calls, others):
+            raise _not_separable("they are given more of the tokens than the hidden state")
 
-    def _shared(self, why: str) -> UnsupportedModel:
-        return UnsupportedModel(
-            f"Blocks of {self.architecture.model_type!r} cannot be run one at a time: {why}.",
-            remedy="Audit a dense decoder-only transformer whose blocks see nothing but the hidden state.",
-            pointer="/checkpoint",
-            slug="model-shared-state",
-        )
+    def _passes(self, ids: Tensor) -> bool:
+        """Whether stubs that return bare tensors suit the model: one that expects tuples takes the first sequence."""
+        try:
+            return bool(self._model(input_ids=ids, use_cache=False).logits.ndim == ids.ndim + 1)
+        except UnsupportedModel:
+            return False
 
     def _find_head(self) -> list[str]:
         """Names of the parameters on the path from h[K] to the logits, each tied name on its own."""
@@ -272,6 +269,15 @@ class Skeleton:
             logits = self.logits(torch.zeros((1, 1, self.architecture.hidden_size), device=self.device), leaves)
             grads = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
         return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
+
+
+def _not_separable(why: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"The blocks cannot be run one at a time: {why}.",
+        remedy="Audit a dense decoder-only transformer whose blocks see nothing but the hidden state.",
+        pointer="/checkpoint",
+        slug="model-shared-state",
+    )
 
 
 def _same(one: Any, other: Any) -> bool:
