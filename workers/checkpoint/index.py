@@ -43,8 +43,12 @@ def read_tensors(reader: Reader, limits: Limits) -> dict[str, StoredTensor]:
             pointer="/checkpoint",
             files=missing[:100],
         )
-    headers = reader.at_once(lambda shard: read_header(reader, shard, limits), shards)
-    return _match(weight_map, headers)
+    read = reader.at_once(lambda shard: _read_shard(reader, shard, weight_map, limits), shards)
+    tensors = {tensor.name: tensor for shard in read for tensor in shard}
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise _mismatch(f"{INDEX_FILE} has {quoted(name)} in {shard}, but it is not there")
+    return tensors
 
 
 def _read_weight_map(reader: Reader, limits: Limits) -> dict[str, str]:
@@ -78,22 +82,16 @@ def _is_plain_name(file: Any, limits: Limits) -> bool:
     )
 
 
-def _match(weight_map: dict[str, str], headers: list[list[StoredTensor]]) -> dict[str, StoredTensor]:
-    """Index and headers must tell the same story: each tensor once, in the file where the index has it."""
-    tensors: dict[str, StoredTensor] = {}
-    for tensor in (tensor for header in headers for tensor in header):
-        said = weight_map.get(tensor.name)
-        if tensor.name in tensors:
-            first = tensors[tensor.name].file
-            raise _mismatch(f"{quoted(tensor.name)} is in {first} and again in {tensor.file}")
-        if said is None:
-            raise _mismatch(f"{quoted(tensor.name)} in {tensor.file} is not in {INDEX_FILE}")
-        tensors[tensor.name] = tensor
-    for name, file in weight_map.items():
-        if name not in tensors:
-            raise _mismatch(f"{INDEX_FILE} has {quoted(name)} in {file}, but it is in none of the files")
-        if tensors[name].file != file:
-            raise _mismatch(f"{INDEX_FILE} has {quoted(name)} in {file}, but it is in {tensors[name].file}")
+def _read_shard(reader: Reader, shard: str, weight_map: dict[str, str], limits: Limits) -> list[StoredTensor]:
+    """A shard's tensors, each of which the index must have in this file: so no tensor comes twice."""
+    tensors = read_header(reader, shard, limits)
+    for tensor in tensors:
+        if tensor.name not in weight_map:
+            raise _mismatch(f"{quoted(tensor.name)} is in {shard}, but not in {INDEX_FILE}")
+        if weight_map[tensor.name] != shard:
+            raise _mismatch(
+                f"{quoted(tensor.name)} is in {shard}, but {INDEX_FILE} has it in {weight_map[tensor.name]}"
+            )
     return tensors
 
 

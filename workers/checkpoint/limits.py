@@ -8,14 +8,14 @@ class Limits:
     """Bounds on what a checkpoint may ask of its reader; the defaults hold every published dense model."""
 
     config_bytes: int = 4 << 20
-    header_bytes: int = 16 << 20
-    """Of one safetensors file. The reference implementation allows 100 MB; parsed, hostile JSON takes twenty times its
-    size, and the headers of dense models have kilobytes."""
-    index_bytes: int = 16 << 20
+    header_bytes: int = 4 << 20
+    """Of one safetensors file: 200 bytes for each tensor. The reference implementation allows 100 MB, but hostile JSON
+    takes 25 times its size once it is parsed, and several headers are read at once."""
+    index_bytes: int = 4 << 20
     tokenizer_bytes: int = 256 << 20
     shards: int = 4096
-    tensors: int = 100_000
-    """Over all shards."""
+    tensors: int = 20_000
+    """Over all shards; 512 blocks of 30 tensors are fewer."""
     dimensions: int = 8
     """Of one tensor."""
     name_length: int = 512
