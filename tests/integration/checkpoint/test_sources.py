@@ -1,0 +1,104 @@
+"""Checkpoints through the sources that the service reads them from: a directory, and a real S3 server."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from peelbound.service.settings import Settings
+from peelbound.service.sources import open_source
+from peelbound.service.uris import AllowList
+from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.errors import CheckpointChanged, CheckpointError
+from peelbound.workers.source import ByteSource
+from tests.s3_server import S3Server, s3_server
+
+__all__ = ["s3_server"]
+
+
+class Place:
+    """Where a checkpoint lies, in one of the two kinds of storage."""
+
+    def __init__(self, uri: str, settings: Settings, write: Callable[[str, bytes], Any]) -> None:
+        self.write = write
+        self._resolved = AllowList([uri]).resolve(uri, "/checkpoint")
+        self._settings = settings
+
+    def source(self) -> ByteSource:
+        return open_source(self._resolved, self._settings)
+
+
+@pytest.fixture(params=["directory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "directory":
+        directory = tmp_path / "placed"
+        directory.mkdir()
+        return Place(directory.as_uri(), Settings(), lambda name, data: (directory / name).write_bytes(data))
+    server: S3Server = request.getfixturevalue("s3_server")
+    bucket = server.new_bucket()
+    client = server.access().client()
+    settings = Settings(
+        s3_endpoint_url=server.endpoint_url,
+        s3_access_key_id=server.access().access_key_id,
+        s3_secret_access_key=server.access().secret_access_key,
+    )
+    return Place(
+        f"s3://{bucket}/runs/7",
+        settings,
+        lambda name, data: client.put_object(Bucket=bucket, Key=f"runs/7/{name}", Body=data),
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[LlamaForCausalLM, dict[str, bytes]]:
+    """A model and the files that it was saved to, in several shards."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config).bfloat16()
+    model.save_pretrained(tmp_path / "saved", max_shard_size="12KB")
+    return model, {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+
+
+def test_a_walk_gives_the_saved_weights_and_reads_each_byte_once(place, saved):
+    model, files = saved
+    for name, data in files.items():
+        place.write(name, data)
+    checkpoint = Checkpoint.open(place.source())
+    at_open = checkpoint.bytes_read
+    for part in checkpoint.read_parts([1, 2, 3]):
+        expected = model.model.layers[part.index - 1].state_dict()
+        tensors = part.tensors()
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, expected[name].float()), name
+    assert checkpoint.bytes_read - at_open == sum(checkpoint.part_bytes[1:])
+
+
+def test_a_checkpoint_that_is_written_to_while_it_is_walked_ends_the_walk(place, saved):
+    _, files = saved
+    for name, data in files.items():
+        place.write(name, data)
+    checkpoint = Checkpoint.open(place.source())
+    checkpoint.read_part(1)
+    for name, data in files.items():
+        if name.endswith(".safetensors"):
+            place.write(name, data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointChanged) as caught:
+        list(checkpoint.read_parts([2, 3]))
+    assert caught.value.slug == "checkpoint-changed"
+    assert caught.value.remedy
+
+
+def test_a_shard_that_is_still_being_copied_is_named(place, saved):
+    _, files = saved
+    last = max(name for name in files if name.endswith(".safetensors"))
+    for name, data in files.items():
+        place.write(name, data[: len(data) // 2] if name == last else data)
+    with pytest.raises(CheckpointError, match=last) as caught:
+        Checkpoint.open(place.source())
+    assert caught.value.slug == "checkpoint-truncated"
