@@ -106,7 +106,6 @@ class Leases:
             advance(connection, guard, now, AuditState.CANCELLED, attempt)
             return None
         change: dict[str, Any] = {
-            "attempt": attempt + 1,
             "lease_owner": owner,
             "claimable_at": now + self._lease,
             "started_at": func.coalesce(AuditRow.started_at, now),
@@ -171,9 +170,7 @@ class Leases:
         it. False when the claim is lost or the audit was cancelled.
         """
         with writing(self._engine) as connection:
-            outcome = self._end(
-                connection, claim, AuditState.SUCCEEDED, manifest_key=manifest_key, summary=summary, problem=None
-            )
+            outcome = self._end(connection, claim, AuditState.SUCCEEDED, manifest_key=manifest_key, summary=summary)
             if outcome is not None:
                 return outcome is AuditState.SUCCEEDED
             published = connection.scalar(

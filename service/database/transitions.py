@@ -45,14 +45,15 @@ def advance(
     problem: Problem | None = None,
     **values: Any,
 ) -> bool:
-    """Bring the audit to `state` if the guard holds; `attempt` and `problem` are what the event tells its readers."""
+    """Bring the audit to `state`, in attempt `attempt`, if the guard holds; the event says both, and the problem."""
     data: dict[str, Any] = {"state": state, "attempt": attempt}
     if problem is not None:
         data["problem"] = problem.model_dump(mode="json", exclude_none=True)
-        values["problem"] = problem
+    if problem is not None or state is AuditState.SUCCEEDED:
+        values["problem"] = problem  # Success makes what an earlier attempt failed of moot.
     if state.ended:
         values |= {"ended_at": now, "claimable_at": None, "lease_owner": None}
-    return record(connection, guard, now, event, data, state=state, **values)
+    return record(connection, guard, now, event, data, state=state, attempt=attempt, **values)
 
 
 def append(
