@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from bench.stdlib_models import Corpus, ModelSize, Recipe, library_files, prepare_corpus, train
+from bench.stdlib_models import Corpus, ModelSize, Recipe, library_files, prepare_corpus, train, train_all
 
 MINIATURE = Recipe(
     size=ModelSize(hidden=32, intermediate=64, blocks=3, heads=2),
@@ -83,3 +83,16 @@ def test_the_same_recipe_gives_the_same_weights_and_leaves_the_random_state(corp
 def test_a_block_that_does_not_exist_cannot_be_frozen(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"frozen_block 4 is not one of 1\.\.3"):
         next(train(corpus, replace(MINIATURE, frozen_block=4), tmp_path))
+
+
+def test_models_trained_side_by_side_are_those_trained_alone(corpus: Corpus, tmp_path: Path) -> None:
+    recipes = {tmp_path / "sound": MINIATURE, tmp_path / "frozen": replace(MINIATURE, frozen_block=1)}
+    steps = list(train_all(corpus, recipes))
+    alone = [step.training_loss for step in train(corpus, MINIATURE, tmp_path / "alone")]
+    assert [step.training_loss for directory, step in steps if directory.name == "sound"] == alone
+    assert len(steps) == 2 * MINIATURE.steps
+
+
+def test_a_training_that_fails_fails_all(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen_block"):
+        list(train_all(corpus, {tmp_path: replace(MINIATURE, frozen_block=9)}))

@@ -1,0 +1,234 @@
+"""`make demo`: two training runs, one with a block frozen by mistake, and what their audits say.
+
+Nothing here is known to the product: it sees checkpoints and text like anybody's. The frozen block's number is used
+only to train and to tell, at the end, whether the audit was right.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.stdlib_models import Corpus, Recipe, prepare_corpus, train_all
+from peelbound.client import Client
+from peelbound.local import read_token, running_url
+from peelbound.service.schemas.record import AuditRecord, AuditState, EventType
+from peelbound.service.schemas.record import Progress as AuditProgress
+from peelbound.service.schemas.report import Summary
+from peelbound.service.schemas.request import AuditRequest, Calibration, Preset, Provenance
+
+OUTPUT = Path("demo-output").absolute()
+FROZEN_BLOCK = 3
+RECIPES = {"sound": Recipe(), "frozen": Recipe(frozen_block=FROZEN_BLOCK)}
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of one of the runs."""
+
+    run: str
+    step: int
+    training_loss: float
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """How the demo calls it."""
+        return f"{self.run} {self.step}"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A checkpoint with what its audit found."""
+
+    checkpoint: Checkpoint
+    record: AuditRecord
+    summary: Summary
+    page: Path
+
+    @property
+    def blocks_named(self) -> list[int]:
+        """Every block that is not called sound."""
+        return sorted([*self.summary.inert_blocks, *self.summary.lagging_blocks])
+
+
+def main() -> None:
+    """Run the demo; exit status 1 when an audit fails."""
+    console = Console()
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir()
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        corpus, checkpoints = trained(progress)
+        with embedded_service(progress) as client:
+            audits = audited(client, corpus, checkpoints, progress)
+            pages = run_pages(client)
+    console.print(table(audits))
+    console.print("What each checkpoint's audit found:")
+    for audit in audits:
+        console.print(f"  {audit.page}", soft_wrap=True, highlight=False)
+    console.print("Each run's training loss against the bounds its audits found:")
+    for page in pages:
+        console.print(f"  {page}", soft_wrap=True, highlight=False)
+    console.print()
+    console.print(conclusion(audits), style="bold")
+
+
+def trained(progress: Progress) -> tuple[Corpus, list[Checkpoint]]:
+    """Train all runs side by side; their checkpoints by run and step."""
+    preparing = progress.add_task("standard library", total=1, note="learning a tokenizer")
+    corpus = prepare_corpus(OUTPUT / "corpus")
+    progress.update(preparing, completed=1, note=f"{len(corpus.train) / 1e6:.1f}M tokens to train on")
+
+    directories = {OUTPUT / "runs" / run: recipe for run, recipe in RECIPES.items()}
+    bars = {
+        directory: progress.add_task(f"training {directory.name}", total=recipe.steps, note="")
+        for directory, recipe in directories.items()
+    }
+    checkpoints = []
+    for directory, step in train_all(corpus, directories):
+        progress.update(bars[directory], completed=step.step, note=f"loss {step.training_loss:.2f}")
+        if step.checkpoint is not None:
+            checkpoints.append(Checkpoint(directory.name, step.step, step.training_loss, step.checkpoint))
+    runs = list(RECIPES)
+    return corpus, sorted(checkpoints, key=lambda checkpoint: (runs.index(checkpoint.run), checkpoint.step))
+
+
+@contextmanager
+def embedded_service(progress: Progress) -> Iterator[Client]:
+    """`peelbound up` on a state directory of the demo's own, and a client of it."""
+    starting = progress.add_task("peelbound up", total=1, note="")
+    state_dir, log = OUTPUT / "service", OUTPUT / "service.log"
+    peelbound = Path(sys.executable).with_name("peelbound")
+    command: list[str | Path] = [peelbound, "up", "--state-dir", state_dir, "--port", "0", "--allow", OUTPUT]
+    with log.open("wb") as output:
+        service = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while (url := running_url(state_dir)) is None:
+            if service.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"The service did not start:\n{log.read_text()}")
+            time.sleep(0.1)
+        progress.update(starting, completed=1, note=url)
+        with Client(url, read_token(state_dir)) as client:
+            yield client
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def audited(client: Client, corpus: Corpus, checkpoints: list[Checkpoint], progress: Progress) -> list[Audited]:
+    """Submit every checkpoint, follow the audits and keep their pages."""
+    calibration = Calibration(uri=corpus.held_out_path.as_uri(), provenance=Provenance.UNSEEN)
+    submitted = []
+    for checkpoint in checkpoints:
+        request = AuditRequest(
+            checkpoint=checkpoint.path.as_uri(),
+            calibration=calibration,
+            preset=Preset.STANDARD,
+            run=checkpoint.run,
+            step=checkpoint.step,
+            training_loss=checkpoint.training_loss,
+        )
+        bar = progress.add_task(f"auditing {checkpoint.name}", total=1.0, note="queued")
+        submitted.append((checkpoint, client.submit(request), bar))
+
+    audits = []
+    for checkpoint, record, bar in submitted:
+        for event in client.events(record.id):
+            if event.type is EventType.PROGRESS:
+                now = AuditProgress.model_validate(event.data)
+                note = f"{now.phase.replace('_', ' ')}, {now.problems_done} of {now.problems_planned} problems"
+                progress.update(bar, completed=now.fraction, note=note)
+        ended = client.get(record.id)
+        if ended.state is not AuditState.SUCCEEDED or ended.summary is None:
+            why = ended.problem.detail if ended.problem else ended.state
+            sys.exit(f"The audit of {checkpoint.name} did not succeed: {why} ({OUTPUT / 'service.log'})")
+        progress.update(bar, completed=1.0, note=ended.summary.status)
+        page = OUTPUT / f"{checkpoint.run}-{checkpoint.step}.html"
+        page.write_text(client.report_html(record.id), encoding="utf-8")
+        audits.append(Audited(checkpoint, ended, ended.summary, page))
+    return audits
+
+
+def run_pages(client: Client) -> list[Path]:
+    """Save each run's YES cloud."""
+    pages = []
+    for run in RECIPES:
+        page = OUTPUT / f"{run}.html"
+        page.write_text(client.run_html(run), encoding="utf-8")
+        pages.append(page)
+    return pages
+
+
+def table(audits: list[Audited]) -> Table:
+    """The audits side by side; losses in nats per token."""
+    result = Table(title="Two runs, audited on files that neither has seen (losses in nats per token)")
+    for heading in (
+        "checkpoint",
+        "training loss",
+        "loss on check",
+        "YES bound",
+        "head control",
+        "verdict",
+        "blocks named",
+    ):
+        result.add_column(
+            heading, justify="right" if "loss" in heading or heading in ("YES bound", "head control") else "left"
+        )
+    for audit in audits:
+        cloud = audit.summary.cloud
+        named = [f"{block} inert" for block in audit.summary.inert_blocks]
+        named += [f"{block} lagging" for block in audit.summary.lagging_blocks]
+        result.add_row(
+            audit.checkpoint.name,
+            f"{audit.checkpoint.training_loss:.3f}",
+            f"{cloud.trained_check:.3f}",
+            "—" if cloud.bound_check is None else f"{cloud.bound_check:.3f}",
+            f"{cloud.head_control_check:.3f}",
+            audit.summary.status,
+            ", ".join(named) or "none",
+            end_section=audit.checkpoint.step == RECIPES[audit.checkpoint.run].steps,
+        )
+    return result
+
+
+def conclusion(audits: list[Audited]) -> str:
+    """What the audits of the last checkpoints tell that the loss curves do not, from the results alone."""
+    last = {audit.checkpoint.run: audit for audit in audits}
+    sound, frozen = last["sound"], last["frozen"]
+    gap = abs(frozen.checkpoint.training_loss - sound.checkpoint.training_loss)
+    curves = f"At step {frozen.checkpoint.step} the two training losses are {gap:.2f} nats apart;"
+    if FROZEN_BLOCK in frozen.blocks_named:
+        others = [block for block in frozen.blocks_named if block != FROZEN_BLOCK]
+        found = f"the audit names block {FROZEN_BLOCK} of the second run, which was frozen by mistake"
+        found += f" (and also {_blocks(others)})," if others else ","
+    else:
+        found = f"the audit missed block {FROZEN_BLOCK} of the second run, which was frozen by mistake,"
+    accused = sound.blocks_named
+    return f"{curves} {found} and accuses {_blocks(accused) if accused else 'no block'} of the sound run."
+
+
+def _blocks(blocks: list[int]) -> str:
+    return ("block " if len(blocks) == 1 else "blocks ") + ", ".join(map(str, blocks))
+
+
+if __name__ == "__main__":
+    main()
