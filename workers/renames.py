@@ -5,6 +5,7 @@ Files keep the names of the code that wrote them. The library renames them on lo
 parameter unfilled without an error. So the library's own rules are applied, and a test pins them.
 """
 
+import re
 from collections.abc import Iterable
 
 from transformers import PreTrainedModel
@@ -13,6 +14,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from peelbound.workers.errors import UnsupportedModel
+
+# The fill value of attention masks, a buffer in old GPT-style files, which only some families of the library ignore.
+_OBSOLETE = re.compile(r"\.masked_bias$")
 
 
 def rename(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
@@ -56,4 +60,4 @@ def without_ignorable(model: PreTrainedModel, missing: set[str], unexpected: set
         skipped_pp_keys=set(),
     )
     model._adjust_missing_and_unexpected_keys(report)
-    return report.missing_keys, report.unexpected_keys
+    return report.missing_keys, {name for name in report.unexpected_keys if not _OBSOLETE.search(name)}

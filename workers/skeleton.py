@@ -267,8 +267,8 @@ class Skeleton:
         }
         with torch.enable_grad():
             logits = self.logits(torch.zeros((1, 1, self.architecture.hidden_size), device=self.device), leaves)
-            grads = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
-        return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
+        used = _graph_leaves(logits)
+        return [name for name, leaf in leaves.items() if leaf in used]
 
 
 def _not_separable(why: str) -> UnsupportedModel:
@@ -280,12 +280,29 @@ def _not_separable(why: str) -> UnsupportedModel:
     )
 
 
+def _graph_leaves(output: Tensor) -> set[Tensor]:
+    """The leaves that a gradient of `output` would reach, without computing one (it would be as large as the head)."""
+    leaves: set[Tensor] = set()
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(node.variable)
+        waiting.extend(following for following, _ in node.next_functions)
+    return leaves
+
+
 def _same(one: Any, other: Any) -> bool:
-    """Equality of two calls, tensors by value; objects that the library makes anew for each pass count as equal."""
+    """Equality of two calls, by value; other objects (the library makes some anew for each pass) by their type."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, bool | int | float | str):
+        return bool(one == other)
     return type(one) is type(other)
