@@ -1,0 +1,109 @@
+"""What to do next: a pure function of the report."""
+
+from peelbound.service.report import numbers
+from peelbound.service.schemas.report import BlockFinding, BlockReport, CheckpointVerdict, Report
+
+
+def advice(report: Report) -> list[str]:
+    """Short steps, the most telling first."""
+    steps = [*_control(report), *_blocks(report), *_checkpoint(report)]
+    if report.calibration.provenance == "unknown":
+        steps.append(
+            "Declare where the calibration data come from: only documents that training never saw, declared as "
+            "“unseen”, can show that a checkpoint is improvable or holds."
+        )
+    return steps
+
+
+def _control(report: Report) -> list[str]:
+    control = report.positive_control
+    if control is None:
+        return []
+    if not control.damage_seen:
+        return [
+            f"Do not lean on silence: the damage planted in block {control.block} was missed. Audit again with more "
+            "check documents before you conclude that nothing is wrong."
+        ]
+    if not control.right_block_named:
+        return [
+            f"Treat block names as leads: the damage planted in block {control.block} was seen, but "
+            + ("no block was named." if control.named_block is None else f"block {control.named_block} was named.")
+        ]
+    return []
+
+
+def _blocks(report: Report) -> list[str]:
+    inert = [b for b in report.blocks if b.finding is BlockFinding.INERT]
+    lagging = [b for b in report.blocks if b.finding is BlockFinding.LAGGING]
+    steps = []
+    if inert:
+        does, it = ("does", "it") if len(inert) == 1 else ("do", "them")
+        steps.append(
+            f"Find out why {_names(inert)} {does} nothing: compare the weights in two checkpoints, and look for parameters "
+            "that are frozen, missing from the optimiser, or left at their initial values. "
+            f"If training did reach {it}, leaving {it} out costs almost nothing."
+        )
+    for side, words in _SIDES.items():
+        of_side = [b for b in lagging if b.side == side]
+        if of_side:
+            steps.append(f"Look into {_names(of_side)}: {words}")
+    return steps
+
+
+_SIDES = {
+    "too_strong": "the output is too strong or harmful. Usual causes: noise or rounding from quantisation, a wrong "
+    "scale after conversion, a learning rate that overshoots there.",
+    "too_weak": "the output is too weak. Usual causes: a lost scale factor, too much decay or clipping, an adapter "
+    "merged at less than its strength.",
+    None: "re-solving it alone gains more than re-solving others. Train it longer or at its own learning rate, "
+    "and audit the next checkpoint.",
+}
+
+
+def _names(blocks: list[BlockReport]) -> str:
+    indices = [str(b.index) for b in blocks]
+    if len(indices) == 1:
+        return f"block {indices[0]}"
+    return f"blocks {', '.join(indices[:-1])} and {indices[-1]}"
+
+
+def _checkpoint(report: Report) -> list[str]:
+    status, summary = report.verdict.status, report.summary
+    match status:
+        case CheckpointVerdict.IMPROVABLE:
+            where = ""
+            if summary.best_block is not None and summary.best_block_gain is not None:
+                gain = numbers.signed(summary.best_block_gain.estimate)
+                where = f" Block {summary.best_block} alone gives {gain} nats per token."
+            return [
+                f"Keep training, or mend it: better weights exist within reach.{where}",
+                "If the learning rate has not annealed yet, a gain is expected: compare checkpoints at an equal point "
+                "of the schedule before calling it a fault.",
+            ]
+        case CheckpointVerdict.HOLDS:
+            return [
+                "Nothing to mend by local means at this budget. Only more or other data, a longer or another schedule, "
+                "or a larger model can be expected to help.",
+            ]
+        case CheckpointVerdict.IN_SAMPLE_ONLY:
+            return [
+                "Do not act on the gain on fit: it does not carry over to tokens that the solver did not see. Audit "
+                "with more fit documents if you want to know whether it would.",
+            ]
+        case CheckpointVerdict.INCONCLUSIVE:
+            needed = report.verdict.documents_needed
+            many = "more check documents" if needed is None else f"about {numbers.count(needed)} check documents"
+            return [f"Audit again with {many}: this audit could not have seen an effect of the size that matters."]
+        case CheckpointVerdict.ADAPTABLE:
+            return [
+                "If this is the data that you serve, fine-tune on it: the model has not fitted it as well as it could.",
+                "To learn whether training itself left something behind, audit on held-out documents of the training "
+                "distribution and declare them “unseen”.",
+            ]
+        case CheckpointVerdict.NO_GAIN_ON_THIS_DATA:
+            return [
+                "Local re-solving gains nothing on this data. To learn whether the checkpoint holds, audit on held-out "
+                "documents of the training distribution and declare them “unseen”.",
+            ]
+        case CheckpointVerdict.ESTIMATE_ONLY:
+            return ["Give at least 30 check documents: below that there are estimates, but no tested verdict."]

@@ -1,0 +1,211 @@
+"""Evidence along the depth of the network: small multiples over one axis of blocks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from markupsafe import Markup
+
+from peelbound.service.report import numbers
+from peelbound.service.report.charts import svg
+from peelbound.service.report.charts.scale import Scale, block_ticks, tick_label
+from peelbound.service.schemas.report import BlockFinding, BlockReport, Interval
+
+_HEADER, _TITLE, _PLOT, _GAP, _FOOTER = 22, 24, 88, 20, 36
+
+_LABEL_ROOM = 21
+"""Per cent of the width that a column's name takes on a phone."""
+
+_FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a block, with its interval if one was measured, moved sideways by `shift` of a block's width."""
+
+    block: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+    shape: str = "circle"
+    class_: str = "mark"
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One measurement over the blocks."""
+
+    title: str
+    hint: str
+    points: list[Point]
+    root: bool = False
+    limits: dict[int, float] = field(default_factory=dict)
+    """By block: the distance from zero beyond which values count."""
+
+
+def panels(blocks: Sequence[BlockReport]) -> list[Panel]:
+    """The four measurements that findings rest on."""
+    return [
+        Panel("Gain, nats", "above 0: re-solved, it is better", _intervals(blocks, _gain)),
+        Panel("Skip cost, nats", "near 0: it does nothing", _intervals(blocks, _skip), root=True),
+        Panel("Block influence", "how far it turns its input", _influences(blocks), root=True),
+        Panel("Scale score, z", _scores_hint(blocks), _scores(blocks), limits=_limits(blocks)),
+    ]
+
+
+def _gain(block: BlockReport) -> Interval:
+    return block.gain
+
+
+def _skip(block: BlockReport) -> Interval:
+    return block.skip_cost
+
+
+def _intervals(blocks: Sequence[BlockReport], pick: Callable[[BlockReport], Interval]) -> list[Point]:
+    points = []
+    for block in blocks:
+        value = pick(block)
+        shape, class_ = _look(block)
+        points.append(Point(block.index, value.estimate, value.low, value.high, shape, class_))
+    return points
+
+
+def _influences(blocks: Sequence[BlockReport]) -> list[Point]:
+    return [Point(b.index, b.block_influence, shape=_look(b)[0], class_=_look(b)[1]) for b in blocks]
+
+
+def _look(block: BlockReport) -> tuple[str, str]:
+    return _FINDING_SHAPES.get(block.finding, "circle"), f"mark {block.finding}"
+
+
+def _has_sublayers(blocks: Sequence[BlockReport]) -> bool:
+    return any(b.attention_scale is not None or b.mlp_scale is not None for b in blocks)
+
+
+def _scores_hint(blocks: Sequence[BlockReport]) -> str:
+    marks = "● attention  ◆ MLP · " if _has_sublayers(blocks) else ""
+    return f"{marks}+ too strong, − too weak"
+
+
+def _limits(blocks: Sequence[BlockReport]) -> dict[int, float]:
+    return {b.index: b.scale_limit for b in blocks if b.scale_limit is not None and math.isfinite(b.scale_limit)}
+
+
+def _scores(blocks: Sequence[BlockReport]) -> list[Point]:
+    if not _has_sublayers(blocks):
+        return [Point(b.index, b.block_scale.z, class_="mark attention") for b in blocks]
+    points = []
+    for b in blocks:
+        if b.attention_scale is not None:
+            points.append(Point(b.index, b.attention_scale.z, class_="mark attention", shift=-0.14))
+        if b.mlp_scale is not None:
+            points.append(Point(b.index, b.mlp_scale.z, shape="diamond", class_="mark mlp", shift=0.14))
+    return points
+
+
+def blocks_chart(blocks: Sequence[BlockReport]) -> Markup:
+    """All panels in one picture; blocks that are not sound are a named column through all of them."""
+    K = len(blocks)
+    drawn_panels = panels(blocks)
+    step = _TITLE + _PLOT + _GAP
+    bottom = _HEADER + step * len(drawn_panels) - _GAP
+    content = [_column(block, K, bottom) for block in blocks if block.finding is not BlockFinding.SOUND]
+    content += _column_labels(blocks)
+    for i, panel in enumerate(drawn_panels):
+        content += _panel(panel, K, _HEADER + step * i)
+    content += _axis(blocks, bottom)
+    content += [_tooltip(block, K, bottom) for block in blocks]
+    return svg.picture("blocks-chart", "Evidence per block", _description(blocks), bottom + _FOOTER, *content)
+
+
+def _x(block: int, K: int, shift: float = 0.0) -> float:
+    return (block - 0.5 + shift) / K * 100
+
+
+def _column(block: BlockReport, K: int, bottom: float) -> Markup:
+    return svg.rect((block.index - 1) / K * 100, _HEADER - 4, 100 / K, bottom - _HEADER + 4, f"column {block.finding}")
+
+
+def _column_labels(blocks: Sequence[BlockReport]) -> list[Markup]:
+    """Names over the columns, one for neighbours; a name that would run into the one before is left to the table."""
+    K, free_from, drawn = len(blocks), -1.0, []
+    for finding, run in groupby(blocks, key=lambda block: block.finding):
+        indices = [block.index for block in run]
+        x = (_x(indices[0], K) + _x(indices[-1], K)) / 2
+        if finding is BlockFinding.SOUND or x < free_from:
+            continue
+        anchor = "start" if x < 12 else "end" if x > 88 else "middle"
+        drawn.append(svg.text(f"{_span(indices)} {finding}", x, 12, anchor=anchor, class_=f"named {finding}"))
+        free_from = x + _LABEL_ROOM
+    return drawn
+
+
+def _span(indices: Sequence[int]) -> str:
+    return str(indices[0]) if len(indices) == 1 else f"{indices[0]}–{indices[-1]}"
+
+
+def _panel(panel: Panel, K: int, top: float) -> list[Markup]:
+    values = [v for p in panel.points for v in (p.value, p.low, p.high)]
+    values += [sign * limit for limit in panel.limits.values() for sign in (-1, 1)]
+    floor = top + _TITLE + _PLOT
+    scale = Scale.fitting(values, floor, top + _TITLE, root=panel.root)
+    title = svg.tag(
+        "text",
+        svg.tag("tspan", panel.title, class_="panel-title"),
+        svg.tag("tspan", panel.hint, class_="hint", dx=8),
+        x="0%",
+        y=top + 12,
+    )
+    drawn = [title]
+    ticks = scale.ticks(3)
+    for tick in ticks:
+        y = scale(tick)
+        drawn += [
+            svg.line(0, y, 100, y, "zero" if tick == 0 else "grid"),
+            svg.text(tick_label(tick), 0, y + 4, anchor="end", dx=-8, class_="tick"),
+        ]
+    for index, limit in panel.limits.items():
+        left, right = _x(index, K, -0.4), _x(index, K, 0.4)
+        drawn += [svg.line(left, scale(side), right, scale(side), "limit") for side in (-limit, limit)]
+    radius = 4.2 if K <= 16 else 3.2 if K <= 40 else 2.4
+    for point in panel.points:
+        x = _x(point.block, K, point.shift)
+        if point.low is not None and point.high is not None and math.isfinite(point.low) and math.isfinite(point.high):
+            drawn.append(svg.line(x, scale(point.low), x, scale(point.high), f"whisker {point.class_}"))
+        if math.isfinite(point.value):
+            # Named blocks must be found among a hundred.
+            size = radius if point.shape == "circle" else max(radius, 3.8)
+            drawn.append(svg.mark(point.shape, x, scale(point.value), size, point.class_))
+    return drawn
+
+
+def _axis(blocks: Sequence[BlockReport], bottom: float) -> list[Markup]:
+    K = len(blocks)
+    named = {b.index for b in blocks if b.finding is not BlockFinding.SOUND}
+    drawn = [
+        svg.text(str(i), _x(i, K), bottom + 17, anchor="middle", class_="tick strong" if i in named else "tick")
+        for i in block_ticks(K)
+    ]
+    return [*drawn, svg.text("block", 0, bottom + 17, anchor="end", dx=-8, class_="tick")]
+
+
+def _tooltip(block: BlockReport, K: int, bottom: float) -> Markup:
+    lines = [
+        f"Block {block.index}: {block.finding}",
+        f"gain {numbers.gain(block.gain)}",
+        f"skip cost {numbers.interval(block.skip_cost)}",
+        f"influence {numbers.decimal(block.block_influence)}",
+        f"scale z: attention {numbers.score(block.attention_scale)}, MLP {numbers.score(block.mlp_scale)}, "
+        f"block {numbers.score(block.block_scale)}",
+    ]
+    title = svg.tag("title", "\n".join(lines))
+    return svg.rect((block.index - 1) / K * 100, _HEADER, 100 / K, bottom - _HEADER, "hover", title)
+
+
+def _description(blocks: Sequence[BlockReport]) -> str:
+    named = [f"block {b.index} is {b.finding}" for b in blocks if b.finding is not BlockFinding.SOUND]
+    found = "; ".join(named) or "all blocks are sound"
+    measured = "Gain, skip cost, block influence and scale scores"
+    return f"{measured} of {len(blocks)} blocks: {found}. The table has all numbers."

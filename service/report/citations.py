@@ -1,0 +1,82 @@
+"""What a citation's path means to a reader: a name, its value, and the section of the page that holds it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peelbound.service.report import numbers
+from peelbound.service.schemas.report import Citation, Report
+
+_SECTIONS = {
+    "trained": "losses",
+    "head_control": "losses",
+    "networks": "losses",
+    "bound": "losses",
+    "summary": "losses",
+    "blocks": "blocks",
+    "matrix": "matrix",
+    "positive_control": "control",
+    "calibration": "settings",
+    "checkpoint": "settings",
+    "settings": "settings",
+    "environment": "settings",
+    "request": "reproduce",
+}
+
+_LEAVES = {"estimate": "", "low": "low end", "high": "high end", "z": "z"}
+_UNSPOKEN = {"verdict", "summary", "splits"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A citation as drawn."""
+
+    name: str
+    value: str
+    path: str
+    section: str | None
+    """The id of the section that shows it, or None."""
+
+
+def references(report: Report, citations: Sequence[Citation]) -> list[Reference]:
+    """Name the citations of a sentence; an estimate and the two ends of its interval become one.
+
+    ``/blocks/2/gain/estimate``, ``…/low`` and ``…/high`` become ``block 3, gain  +0.0071 [0.0052, 0.0090]``.
+    """
+    by_path = {citation.path: citation.value for citation in citations}
+    whole = {p.removesuffix("/estimate") for p in by_path if p.endswith("/estimate")}
+    whole = {base for base in whole if f"{base}/low" in by_path and f"{base}/high" in by_path}
+    drawn = []
+    for citation in citations:
+        base, _, leaf = citation.path.rpartition("/")
+        if base in whole and leaf in ("low", "high"):
+            continue
+        value = numbers.scalar(citation.value)
+        if base in whole and leaf == "estimate":
+            value = f"{value} [{numbers.scalar(by_path[f'{base}/low'])}, {numbers.scalar(by_path[f'{base}/high'])}]"
+        drawn.append(_reference(report, citation.path, value))
+    return drawn
+
+
+def _reference(report: Report, path: str, value: str) -> Reference:
+    parts = [part for part in path.split("/") if part]
+    section = _SECTIONS.get(parts[0]) if parts else None
+    return Reference(", ".join(_words(report, parts)) or "value", value, path, section)
+
+
+def _words(report: Report, parts: list[str]) -> list[str]:
+    head, rest = _item(report, parts)
+    words = [head, *(_LEAVES.get(part, part.replace("_", " ")) for part in rest if part not in _UNSPOKEN)]
+    return [word for word in words if word]
+
+
+def _item(report: Report, parts: list[str]) -> tuple[str, list[str]]:
+    """A list's item by its own name: pointers count from 0 where blocks count from 1."""
+    if len(parts) >= 2 and parts[1].isascii() and parts[1].isdigit():
+        index, rest = int(parts[1]), parts[2:]
+        if parts[0] == "blocks" and index < len(report.blocks):
+            return f"block {report.blocks[index].index}", rest
+        if parts[0] == "networks" and index < len(report.networks):
+            return report.networks[index].name, rest
+        if parts[0] == "matrix" and index < len(report.matrix):
+            return f"h{report.matrix[index].source} → h{report.matrix[index].target}", rest
+    return "", parts

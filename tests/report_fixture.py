@@ -1,0 +1,427 @@
+"""Synthetic reports that look like real ones, for the tests of whatever shows reports."""
+
+import math
+import random
+from datetime import UTC, datetime
+from typing import Any
+
+from peelbound.service.schemas.record import AuditRecord, AuditState, RunPoint, RunSeries
+from peelbound.service.schemas.report import (
+    BlockCandidate,
+    BlockFinding,
+    BlockReport,
+    Bound,
+    CalibrationReport,
+    CheckpointReport,
+    CheckpointVerdict,
+    Citation,
+    CloudSummary,
+    ControlReport,
+    HeadControlReport,
+    Interval,
+    LossReport,
+    MatrixCell,
+    NetworkReport,
+    Report,
+    Score,
+    Sentence,
+    SplitReport,
+    Summary,
+    Verdict,
+)
+from peelbound.service.schemas.request import AuditRequest
+
+REQUEST: dict[str, Any] = {
+    "checkpoint": "s3://models/baseline/step-00800",
+    "calibration": {
+        "uri": "s3://corpora/stdlib-heldout.jsonl",
+        "texts": None,
+        "token_ids": None,
+        "text_field": "text",
+        "provenance": "unseen",
+        "sequence_length": 128,
+        "fit_sequences": 64,
+        "select_sequences": 32,
+        "check_sequences": 96,
+        "split_seed": 0,
+    },
+    "preset": "standard",
+    "options": {"rhos": None, "grain": 8, "tolerance": 0.01},
+    "seed": 0,
+}
+
+
+def around(estimate: float, error: float, *, simultaneous: bool = False) -> Interval:
+    """An interval of ±1.96 standard errors, or ±2.7 where it holds jointly."""
+    half = error * (2.7 if simultaneous else 1.96)
+    return Interval(
+        estimate=estimate,
+        low=estimate - half,
+        high=estimate + half,
+        standard_error=error,
+        simultaneous=simultaneous,
+    )
+
+
+def block(index: int, blocks: int, finding: BlockFinding, side: str | None, rng: random.Random) -> BlockReport:
+    """One block's evidence, as the finding makes it."""
+    inert, lagging = finding is BlockFinding.INERT, finding is BlockFinding.LAGGING
+    first = index == 1
+    gain = 0.0001 if inert else 0.0094 if lagging else rng.gauss(0.0004, 0.0007) - (0.002 if first else 0)
+    skip = 0.0003 if inert else 1.84 if first else rng.uniform(0.13, 0.2) * min(1.0, 8 / blocks)
+    push = {"too_strong": 11.0, "too_weak": -24.0}.get(side or "", 0.0)
+    reasons = {
+        BlockFinding.SOUND: "Nothing sets it apart from the other blocks.",
+        BlockFinding.INERT: "Leaving it out costs nothing, and it hardly turns its input.",
+        BlockFinding.LAGGING: "Both scale scores are far out on the same side.",
+    }
+    return BlockReport(
+        index=index,
+        finding=finding,
+        reason=Sentence(
+            text=reasons[finding],
+            cites=[
+                Citation(path=f"/blocks/{index - 1}/skip_cost/estimate", value=skip),
+                Citation(path=f"/blocks/{index - 1}/block_influence", value=0.0 if inert else 0.0563),
+            ],
+        ),
+        side=side,
+        gain=around(gain, 0.0006, simultaneous=True),
+        excess_gain=around(gain - 0.0003, 0.0007, simultaneous=True) if blocks > 1 else None,
+        smallest_visible_effect=0.0022,
+        others_influence=0.0561 if blocks > 1 else None,
+        scale_limit=6.0 if lagging else 6.9,
+        candidates=[
+            BlockCandidate(rho=0.0, select_gain=0.0, predicted_gain=0.0),
+            BlockCandidate(rho=0.3, select_gain=gain + 0.0003, predicted_gain=0.0121),
+            BlockCandidate(rho=1.0, select_gain=gain - 0.0041, predicted_gain=0.0263),
+        ],
+        chosen_rho=0.0 if gain < 0 else 0.3,
+        skip_cost=around(skip, 0.0001 if inert else skip * 0.05),
+        block_influence=0.00002 if inert else 0.31 if first else rng.uniform(0.045, 0.07) * min(1.0, 8 / blocks),
+        gradient_agreement=rng.uniform(0.5, 0.6),
+        attention_scale=Score(mean=0.001, z=0.0 if inert else push + rng.gauss(0, 1.8)),
+        mlp_scale=Score(mean=0.001, z=0.0 if inert else push * 1.3 + rng.gauss(0, 1.8)),
+        block_scale=Score(mean=0.001, z=0.0 if inert else push + rng.gauss(0, 1.8)),
+        weight_norm=38.0 + rng.uniform(0, 6),
+        residual=rng.uniform(0.004, 0.02),
+    )
+
+
+def network(
+    name: str, anchors: list[int], blocks: int, fit: float, check: float | None, trained: float
+) -> NetworkReport:
+    """A reference network with plausible residuals."""
+    target_map = [min(a for a in anchors if a >= k) for k in range(1, blocks + 1)]
+    gain = None if check is None else around(trained - check, 0.009)
+    return NetworkReport(
+        name=name,
+        anchors=anchors,
+        target_map=target_map,
+        fit_loss=fit,
+        select_loss=fit + 0.09,
+        fit_loss_unchanged_head=fit + 0.21,
+        head_refitted=True,
+        residuals=[0.004 * (1 + t - k) ** 1.5 for k, t in enumerate(target_map, start=1)],
+        check_loss=check,
+        gain=gain,
+        gain_over_control=gain,
+    )
+
+
+def matrix(blocks: int, band: int) -> list[MatrixCell]:
+    """A band of the peeling matrix: the wider, the dearer; block 1 is the dearest."""
+    cells = []
+    for source in range(blocks):
+        for target in range(source + 1, min(source + band, blocks) + 1):
+            width = target - source
+            cost = (0.081 if source == 0 else 0.01) * width**1.9 + 0.0007 * source
+            if (source, target) == (2, 3):
+                cost = -0.0012
+            cells.append(
+                MatrixCell(
+                    source=source, target=target, residual=0.01 * width, loss_increase=around(cost, 0.002 + 0.02 * cost)
+                )
+            )
+    return cells
+
+
+def control(*, seen: bool = True, named: bool = True, block: int = 4) -> ControlReport:
+    """A positive control that was found, half found or missed."""
+    return ControlReport(
+        block=block,
+        noise=0.84,
+        planted_cost=0.0497,
+        measured_cost=around(0.0512, 0.0031),
+        damage_seen=seen,
+        named_block=block if named else None,
+        right_block_named=named,
+        gain=around(0.0123 if seen else 0.0004, 0.0011),
+        attention_scale=Score(mean=0.01, z=9.1 if seen else 1.7),
+        mlp_scale=Score(mean=0.01, z=14.7 if seen else 1.7),
+        detail="The damage shows in both scale scores of the block."
+        if seen
+        else "No measurement moved beyond its error.",
+    )
+
+
+def build_report(
+    *,
+    blocks: int = 6,
+    inert: tuple[int, ...] = (),
+    lagging: dict[int, str | None] | None = None,
+    status: CheckpointVerdict = CheckpointVerdict.HOLDS,
+    headline: str = "This checkpoint holds: no competitor gained anything that matters",
+    provenance: str = "unseen",
+    check_documents: int = 96,
+    quick: bool = False,
+    band: int = 3,
+    planted: ControlReport | None = None,
+    request: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Report:
+    """A report in which the given blocks are not sound."""
+    rng = random.Random(seed)
+    lagging = lagging or {}
+
+    def finding(k: int) -> BlockFinding:
+        return BlockFinding.INERT if k in inert else BlockFinding.LAGGING if k in lagging else BlockFinding.SOUND
+
+    block_reports = [block(k, blocks, finding(k), lagging.get(k), rng) for k in range(1, blocks + 1)]
+    best = max(block_reports, key=lambda b: b.gain.estimate)
+    fit, check = 3.2604, 3.1163
+    yes0 = network("YES-0", [blocks], blocks, 3.6127, 3.6911, check)
+    direct = network("direct", list(range(1, blocks + 1)), blocks, 3.2982, None, check)
+    networks = [] if quick else [yes0, *([direct] if blocks > 1 else [])]
+    if blocks >= 4 and not quick:
+        middle = blocks // 2
+        networks.append(network(f"YES-1 {{{middle}}}", [middle, blocks], blocks, 3.2418, 3.2409, check))
+    lowest = min(networks, key=lambda n: n.fit_loss) if networks else None
+    picked = next((n for n in reversed(networks) if n.check_loss is not None), None)
+    bound = None
+    if lowest is not None and picked is not None and picked.check_loss is not None:
+        bound = Bound(
+            network=lowest.name,
+            fit_loss=lowest.fit_loss,
+            check_network=picked.name,
+            check_loss=picked.check_loss,
+            below_trained_on_fit=lowest.fit_loss < fit,
+            below_control_on_fit=False,
+            control_share=1.0,
+        )
+    head = HeadControlReport(
+        fit_loss=3.1987,
+        select_loss=3.2411,
+        check_loss=3.1184,
+        gain=around(-0.0021, 0.0012),
+        head_refitted=True,
+        extra_parameters=262_144,
+    )
+    documents_needed = 412 if status is CheckpointVerdict.INCONCLUSIVE else None
+    delta = 0.0268 if status is CheckpointVerdict.INCONCLUSIVE else 0.0041
+    best_path = f"/blocks/{best.index - 1}/gain"
+    sentences = [
+        Sentence(
+            text=f"Of {blocks} block references the best, block {best.index}, changes the loss on {check_documents} "
+            "unseen check documents by an amount whose interval holds for all blocks together.",
+            cites=[
+                Citation(path=f"{best_path}/estimate", value=best.gain.estimate),
+                Citation(path=f"{best_path}/low", value=best.gain.low),
+                Citation(path=f"{best_path}/high", value=best.gain.high),
+            ],
+        ),
+        Sentence(
+            text="Refitting only norm and head explains none of it.",
+            cites=[Citation(path="/head_control/gain/estimate", value=head.gain.estimate)],
+        ),
+        Sentence(
+            text="A gain of this size would have been seen with probability 0.8.",
+            cites=[
+                Citation(path="/verdict/smallest_visible_effect", value=delta),
+                Citation(path="/calibration/splits/check/documents", value=check_documents),
+            ],
+        ),
+    ]
+    split_sizes = {"fit": (64, 61), "select": (32, 34), "check": (96, check_documents)}
+    cloud = CloudSummary(
+        trained_fit=fit,
+        trained_check=check,
+        head_control_fit=head.fit_loss,
+        head_control_check=head.check_loss,
+        yes0_fit=None if quick else yes0.fit_loss,
+        yes0_check=None if quick else yes0.check_loss,
+        bound_fit=bound.fit_loss if bound else None,
+        bound_check=bound.check_loss if bound else None,
+    )
+    return Report(
+        summary=Summary(
+            status=status,
+            headline=headline,
+            cloud=cloud,
+            inert_blocks=list(inert),
+            lagging_blocks=sorted(lagging),
+            best_block=best.index,
+            best_block_gain=best.gain,
+            smallest_visible_effect=delta,
+            damage_seen=planted.damage_seen if planted else None,
+        ),
+        verdict=Verdict(
+            status=status,
+            headline=headline,
+            sentences=sentences,
+            smallest_visible_effect=delta,
+            documents_needed=documents_needed,
+        ),
+        trained=LossReport(fit=fit, select=3.2377, check=around(check, 0.0399)),
+        head_control=head,
+        networks=networks,
+        bound=bound,
+        blocks=block_reports,
+        matrix=[] if quick else matrix(blocks, band),
+        positive_control=planted,
+        calibration=CalibrationReport(
+            provenance=provenance,
+            splits={
+                name: SplitReport(
+                    documents=documents,
+                    sequences=sequences,
+                    tokens=sequences * 127,
+                    sha256=f"{i}" * 8 + "c0ffee" * 9 + "ab",
+                )
+                for i, (name, (sequences, documents)) in enumerate(split_sizes.items(), start=1)
+            },
+            duplicates_dropped=3,
+            sequence_length=128,
+            top_token_share=0.083,
+        ),
+        checkpoint=CheckpointReport(
+            sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            model_type="llama",
+            architecture="LlamaForCausalLM",
+            blocks=blocks,
+            parameters=1_452_928,
+            bytes=5_811_712,
+            stored_dtypes=["float32"],
+            tied_embeddings=True,
+        ),
+        settings={
+            "block": {"steps": 15, "learning_rate": 0.001, "rhos": [0.3, 1.0], "optimiser": "adam"},
+            "network": {"solver": "fast", "steps": 120, "learning_rate": 0.005},
+            "head": {"steps": 200, "patience": 5},
+            "grain": 8,
+            "seed": 0,
+            "thresholds": {"tolerance": 0.01, "skip": 0.005, "score_z": 6.0},
+        },
+        environment={
+            "peelbound": "0.1.0",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "python": "3.11",
+            "isa": "avx512",
+        },
+        request=request or {**REQUEST, "calibration": {**REQUEST["calibration"], "provenance": provenance}},
+        caveats=[
+            "A bound is an achievable loss, not the best one: a checkpoint above no bound may still be improvable.",
+            "Nothing here is known about longer or rescheduled training.",
+            "The gain shrinks whenever the learning rate anneals: compare steps at an equal point of it.",
+        ],
+    )
+
+
+def sound_report(**changes: Any) -> Report:
+    """Six sound blocks on unseen data, positive control found."""
+    return build_report(**{"planted": control(), "band": 6, **changes})
+
+
+def frozen_report(**changes: Any) -> Report:
+    """Six blocks of which block 3 was left frozen."""
+    headline = "Block 3 does nothing; re-solving block 5 improves this checkpoint"
+    defaults: dict[str, Any] = {
+        "inert": (3,),
+        "lagging": {5: "too_strong"},
+        "status": CheckpointVerdict.IMPROVABLE,
+        "headline": headline,
+        "planted": control(),
+        "band": 6,
+    }
+    return build_report(**{**defaults, **changes})
+
+
+def deep_report(blocks: int = 30, **changes: Any) -> Report:
+    """Many blocks, on another distribution than training's, with a control that was missed."""
+    defaults: dict[str, Any] = {
+        "blocks": blocks,
+        "inert": tuple(k for k in (13, 14) if k <= blocks),
+        "lagging": {k: "too_weak" for k in (21,) if k <= blocks},
+        "status": CheckpointVerdict.ADAPTABLE,
+        "headline": "This checkpoint can be adapted to these documents",
+        "provenance": "other_distribution",
+        "planted": control(seen=False, named=False, block=min(9, blocks)),
+    }
+    return build_report(**{**defaults, **changes})
+
+
+def estimate_report(**changes: Any) -> Report:
+    """Too few documents, quick preset: no bounds, no matrix, no control, and numbers that could not be computed."""
+    defaults: dict[str, Any] = {
+        "status": CheckpointVerdict.ESTIMATE_ONLY,
+        "headline": "Estimates only: 12 check documents are too few for a tested verdict",
+        "provenance": "unknown",
+        "check_documents": 12,
+        "quick": True,
+    }
+    report = build_report(**{**defaults, **changes})
+    unknown = Interval(estimate=0.0012, low=math.nan, high=math.nan, standard_error=math.inf)
+    first = report.blocks[0].model_copy(
+        update={
+            "attention_scale": None,
+            "mlp_scale": None,
+            "residual": None,
+            "gain": unknown,
+            "block_influence": math.nan,
+        }
+    )
+    return report.model_copy(update={"blocks": [first, *report.blocks[1:]]})
+
+
+def build_series(steps: int = 8, *, bounded: bool = True, frozen: bool = False, run: str = "baseline") -> RunSeries:
+    """A run whose loss falls through the bands; the last audit is still running."""
+    points = []
+    for i in range(1, steps + 1):
+        report = frozen_report() if frozen and i > steps // 2 else sound_report()
+        trained = 3.1 + 3.4 * math.exp(-3.2 * i / steps)
+        cloud = CloudSummary(
+            trained_fit=trained,
+            trained_check=trained + 0.06,
+            head_control_fit=trained - 0.09,
+            head_control_check=trained + 0.058,
+            yes0_fit=3.75 + 1.2 * math.exp(-3.0 * i / steps) if bounded else None,
+            yes0_check=3.85 + 1.2 * math.exp(-3.0 * i / steps) if bounded else None,
+            bound_fit=3.22 + 1.0 * math.exp(-3.0 * i / steps) if bounded else None,
+            bound_check=3.38 + 1.0 * math.exp(-3.0 * i / steps) if bounded else None,
+        )
+        status = CheckpointVerdict.IMPROVABLE if i < steps * 0.6 else CheckpointVerdict.HOLDS
+        points.append(
+            RunPoint(
+                audit_id=f"01KACM2V7M3J0Q4S8R0V5N{i:04d}",
+                step=100 * i,
+                training_loss=trained + 0.03 * math.sin(5 * i),
+                state=AuditState.SUCCEEDED,
+                summary=report.summary.model_copy(update={"cloud": cloud, "status": status}),
+            )
+        )
+    running = RunPoint(
+        audit_id=f"01KACM2V7M3J0Q4S8R0V5N{steps + 1:04d}",
+        step=100 * (steps + 1),
+        training_loss=3.11,
+        state=AuditState.RUNNING,
+        summary=None,
+    )
+    return RunSeries(run=run, points=[*points, running])
+
+
+def build_record(*, audit_id: str = "01KACM2V7M3J0Q4S8R0V5N0008", run: str = "baseline", **request: Any) -> AuditRecord:
+    """The record of a finished audit."""
+    body = AuditRequest.model_validate({**REQUEST, "run": run, "step": 800, "training_loss": 3.2011, **request})
+    at = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
+    return AuditRecord(id=audit_id, state=AuditState.SUCCEEDED, attempt=1, request=body, created_at=at)
