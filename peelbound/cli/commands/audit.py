@@ -1,0 +1,58 @@
+"""`peelbound audit`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from peelbound.cli.connect import service_for
+from peelbound.cli.fail_on import fail_on_option
+from peelbound.cli.failures import reporting
+from peelbound.cli.judging import follow_and_judge
+from peelbound.cli.output import json_option, print_json
+from peelbound.cli.request_options import request_options
+from peelbound.service.schemas.request import AuditRequest
+
+
+@click.command("audit")
+@request_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Save report.html and report.json here.")
+@click.option("--no-wait", is_flag=True, help="Submit and print the audit's id; needs a running service.")
+@click.option("--idempotency-key", help="Submitting again with the same key and request finds the same audit.")
+@fail_on_option
+@json_option
+@reporting
+def command(
+    request: AuditRequest,
+    out: Path | None,
+    no_wait: bool,
+    idempotency_key: str | None,
+    fail_on: frozenset[str],
+    as_json: bool,
+) -> None:
+    """Audit CHECKPOINT, a directory or URI, and judge the verdict.
+
+    With no service running, one is started for the call; it solves nothing that was solved before.
+    """
+    places = [place for place in (request.checkpoint, request.calibration.uri) if place is not None]
+    if no_wait:
+        _submit_only(request, idempotency_key, as_json)
+        return
+    with service_for(places, with_controller=True) as client:
+        record = client.submit(request, idempotency_key=idempotency_key)
+        try:
+            follow_and_judge(client, record.id, rule=fail_on, out=out, as_json=as_json)
+        except KeyboardInterrupt:
+            click.echo(f"Audit {record.id} goes on where a service runs: peelbound wait {record.id}", file=sys.stderr)
+            raise
+
+
+def _submit_only(request: AuditRequest, idempotency_key: str | None, as_json: bool) -> None:
+    from peelbound.client import Client
+
+    with Client() as client:
+        record = client.submit(request, idempotency_key=idempotency_key)
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(record.id)

@@ -1,0 +1,99 @@
+"""`peelbound up`."""
+
+import json
+import logging
+import signal
+import threading
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from peelbound.cli.failures import Failure, reporting
+from peelbound.cli.output import json_option
+from peelbound.extras import require_server_extra
+from peelbound.local import StateDirBusy, default_state_dir
+
+
+@click.command("up")
+@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Database, results and tokens.")
+@click.option("--host", help="Address to listen on  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one  [default: 8734]")
+@click.option("--allowed-host", multiple=True, metavar="NAME", help="A further name that the service is called by.")
+@click.option("--allow", multiple=True, metavar="PREFIX", help="Directory or URI prefix that audits may read.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that solve  [default: 2]")
+@json_option
+@reporting
+def command(
+    state_dir: Path | None,
+    host: str | None,
+    port: int | None,
+    allowed_host: tuple[str, ...],
+    allow: tuple[str, ...],
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Run the whole service on this machine until SIGTERM or Ctrl-C."""
+    if host is not None and not _is_loopback(host) and not allowed_host:
+        raise click.UsageError(f"{host} can be reached from other machines: say by which name, with --allowed-host.")
+    require_server_extra()
+    from peelbound.embedded import Running, StartFailed, embedded
+    from peelbound.service.settings import Settings
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    settings = Settings()
+    given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
+    settings = settings.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+        | {
+            "state_dir": (state_dir or default_state_dir()).absolute(),
+            "allow": [*settings.allow, *(_prefix(text) for text in allow)],
+            "allowed_hosts": [*settings.allowed_hosts, *allowed_host],
+        }
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def announce(running: Running) -> None:
+        if as_json:
+            token_file = str(settings.state_dir / "token")
+            click.echo(json.dumps({"url": running.url, "link": running.link, "token_file": token_file}))
+        else:
+            _print_panel(running.link, running.url, settings.state_dir, settings.allow)
+
+    try:
+        with embedded(settings) as running:
+            announce(running)
+            stop.wait()
+    except (StateDirBusy, StartFailed) as error:
+        raise Failure(str(error)) from error
+
+
+def _print_panel(link: str, url: str, state_dir: Path, allow: list[str]) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    facts.add_row("open", Text(link))
+    facts.add_row("API", Text(url))
+    facts.add_row("token", Text(str(state_dir / "token")))
+    facts.add_row("state", Text(str(state_dir)))
+    facts.add_row("may read", Text("\n".join(allow) or "nothing yet: give --allow PREFIX"))
+    Console().print(Panel(facts, title="Peelbound is up", title_align="left", expand=False))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _prefix(text: str) -> str:
+    return text if "://" in text else str(Path(text).expanduser().absolute())

@@ -1,0 +1,23 @@
+"""`peelbound wait`."""
+
+from pathlib import Path
+
+import click
+
+from peelbound.cli.fail_on import fail_on_option
+from peelbound.cli.failures import reporting
+from peelbound.cli.judging import follow_and_judge
+from peelbound.cli.output import json_option
+from peelbound.client import Client
+
+
+@click.command("wait")
+@click.argument("audit_id")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Save report.html and report.json here.")
+@fail_on_option
+@json_option
+@reporting
+def command(audit_id: str, out: Path | None, fail_on: frozenset[str], as_json: bool) -> None:
+    """Wait for an audit to end and judge the verdict, as `audit` does."""
+    with Client() as client:
+        follow_and_judge(client, audit_id, rule=fail_on, out=out, as_json=as_json)

@@ -1,0 +1,37 @@
+"""How a command fails: a message on standard error, and exit code 3."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+import httpx2
+
+from peelbound.errors import ProblemError, ServiceNotFound
+from peelbound.extras import ServerExtraMissing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Failure(click.ClickException):
+    """The command could not do what was asked."""
+
+    exit_code = 3
+
+
+def reporting(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn what the client raises into messages; an interrupt ends with 130, as a shell has it."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except (ProblemError, ServiceNotFound, ServerExtraMissing) as error:
+            raise Failure(str(error)) from error
+        except httpx2.TransportError as error:
+            raise Failure(f"The service cannot be reached: {error}") from error
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    return wrapped

@@ -1,0 +1,152 @@
+"""What the commands print. Text from the service is never read as markup."""
+
+from collections.abc import Iterable
+
+import click
+from pydantic import BaseModel
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from peelbound.service.schemas.plan import AuditPlan
+from peelbound.service.schemas.record import AuditRecord
+from peelbound.service.schemas.report import BlockFinding, Interval, Report, Score
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_STYLES = {BlockFinding.SOUND: "", BlockFinding.LAGGING: "yellow", BlockFinding.INERT: "red"}
+
+
+def print_json(value: BaseModel) -> None:
+    """One JSON document on standard output."""
+    click.echo(value.model_dump_json(indent=2))
+
+
+def print_verdict(report: Report, console: Console) -> None:
+    """The verdict in words, then a line per block."""
+    verdict = report.verdict
+    console.print(Text.assemble((verdict.status.replace("_", " "), "bold"), "  ", verdict.headline))
+    for sentence in verdict.sentences:
+        console.print(Text(f"  {sentence.text}"))
+    console.print(block_table(report))
+
+
+def block_table(report: Report) -> Table:
+    """Evidence per block; losses in nats per token."""
+    table = Table(box=box.SIMPLE_HEAD, caption="gain and skip cost in nats per token, on check", caption_justify="left")
+    table.add_column("block", justify="right")
+    table.add_column("finding")
+    table.add_column("gain [interval]", justify="right")
+    table.add_column("skip cost", justify="right")
+    table.add_column("influence", justify="right")
+    table.add_column("z attention", justify="right")
+    table.add_column("z MLP", justify="right")
+    for block in report.blocks:
+        table.add_row(
+            str(block.index),
+            Text(block.finding, style=_STYLES[block.finding]),
+            _interval(block.gain),
+            f"{block.skip_cost.estimate:.4f}",
+            f"{block.block_influence:.4f}",
+            _z(block.attention_scale),
+            _z(block.mlp_scale),
+        )
+    return table
+
+
+def record_table(record: AuditRecord) -> Table:
+    """One audit, a line per fact."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _facts(record):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _facts(record: AuditRecord) -> Iterable[tuple[str, str]]:
+    request = record.request
+    yield "audit", record.id
+    yield "state", record.state + (f", attempt {record.attempt}" if record.attempt > 1 else "")
+    yield "checkpoint", request.checkpoint
+    if request.run is not None:
+        yield "run", request.run + (f", step {request.step}" if request.step is not None else "")
+    yield "preset", request.preset
+    if request.labels:
+        yield "labels", ", ".join(f"{key}={value}" for key, value in sorted(request.labels.items()))
+    yield "created", f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    if record.started_at is not None and record.ended_at is not None:
+        yield "took", f"{(record.ended_at - record.started_at).total_seconds():.1f} s"
+    if record.progress is not None and not record.state.ended:
+        yield "progress", f"{100 * record.progress.fraction:.0f}%, {record.progress.phase.replace('_', ' ')}"
+    if record.summary is not None:
+        yield "verdict", f"{record.summary.status.replace('_', ' ')}: {record.summary.headline}"
+        yield "inert", _blocks(record.summary.inert_blocks)
+        yield "lagging", _blocks(record.summary.lagging_blocks)
+    if record.problem is not None:
+        yield "problem", f"{record.problem.title}: {record.problem.detail} {record.problem.remedy}".strip()
+
+
+def audit_table(records: Iterable[AuditRecord]) -> Table:
+    """Audits, a line each."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("audit", "state", "checkpoint", "run", "step", "verdict"):
+        table.add_column(name, overflow="fold", no_wrap=name == "audit")
+    for record in records:
+        table.add_row(
+            record.id,
+            record.state,
+            Text(record.request.checkpoint),
+            Text(record.request.run or ""),
+            "" if record.request.step is None else str(record.request.step),
+            "" if record.summary is None else record.summary.status.replace("_", " "),
+        )
+    return table
+
+
+def plan_table(plan: AuditPlan) -> Table:
+    """What an audit would cost."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("preset", plan.preset),
+        ("model", f"{plan.blocks} blocks, {plan.parameters:,} parameters, {_size(plan.checkpoint_bytes)}"),
+        ("documents", _counts(plan.documents)),
+        ("tokens", _counts(plan.tokens)),
+        ("peel problems", _counts(plan.problems)),
+        ("target maps", str(len(plan.maps))),
+        ("walks", f"{len(plan.walks)}, reading {_size(sum(walk.bytes_read for walk in plan.walks))}"),
+        ("states kept", _size(plan.state_bytes)),
+        ("memory", f"{_size(plan.worker_bytes)} per worker, {plan.workers} workers"),
+        ("results", _size(plan.result_bytes)),
+        ("compute", f"{plan.flops:.3g} FLOPs at {plan.assumed_flops_per_second:.3g} FLOP/s"),
+        ("time", f"about {plan.estimated_seconds:.0f} s"),
+    ):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]".replace("[", "\\[")
+
+
+def _z(score: Score | None) -> str:
+    return "" if score is None else f"{score.z:+.1f}"
+
+
+def _blocks(blocks: list[int]) -> str:
+    return ", ".join(f"block {index}" for index in blocks) or "none"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

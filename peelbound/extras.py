@@ -1,0 +1,19 @@
+"""What only the extra `server` brings."""
+
+from importlib.util import find_spec
+
+_NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "pydantic_settings", "ray", "torch", "transformers")
+
+
+class ServerExtraMissing(Exception):
+    """The packages that run a service are not installed."""
+
+
+def require_server_extra() -> None:
+    """Raise `ServerExtraMissing` unless a service can be run here; imports nothing."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ServerExtraMissing(
+            f"Running audits on this machine needs {', '.join(missing)}: pip install 'peelbound[server]'. "
+            "To use a service that runs elsewhere, set PEELBOUND_URL and PEELBOUND_TOKEN."
+        )
