@@ -146,11 +146,11 @@ def mutations(draw):
     content = bytearray(SAMPLE)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(SAMPLE_HEADER, len(content)) - 1))
-        match draw(st.sampled_from(["replace", "digit", "delete", "insert", "cut"])):
+        match draw(st.sampled_from(["replace", "letter", "delete", "insert", "cut"])):
             case "replace":
                 content[at] = draw(st.integers(0, 255))
-            case "digit":
-                content[at] = draw(st.sampled_from(b'0123456789-[]{},:" '))
+            case "letter":
+                content[at] = draw(st.sampled_from(b'0123456789-[]{},:" abFUI'))
             case "delete":
                 del content[at]
             case "insert":

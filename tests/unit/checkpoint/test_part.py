@@ -33,6 +33,19 @@ def test_every_16_bit_pattern_converts_as_torch_converts_it(dtype):
     assert torch.equal(converted.view(torch.int32), tensor.float().view(torch.int32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_nan_and_infinity_is_found(refused, dtype):
+    patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    bad = patterns[~torch.isfinite(patterns)]
+    refused(part_of({"w": bad}).tensors, "checkpoint-not-finite", f"w has {len(bad):,} NaN or Inf")
+    for value in bad[:: len(bad) // 50]:  # signalling ones and quiet ones, each alone among sound values
+        refused(
+            part_of({"w": torch.stack([value, torch.ones_like(value)])}).tensors,
+            "checkpoint-not-finite",
+            "w has 1 NaN or Inf",
+        )
+
+
 def test_shapes_and_mixed_dtypes():
     tensors = {
         "a": torch.randn(2, 3),
