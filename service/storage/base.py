@@ -70,7 +70,7 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with the string `prefix`, in the order of their keys."""
+        """The objects whose keys begin with the string `prefix`, in no particular order."""
         ...
 
     def delete(self, key: str) -> None:

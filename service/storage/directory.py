@@ -24,7 +24,7 @@ _STALE_SECONDS = 24 * 3600
 _STAGING = ".staging"
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -105,10 +105,14 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
-        directory = check_prefix(prefix).rpartition("/")[0]
-        for key in self._keys(self.root / directory, f"{directory}/" if directory else ""):
-            if key.startswith(prefix) and (info := self.info(key)) is not None:
-                yield info
+        top = self.root / check_prefix(prefix).rpartition("/")[0]
+        with disk_errors(top):
+            for directory, subdirectories, names in os.walk(top):
+                subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+                for name in names:
+                    key = (Path(directory) / name).relative_to(self.root).as_posix().removesuffix(OBJECT_SUFFIX)
+                    if name.endswith(OBJECT_SUFFIX) and key.startswith(prefix) and (info := self.info(key)):
+                        yield info
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -172,21 +176,6 @@ class DirectoryStore:
                 if not trailer.endswith(_MAGIC):
                     raise ObjectCorrupt(f"The object {key} is cut off: {target} does not end with its checksum.")
                 yield file, ObjectInfo(key, size, trailer[:32].hex())
-
-    def _keys(self, directory: Path, prefix: str) -> Iterator[str]:
-        """Keys below `directory` in byte order, as S3 lists them: a directory sorts as its name with a slash."""
-        with disk_errors(directory):
-            try:
-                entries = list(os.scandir(directory))
-            except _ABSENT:
-                return
-        names = [f"{entry.name}/" for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-        names += [entry.name.removesuffix(OBJECT_SUFFIX) for entry in entries if entry.name.endswith(OBJECT_SUFFIX)]
-        for name in sorted(names):
-            if name.endswith("/"):
-                yield from self._keys(directory / name, prefix + name)
-            else:
-                yield prefix + name
 
 
 @contextmanager

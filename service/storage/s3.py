@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ _SHA256 = "sha256"
 _WRITER = "writer"
 _PROBE = ".check"
 _HEADS_AT_ONCE = 8
-_TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+_TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=8 << 20, max_concurrency=4)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class S3Store:
 
     def _upload(self, key: str, source: io.BufferedReader | io.BytesIO, media_type: str) -> ObjectInfo:
         sha256 = hashlib.file_digest(source, "sha256").hexdigest()
-        size = source.tell()
+        size = source.seek(0, os.SEEK_END)
         source.seek(0)
         with self.access.errors(self.bucket):
             self.access.client().upload_fileobj(

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from pydantic import SecretStr
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from peelbound.service.settings import Settings
 from peelbound.workers.errors import PeelboundError, StorageDenied, StorageFull, StorageUnavailable
@@ -81,7 +82,7 @@ class S3Access:
             raise _typed(error, where, pointer) from error
         except _NO_CREDENTIALS as error:
             raise StorageDenied(f"{where}: {error}.", remedy=_DENIED_REMEDY, pointer=pointer) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, RetriesExceededError, S3DownloadFailedError) as error:
             raise StorageUnavailable(f"{where}: {error}.", pointer=pointer) from error
 
     def read(

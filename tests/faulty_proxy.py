@@ -1,0 +1,103 @@
+"""A TCP proxy that breaks connections on purpose, to stand between a client and a real server."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from urllib.parse import urlsplit
+
+
+@dataclass
+class FaultyProxy:
+    """What breaks, and what broke so far.
+
+    Attributes:
+        upstream: host and port of the real server.
+        cut_after: answers are cut off after this many bytes of a connection …
+        cuts: … this many times in all.
+        hold_after: requests are passed on up to this many bytes of all connections, then held back for good.
+        endpoint_url: where the proxy listens.
+        faults: how many answers were cut so far.
+        held: set once a request is held back.
+    """
+
+    upstream: tuple[str, int]
+    cut_after: int = 0
+    cuts: int = 0
+    hold_after: int | None = None
+    endpoint_url: str = ""
+    faults: int = 0
+    held: threading.Event = field(default_factory=threading.Event)
+    _sent: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def may_send(self, count: int) -> bool:
+        """Whether `count` more bytes of requests may pass."""
+        with self._lock:
+            self._sent += count
+            if self.hold_after is not None and self._sent > self.hold_after:
+                self.held.set()
+            return not self.held.is_set()
+
+    def cuts_now(self, passed: int) -> bool:
+        """Whether an answer of which `passed` bytes went through is to be cut here."""
+        with self._lock:
+            if passed <= self.cut_after or self.faults >= self.cuts:
+                return False
+            self.faults += 1
+            return True
+
+
+@contextmanager
+def faulty_proxy(
+    endpoint_url: str, *, cut_after: int = 0, cuts: int = 0, hold_after: int | None = None
+) -> Iterator[FaultyProxy]:
+    """Run a proxy in front of `endpoint_url`."""
+    parts = urlsplit(endpoint_url)
+    proxy = FaultyProxy((parts.hostname or "", parts.port or 0), cut_after, cuts, hold_after)
+    closing = threading.Event()
+
+    class Handler(BaseRequestHandler):
+        request: socket.socket
+
+        def handle(self) -> None:
+            with socket.create_connection(proxy.upstream) as server:
+                requests = threading.Thread(target=pass_requests, args=(self.request, server), daemon=True)
+                requests.start()
+                pass_answers(server, self.request)
+                for each in (server, self.request):
+                    with suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+                requests.join()
+
+    def pass_requests(client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65536):
+                if not proxy.may_send(len(data)):
+                    closing.wait()
+                    return
+                server.sendall(data)
+
+    def pass_answers(server: socket.socket, client: socket.socket) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := server.recv(65536):
+                passed += len(data)
+                if proxy.cuts_now(passed):
+                    return
+                client.sendall(data)
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Handler) as listener:
+        proxy.endpoint_url = f"http://127.0.0.1:{listener.server_address[1]}"
+        threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        try:
+            yield proxy
+        finally:
+            closing.set()
+            listener.shutdown()

@@ -1,0 +1,116 @@
+"""A directory store meets a full disk, a crash, and what others left in it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peelbound.service.storage.directory import DirectoryStore, disk_errors
+from peelbound.workers.errors import StorageDenied, StorageFull
+
+DEADLINE_SECONDS = 30.0
+
+WRITE_WITH_LITTLE_ROOM = """
+import resource, sys
+from pathlib import Path
+from peelbound.service.storage.directory import DirectoryStore
+from peelbound.workers.errors import StorageFull
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+store, target = DirectoryStore(Path(sys.argv[1])), Path(sys.argv[2])
+for write in (
+    lambda: store.put("kept", bytes(2_000_000)),
+    lambda: store.put("new", bytes(2_000_000)),
+    lambda: store.put("new", bytes(1_000_000)),  # the bytes fit, the trailer does not
+    lambda: store.put_if_absent("new", bytes(2_000_000)),
+    lambda: store.download("large", target),
+):
+    try:
+        write()
+    except StorageFull as error:
+        assert "PEELBOUND_STORE_URL" in error.remedy
+    else:
+        sys.exit("it went through")
+store.put("small", b"fits")
+"""
+
+PUT_FROM_PIPE = """
+import sys
+from pathlib import Path
+from peelbound.service.storage.directory import DirectoryStore
+
+DirectoryStore(Path(sys.argv[1])).put_file("key", Path(sys.argv[2]))
+"""
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    store.put("kept", b"as it was")
+    store.put("large", bytes(2_000_000))
+    command = [sys.executable, "-c", WRITE_WITH_LITTLE_ROOM, store.root, tmp_path / "target"]
+    subprocess.run(command, check=True, timeout=60)
+    assert {info.key for info in store.list("")} == {"kept", "large", "small"}
+    assert store.get("kept") == b"as it was"
+    assert list((store.root / ".staging").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_no_space_left_is_named_so() -> None:
+    with pytest.raises(StorageFull, match="No space left"), disk_errors(Path("/dev/full")):
+        Path("/dev/full").write_bytes(b"x")
+
+
+def test_a_writer_killed_in_the_middle_leaves_nothing_visible(tmp_path: Path) -> None:
+    store, pipe = DirectoryStore(tmp_path / "store"), tmp_path / "pipe"
+    store.put("key", b"before")
+    staging = store.root / ".staging"
+    os.mkfifo(pipe)
+    with subprocess.Popen([sys.executable, "-c", PUT_FROM_PIPE, store.root, pipe]) as writer, pipe.open("wb") as feed:
+        feed.write(bytes(3 << 20))
+        feed.flush()
+        eventually(lambda: any(file.stat().st_size >= 2 << 20 for file in staging.iterdir()))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    (left,) = staging.iterdir()
+    assert [info.key for info in store.list("")] == ["key"]
+    assert store.get("key") == b"before"
+    assert store.put("key", b"after") == store.info("key")
+
+    store.check()
+    assert left.exists()  # as far as anyone knows its writer still lives
+    os.utime(left, (0, 0))
+    store.check()
+    assert list(staging.iterdir()) == []
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageDenied, match=str(root)):
+            DirectoryStore(root).check()
+
+
+def test_other_users_of_the_machine_cannot_look_in(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    store.put("a/b", b"private")
+    modes = {path.stat().st_mode & 0o077 for path in (store.root, *store.root.rglob("*"))}
+    assert modes == {0}
+
+
+def test_files_that_are_no_objects_are_not_listed(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put("a/key", b"x")
+    (tmp_path / "a" / "README").write_text("not an object")
+    assert [info.key for info in store.list("")] == ["a/key"]
