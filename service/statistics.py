@@ -7,7 +7,6 @@ cluster bootstraps, over several columns jointly by the largest |t| (Romano and 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,12 +154,6 @@ def error_on(sums: PairedSums, documents: int) -> Array:
     """
     errors: Array = sums.standard_errors() * math.sqrt(sums.documents / documents)
     return errors
-
-
-def median_of_others(values: Sequence[float], index: int) -> float | None:
-    """Median of all values but the one at `index`; None where there is no other."""
-    others = [value for position, value in enumerate(values) if position != index]
-    return float(np.median(others)) if others else None
 
 
 def _critical_value(sums: PairedSums, errors: Array, level: float, replicates: int, seed: int) -> float:

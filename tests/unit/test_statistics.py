@@ -14,7 +14,6 @@ from peelbound.service.statistics import (
     documents_needed,
     error_on,
     excess_gain_intervals,
-    median_of_others,
     paired_intervals,
     score,
     smallest_visible_effect,
@@ -190,8 +189,3 @@ def test_documents_needed_and_expected_errors_follow_the_square_root() -> None:
     assert documents_needed(50, 0.0101, 0.01) == 52
     sums = null_draw(np.random.default_rng(3), 40, 2)
     assert error_on(sums, 160) == pytest.approx(sums.standard_errors() / 2)
-
-
-def test_median_of_others() -> None:
-    assert median_of_others([1.0, 100.0, 3.0, 5.0], 1) == 3.0
-    assert median_of_others([1.0], 0) is None

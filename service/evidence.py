@@ -1,0 +1,110 @@
+"""What a verdict is made from: the report's numbers before anything is said about them."""
+
+from dataclasses import dataclass
+
+from peelbound.service.schemas.report import (
+    BlockFinding,
+    Bound,
+    CheckpointVerdict,
+    ControlReport,
+    HeadControlReport,
+    Interval,
+    LossReport,
+    NetworkReport,
+    Score,
+    Sentence,
+    Verdict,
+)
+from peelbound.service.schemas.request import Provenance
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where findings begin. The report shows them under `settings.thresholds`, where verdicts cite them."""
+
+    level: float = 0.95
+    """Of every interval."""
+    check_documents: int = 30
+    """With fewer nothing is tested."""
+    skip_cost: float = 0.01
+    """Nats: an inert block's skip cost has its upper bound below."""
+    influence_fraction: float = 0.2
+    """An inert block's influence is below this share of the other blocks' median."""
+    excess_gain: float = 0.005
+    """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more."""
+    z_min: float = 6.0
+    """A lagging block's scale scores both have a larger |z| …"""
+    z_spread: float = 2.5
+    """… and one larger than this many medians of the other blocks' |z|."""
+
+
+@dataclass(frozen=True)
+class BlockEvidence:
+    """The numbers on one block, as `BlockReport` holds them."""
+
+    gain: Interval
+    excess_gain: Interval | None
+    smallest_visible_effect: float
+    """From the standard error of the block's best step that is not zero, whether or not that step was chosen: a block
+    left as it is differs in nothing and would seem to be measured without error."""
+    chosen_rho: float
+    skip_cost: Interval
+    block_influence: float
+    attention_scale: Score | None
+    mlp_scale: Score | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the verdict on a checkpoint rests on; `networks` and `blocks` are in the report's order."""
+
+    trained: LossReport
+    head_control: HeadControlReport
+    networks: tuple[NetworkReport, ...]
+    bound: Bound | None
+    blocks: tuple[BlockEvidence, ...]
+    positive_control: ControlReport | None
+    provenance: Provenance
+    check_documents: int
+    tolerance: float
+    """Nats: the smallest improvement that matters to the user."""
+
+    def picked_network(self) -> int | None:
+        """Position of the one reference network that met check on select's word; None without a bound."""
+        names = [network.name for network in self.networks]
+        return None if self.bound is None else names.index(self.bound.check_network)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What follows for the checkpoint, before it is put into words."""
+
+    status: CheckpointVerdict
+    blocks: tuple[int, ...]
+    """Positions of the blocks whose references beat the trained network on check, the largest gain first."""
+    network: bool
+    """Whether the reference network that select picked beat the trained network and the head control."""
+    head: bool
+    """Whether the head control beat the trained network."""
+    visible: float
+    """δ80 in nats, of the block where it is largest."""
+    documents_needed: int | None
+
+
+@dataclass(frozen=True)
+class BlockJudgement:
+    """What is said about one block, and the two numbers it was compared with; all go into `BlockReport`."""
+
+    finding: BlockFinding
+    reason: Sentence
+    side: str | None
+    others_influence: float | None
+    scale_limit: float | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on the checkpoint and on each block."""
+
+    verdict: Verdict
+    blocks: tuple[BlockJudgement, ...]

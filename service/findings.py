@@ -1,0 +1,161 @@
+"""The verdict on each block: sound, inert or lagging, and why."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from peelbound.service.evidence import BlockEvidence, BlockJudgement, Thresholds
+from peelbound.service.schemas.report import BlockFinding, Score
+from peelbound.service.words import Phrase, compose, interval, nats, percent, plain, share, tenths, z_value
+
+TOO_STRONG = "too_strong"
+TOO_WEAK = "too_weak"
+
+ScaleScores = tuple[Score | None, Score | None]
+"""A block's scale scores of attention and MLP; None where a family's sub-layers cannot be told apart."""
+
+
+def judge_blocks(
+    blocks: Sequence[BlockEvidence], check_documents: int, thresholds: Thresholds
+) -> tuple[BlockJudgement, ...]:
+    """Judge every block against its own numbers and against the other blocks.
+
+    Inert comes before lagging: a block that does nothing has no output whose strength could be wrong. A block lags by
+    its gain only where it gains at all: others that overshoot and lose do not make it worse. With too few check
+    documents nothing is tested, so no block is accused.
+    """
+    return tuple(_judge(blocks, position, check_documents, thresholds) for position in range(len(blocks)))
+
+
+def scale_limit(scores: Sequence[ScaleScores], position: int, thresholds: Thresholds) -> float | None:
+    """The |z| that both scores of the block at `position` must exceed; None where it does not have both.
+
+    Neighbours of a damaged block compensate, and on text unlike the training data all blocks are off their optimum: so
+    the limit grows with the median |z| of the other blocks.
+    """
+    if None in scores[position]:
+        return None
+    others = [abs(score.z) for other, pair in enumerate(scores) if other != position for score in pair if score]
+    return max(thresholds.z_min, thresholds.z_spread * median(others)) if others else thresholds.z_min
+
+
+def scale_side(scores: ScaleScores, limit: float | None) -> str | None:
+    """Which way a block's output is off: both scores beyond the limit on the same side, or None."""
+    attention, mlp = scores
+    if attention is None or mlp is None or limit is None:
+        return None
+    if min(attention.z, mlp.z) > limit:
+        return TOO_STRONG
+    if max(attention.z, mlp.z) < -limit:
+        return TOO_WEAK
+    return None
+
+
+def most_suspect(scores: Sequence[ScaleScores], thresholds: Thresholds) -> int | None:
+    """The block (1..K) that the scale scores name first: the one farthest beyond its limit, or None."""
+    named: list[tuple[float, int]] = []
+    for position, (attention, mlp) in enumerate(scores):
+        limit = scale_limit(scores, position, thresholds)
+        if limit and attention and mlp and scale_side((attention, mlp), limit):
+            named.append((-min(abs(attention.z), abs(mlp.z)) / limit, position + 1))
+    return min(named)[1] if named else None
+
+
+def _judge(
+    blocks: Sequence[BlockEvidence], position: int, check_documents: int, thresholds: Thresholds
+) -> BlockJudgement:
+    block = blocks[position]
+    scores = [(other.attention_scale, other.mlp_scale) for other in blocks]
+    influences = [other.block_influence for index, other in enumerate(blocks) if index != position]
+    others = median(influences) if influences else None
+    limit = scale_limit(scores, position, thresholds)
+    side = scale_side(scores[position], limit)
+    words = _Words(position, block, thresholds)
+
+    finding, because = BlockFinding.SOUND, words.sound()
+    if check_documents < thresholds.check_documents:
+        side, because = None, words.untested(check_documents)
+    elif (
+        others is not None
+        and block.skip_cost.high < thresholds.skip_cost
+        and block.block_influence < thresholds.influence_fraction * others
+    ):
+        finding, side, because = BlockFinding.INERT, None, words.inert(others)
+    elif side is not None and limit is not None:
+        finding, because = BlockFinding.LAGGING, words.off_scale(side, limit)
+    elif block.excess_gain is not None and block.gain.low > 0 and block.excess_gain.low > thresholds.excess_gain:
+        finding, because = BlockFinding.LAGGING, words.excess()
+    return BlockJudgement(finding, because.sentence(), side, others, limit)
+
+
+class _Words:
+    """The reasons, for one block; paths are those of the report."""
+
+    def __init__(self, position: int, block: BlockEvidence, thresholds: Thresholds) -> None:
+        self._at = f"/blocks/{position}"
+        self._block = block
+        self._thresholds = thresholds
+        self._number = plain(f"{self._at}/index", position + 1)
+        self._level = percent("/settings/thresholds/level", thresholds.level)
+
+    def sound(self) -> Phrase:
+        return compose("Block {} stands out in nothing: {}, and {}.", self._number, self._skip(), self._gain())
+
+    def untested(self, check_documents: int) -> Phrase:
+        return compose(
+            "Block {} is not tested with {} check documents, {} are needed; leaving it out costs {} nats, "
+            "re-solving it gains {} nats.",
+            self._number,
+            plain("/calibration/splits/check/documents", check_documents),
+            plain("/settings/thresholds/check_documents", self._thresholds.check_documents),
+            nats(f"{self._at}/skip_cost/estimate", self._block.skip_cost.estimate),
+            nats(f"{self._at}/gain/estimate", self._block.gain.estimate),
+        )
+
+    def inert(self, others: float) -> Phrase:
+        return compose(
+            "Block {} does nothing measurable: {}, and its influence is {} where the median of the other blocks is {}.",
+            self._number,
+            self._skip(),
+            share(f"{self._at}/block_influence", self._block.block_influence),
+            share(f"{self._at}/others_influence", others),
+        )
+
+    def off_scale(self, side: str, limit: float) -> Phrase:
+        attention, mlp = self._block.attention_scale, self._block.mlp_scale
+        assert attention is not None
+        assert mlp is not None
+        what, way = ("too strong or does harm", "down") if side == TOO_STRONG else ("too weak", "up")
+        return compose(
+            f"The output of block {{}} is {what}: the loss falls when it is scaled {way} "
+            "(z {} for attention and {} for the MLP, beyond the limit of {} in size).",
+            self._number,
+            z_value(f"{self._at}/attention_scale/z", attention.z),
+            z_value(f"{self._at}/mlp_scale/z", mlp.z),
+            tenths(f"{self._at}/scale_limit", limit),
+        )
+
+    def excess(self) -> Phrase:
+        excess = self._block.excess_gain
+        assert excess is not None
+        return compose(
+            "Block {} lags behind the others: {}, which is {} nats more than the median of the other blocks {}; "
+            "the threshold is {}.",
+            self._number,
+            self._gain(),
+            nats(f"{self._at}/excess_gain/estimate", excess.estimate),
+            interval(f"{self._at}/excess_gain", excess, self._level),
+            nats("/settings/thresholds/excess_gain", self._thresholds.excess_gain),
+        )
+
+    def _skip(self) -> Phrase:
+        path, cost = f"{self._at}/skip_cost", self._block.skip_cost
+        estimate = nats(f"{path}/estimate", cost.estimate)
+        return compose("leaving it out costs {} nats {}", estimate, interval(path, cost, self._level))
+
+    def _gain(self) -> Phrase:
+        path, gain = f"{self._at}/gain", self._block.gain
+        if self._block.chosen_rho == 0:
+            rho = plain(f"{self._at}/chosen_rho", self._block.chosen_rho)
+            return compose("no step that re-solves it was better than none on select", because=[rho])
+        estimate = nats(f"{path}/estimate", gain.estimate)
+        return compose("re-solving it gains {} nats {}", estimate, interval(path, gain, self._level))

@@ -1,0 +1,271 @@
+"""The verdict on a checkpoint in words. Paths are those of the report; each sentence cites what it rests on."""
+
+from dataclasses import dataclass
+
+from peelbound.service.evidence import BlockJudgement, Evidence, Outcome, Thresholds
+from peelbound.service.schemas.report import BlockFinding, Bound, CheckpointVerdict, ControlReport, Interval, Sentence
+from peelbound.service.schemas.request import Provenance
+from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain
+
+_TITLES = {
+    CheckpointVerdict.IMPROVABLE: "Improvable",
+    CheckpointVerdict.ADAPTABLE: "Adaptable to this data",
+    CheckpointVerdict.HOLDS: "Holds",
+    CheckpointVerdict.NO_GAIN_ON_THIS_DATA: "No gain on this data",
+    CheckpointVerdict.IN_SAMPLE_ONLY: "In sample only",
+    CheckpointVerdict.INCONCLUSIVE: "Inconclusive",
+    CheckpointVerdict.ESTIMATE_ONLY: "Estimates only",
+}
+
+
+@dataclass(frozen=True)
+class Narrative:
+    """Says an outcome, the most important first."""
+
+    evidence: Evidence
+    thresholds: Thresholds
+    outcome: Outcome
+    blocks: tuple[BlockJudgement, ...]
+
+    def headline(self) -> str:
+        """One line: the status, what it rests on, and the blocks that are named."""
+        title = _TITLES[self.outcome.status]
+        if self._doubtful():
+            title += ", but the planted damage was missed"
+        parts = [
+            self._lead(),
+            *self._named(BlockFinding.INERT, "is inert", "are inert"),
+            *self._named(BlockFinding.LAGGING, "lags", "lag"),
+        ]
+        return f"{title}: {'; '.join(part.text for part in parts)}."
+
+    def sentences(self) -> list[Sentence]:
+        """The verdict's sentences. A missed positive control comes before a claim that nothing was found."""
+        control, bound = self.evidence.positive_control, self.evidence.bound
+        said = []
+        if control is not None and self._doubtful():
+            said.append(self._control(control))
+        said += self._status()
+        if bound is not None:
+            said += [self._network(bound), self._in_sample(bound)]
+        if self.evidence.provenance is not Provenance.UNSEEN:
+            said.append(self._provenance())
+        said += self._limits()
+        if control is not None and not self._doubtful():
+            said.append(self._control(control))
+        reasons = [block.reason for block in self.blocks if block.finding is not BlockFinding.SOUND]
+        return [phrase.sentence() for phrase in said] + reasons + [phrase.sentence() for phrase in self._inert_caveat()]
+
+    def _found_nothing(self) -> bool:
+        return self.outcome.status in (CheckpointVerdict.HOLDS, CheckpointVerdict.NO_GAIN_ON_THIS_DATA)
+
+    def _doubtful(self) -> bool:
+        control = self.evidence.positive_control
+        return self._found_nothing() and control is not None and not control.damage_seen
+
+    def _lead(self) -> Phrase:
+        match self.outcome.status:
+            case CheckpointVerdict.ESTIMATE_ONLY:
+                return compose("{} check documents are too few to test anything", self._documents())
+            case CheckpointVerdict.INCONCLUSIVE:
+                return compose(
+                    "nothing gained on check, but a gain below {} nats could have gone unseen", self._visible()
+                )
+            case CheckpointVerdict.IN_SAMPLE_ONLY:
+                return Phrase("a reference network is better on the tokens it was fitted to, nothing is on check")
+            case CheckpointVerdict.HOLDS | CheckpointVerdict.NO_GAIN_ON_THIS_DATA:
+                return compose("nothing gained on check, where {} nats would have been seen", self._visible())
+        if self.outcome.blocks:
+            best = self.outcome.blocks[0]
+            gain = nats(f"/blocks/{best}/gain/estimate", self.evidence.blocks[best].gain.estimate)
+            return compose("re-solving block {} alone gains {} nats on check", self._number(best), gain)
+        if self.outcome.network:
+            return Phrase("a reference network beats both the trained network and the head control on check")
+        gain = nats("/head_control/gain/estimate", self.evidence.head_control.gain.estimate)
+        return compose("refitting the norm and the head alone gains {} nats on check", gain)
+
+    def _named(self, finding: BlockFinding, one: str, many: str) -> list[Phrase]:
+        numbers = [self._number(i) for i, block in enumerate(self.blocks) if block.finding is finding]
+        if not numbers:
+            return []
+        return [compose(f"block {{}} {one}" if len(numbers) == 1 else f"blocks {{}} {many}", enumerated(numbers))]
+
+    def _status(self) -> list[Phrase]:
+        match self.outcome.status:
+            case CheckpointVerdict.ESTIMATE_ONLY:
+                return [self._too_few(), self._best_block()]
+            case CheckpointVerdict.IMPROVABLE | CheckpointVerdict.ADAPTABLE:
+                return self._gains()
+            case CheckpointVerdict.INCONCLUSIVE:
+                return [self._best_block(), self._power(), self._needed()]
+        return [self._best_block(), self._power()]
+
+    def _limits(self) -> list[Phrase]:
+        status = plain("/verdict/status", self.outcome.status.value)
+        if self._found_nothing():
+            return [compose("This says nothing about longer or rescheduled training.", because=[status])]
+        if self.outcome.status in (CheckpointVerdict.IMPROVABLE, CheckpointVerdict.ADAPTABLE):
+            schedule = "Gains shrink as the learning rate anneals: compare checkpoints of a run at equal schedule."
+            return [compose(schedule, because=[status])]
+        return []
+
+    def _too_few(self) -> Phrase:
+        needed = plain("/settings/thresholds/check_documents", self.thresholds.check_documents)
+        return compose(
+            "Nothing is tested: check has {} documents, {} are needed; the numbers are estimates.",
+            self._documents(),
+            needed,
+        )
+
+    def _best_block(self) -> Phrase:
+        """What came closest to a gain, where none is claimed."""
+        blocks = self.evidence.blocks
+        count = plain("/checkpoint/blocks", len(blocks))
+        tried = [i for i, block in enumerate(blocks) if block.chosen_rho > 0]
+        if not tried:
+            rhos = [plain(f"/blocks/{i}/chosen_rho", block.chosen_rho) for i, block in enumerate(blocks)]
+            return compose("On select no step that re-solves any of the {} blocks beat none.", count, because=rhos)
+        best = max(tried, key=lambda i: blocks[i].gain.estimate)
+        return compose(
+            "The most that re-solving one of the {} blocks gains on check is {} nats {}, in block {}.",
+            count,
+            *self._measured(f"/blocks/{best}/gain", blocks[best].gain),
+            self._number(best),
+        )
+
+    def _gains(self) -> list[Phrase]:
+        said = []
+        if self.outcome.blocks:
+            first, *rest = self.outcome.blocks
+            gain = self.evidence.blocks[first].gain
+            said.append(
+                compose(
+                    "Re-solving block {} alone gains {} nats {} on {} check documents.",
+                    self._number(first),
+                    *self._measured(f"/blocks/{first}/gain", gain),
+                    self._documents(),
+                )
+            )
+            if gain.estimate < self.evidence.tolerance:
+                estimate = nats(f"/blocks/{first}/gain/estimate", gain.estimate)
+                less = "That is less than the tolerance of {} nats."
+                said.append(compose(less, self._tolerance(), because=[estimate]))
+            if rest:
+                said.append(self._further_gains(rest))
+        if self.outcome.head:
+            said.append(
+                compose(
+                    "Refitting the norm and the head alone gains {} nats {} on check: that gain is not a block's.",
+                    *self._measured("/head_control/gain", self.evidence.head_control.gain),
+                )
+            )
+        return said
+
+    def _further_gains(self, positions: list[int]) -> Phrase:
+        verb, noun = ("does", "block") if len(positions) == 1 else ("do", "blocks")
+        return compose(
+            f"So {verb} {noun} {{}}, each for itself; the gains of single blocks do not add up.",
+            enumerated([self._number(i) for i in positions]),
+            because=[nats(f"/blocks/{i}/gain/low", self.evidence.blocks[i].gain.low) for i in positions],
+        )
+
+    def _power(self) -> Phrase:
+        return compose(
+            "A gain of {} nats in any one block would have been seen on {} documents four times in five; "
+            "the tolerance is {}.",
+            self._visible(),
+            self._documents(),
+            self._tolerance(),
+        )
+
+    def _needed(self) -> Phrase:
+        needed = plain("/verdict/documents_needed", self.outcome.documents_needed)
+        return compose("About {} check documents would do.", needed)
+
+    def _network(self, bound: Bound) -> Phrase:
+        name = plain("/bound/check_network", bound.check_network)
+        position = self.evidence.picked_network()
+        assert position is not None
+        gain, over_control = self.evidence.networks[position].gain, self.evidence.networks[position].gain_over_control
+        if gain is None or over_control is None:
+            loss = nats("/bound/check_loss", bound.check_loss)
+            return compose("The reference network that select picked, {}, reaches {} nats on check.", name, loss)
+        return compose(
+            "The reference network that select picked, {}, gains {} nats {} over the trained network on check, "
+            "and {} nats {} over the head control.",
+            name,
+            *self._measured(f"/networks/{position}/gain", gain),
+            *self._measured(f"/networks/{position}/gain_over_control", over_control),
+        )
+
+    def _in_sample(self, bound: Bound) -> Phrase:
+        losses = compose(
+            "On fit the bound is {} nats ({}), the trained network has {}, the head control {}",
+            nats("/bound/fit_loss", bound.fit_loss),
+            plain("/bound/network", bound.network),
+            nats("/trained/fit", self.evidence.trained.fit),
+            nats("/head_control/fit_loss", self.evidence.head_control.fit_loss),
+        )
+        below_trained = plain("/bound/below_trained_on_fit", bound.below_trained_on_fit)
+        below_control = plain("/bound/below_control_on_fit", bound.below_control_on_fit)
+        if not bound.below_trained_on_fit:
+            return compose("{}: no reference network wins even in sample.", losses, because=[below_trained])
+        if not bound.below_control_on_fit:
+            return compose("{}: refitting the head explains all that was won.", losses, because=[below_control])
+        if bound.control_share is None:
+            return compose("{}.", losses, because=[below_trained, below_control])
+        part = percent("/bound/control_share", bound.control_share)
+        return compose("{}: refitting the head alone explains {}% of what was won.", losses, part)
+
+    def _provenance(self) -> Phrase:
+        declared = plain("/calibration/provenance", self.evidence.provenance.value)
+        return compose(
+            "The calibration data are declared {}: only unseen data of the training distribution can show that a "
+            "checkpoint is improvable or holds.",
+            declared,
+        )
+
+    def _control(self, control: ControlReport) -> Phrase:
+        cost = nats("/positive_control/planted_cost", control.planted_cost)
+        block = plain("/positive_control/block", control.block)
+        seen = plain("/positive_control/damage_seen", control.damage_seen)
+        right = plain("/positive_control/right_block_named", control.right_block_named)
+        if not control.damage_seen:
+            return compose(
+                "The positive control was missed: damage of {} nats, planted in block {} of a copy, was not seen, "
+                "so damage of that size may be here unseen too.",
+                cost,
+                block,
+                because=[seen],
+            )
+        found = compose("The positive control was seen: damage of {} nats, planted in block {} of a copy", cost, block)
+        if control.right_block_named:
+            return compose("{}, was noticed and the right block named.", found, because=[seen, right])
+        named = plain("/positive_control/named_block", control.named_block)
+        if control.named_block is None:
+            return compose("{}, was noticed, but no block was named.", found, because=[seen, named])
+        return compose("{}, was noticed, but block {} was named.", found, named, because=[seen, right])
+
+    def _inert_caveat(self) -> list[Phrase]:
+        inert = [i for i, block in enumerate(self.blocks) if block.finding is BlockFinding.INERT]
+        if not inert:
+            return []
+        findings = [plain(f"/blocks/{i}/finding", BlockFinding.INERT.value) for i in inert]
+        caveat = "An inert block is a finding, not always a fault: late blocks of sound models can be like that."
+        return [compose(caveat, because=findings)]
+
+    def _number(self, position: int) -> Phrase:
+        return plain(f"/blocks/{position}/index", position + 1)
+
+    def _documents(self) -> Phrase:
+        return plain("/calibration/splits/check/documents", self.evidence.check_documents)
+
+    def _tolerance(self) -> Phrase:
+        return nats("/request/options/tolerance", self.evidence.tolerance)
+
+    def _visible(self) -> Phrase:
+        return nats("/verdict/smallest_visible_effect", self.outcome.visible)
+
+    def _measured(self, path: str, value: Interval) -> tuple[Phrase, Phrase]:
+        level = percent("/settings/thresholds/level", self.thresholds.level)
+        return nats(f"{path}/estimate", value.estimate), interval(path, value, level)

@@ -1,0 +1,71 @@
+"""The verdict on a checkpoint: a pure function of the evidence.
+
+The first of these that holds is the status:
+
+1. `estimate_only`: too few check documents to test anything.
+2. `improvable`: something that was fitted elsewhere is better on check, by an interval above 0: a block reference; the
+   reference network that select picked, where it beats the head control as well; or the refitted head itself.
+3. `inconclusive`: nothing is, but a gain as large as the tolerance could have gone unseen. That comes before the next
+   two, which both claim that check was looked at well enough.
+4. `in_sample_only`: the bound lies below the trained network and the head control on fit. Where the head control
+   explains all of it, the peeled blocks have won nothing even in sample, and the verdict goes on.
+5. `holds`.
+
+Only data declared `unseen` can yield `improvable` and `holds`; on other data they are called `adaptable` and
+`no_gain_on_this_data`. The tests of step 2 are up to three families of intervals, each covering on its own.
+"""
+
+from peelbound.service.evidence import Evidence, Judgement, Outcome, Thresholds
+from peelbound.service.findings import judge_blocks
+from peelbound.service.narrative import Narrative
+from peelbound.service.schemas.report import CheckpointVerdict, Verdict
+from peelbound.service.schemas.request import Provenance
+from peelbound.service.statistics import documents_needed
+
+
+def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement:
+    """Judge the checkpoint and each of its blocks."""
+    thresholds = thresholds or Thresholds()
+    blocks = judge_blocks(evidence.blocks, evidence.check_documents, thresholds)
+    outcome = _outcome(evidence, thresholds)
+    narrative = Narrative(evidence, thresholds, outcome, blocks)
+    verdict = Verdict(
+        status=outcome.status,
+        headline=narrative.headline(),
+        sentences=narrative.sentences(),
+        smallest_visible_effect=outcome.visible,
+        documents_needed=outcome.documents_needed,
+    )
+    return Judgement(verdict, blocks)
+
+
+def _outcome(evidence: Evidence, thresholds: Thresholds) -> Outcome:
+    gaining = [position for position, block in enumerate(evidence.blocks) if block.gain.low > 0]
+    gaining.sort(key=lambda position: -evidence.blocks[position].gain.estimate)
+    picked = evidence.picked_network()
+    network = picked is not None and _beats_both(evidence, picked)
+    head = evidence.head_control.gain.low > 0
+    visible = max(block.smallest_visible_effect for block in evidence.blocks)
+    status = _status(evidence, thresholds, bool(gaining) or network or head, visible)
+    inconclusive = status is CheckpointVerdict.INCONCLUSIVE
+    needed = documents_needed(evidence.check_documents, visible, evidence.tolerance) if inconclusive else None
+    return Outcome(status, tuple(gaining), network, head, visible, needed)
+
+
+def _beats_both(evidence: Evidence, position: int) -> bool:
+    gain, over_control = evidence.networks[position].gain, evidence.networks[position].gain_over_control
+    return gain is not None and over_control is not None and min(gain.low, over_control.low) > 0
+
+
+def _status(evidence: Evidence, thresholds: Thresholds, gained: bool, visible: float) -> CheckpointVerdict:
+    unseen = evidence.provenance is Provenance.UNSEEN
+    if evidence.check_documents < thresholds.check_documents:
+        return CheckpointVerdict.ESTIMATE_ONLY
+    if gained:
+        return CheckpointVerdict.IMPROVABLE if unseen else CheckpointVerdict.ADAPTABLE
+    if visible > evidence.tolerance:
+        return CheckpointVerdict.INCONCLUSIVE
+    bound = evidence.bound
+    if bound is not None and bound.below_trained_on_fit and bound.below_control_on_fit:
+        return CheckpointVerdict.IN_SAMPLE_ONLY
+    return CheckpointVerdict.HOLDS if unseen else CheckpointVerdict.NO_GAIN_ON_THIS_DATA

@@ -1,0 +1,314 @@
+"""Verdicts follow from the evidence alone, and print nothing that the report does not hold."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peelbound.service.evidence import Evidence, Thresholds
+from peelbound.service.findings import most_suspect
+from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict, Score
+from peelbound.service.schemas.request import Provenance
+from peelbound.service.verdict import judge
+from tests.verdict_fixture import (
+    INERT,
+    NETWORKS,
+    around,
+    as_report,
+    block,
+    bound,
+    control,
+    evidence,
+    network,
+    resolve,
+    scored,
+    uncited_numbers,
+)
+
+STATUS = CheckpointVerdict
+LIMITS = Thresholds()
+
+
+def status(changed: Evidence) -> CheckpointVerdict:
+    return judge(changed).verdict.status
+
+
+def text(changed: Evidence) -> str:
+    verdict = judge(changed).verdict
+    return " ".join([verdict.headline, *(sentence.text for sentence in verdict.sentences)])
+
+
+def findings(*blocks: object, documents: int = 192) -> list[str]:
+    judged = judge(evidence(blocks=blocks, check_documents=documents))
+    return [block.finding.value for block in judged.blocks]
+
+
+# --- the checkpoint
+
+
+def test_a_sound_annealed_model_holds_and_says_how_well_it_was_looked_at() -> None:
+    judged = judge(evidence())
+    assert judged.verdict.status is STATUS.HOLDS
+    assert judged.verdict.smallest_visible_effect == 0.0035
+    assert judged.verdict.headline == "Holds: nothing gained on check, where 0.0035 nats would have been seen."
+    assert "nothing about longer or rescheduled training" in text(evidence())
+    assert {block.finding for block in judged.blocks} == {BlockFinding.SOUND}
+
+
+def test_a_block_that_gains_makes_it_improvable() -> None:
+    gaining = evidence(blocks=(block(), block(gain=around(0.0081)), block(gain=around(0.012)), block()))
+    verdict = judge(gaining).verdict
+    assert verdict.status is STATUS.IMPROVABLE
+    assert verdict.headline == "Improvable: re-solving block 3 alone gains 0.0120 nats on check."
+    assert "So does block 2" in text(gaining)
+    assert "less than the tolerance" not in text(gaining)
+    assert status(evidence(blocks=(block(gain=around(0.0009)),))) is STATUS.HOLDS
+
+
+def test_a_gain_below_the_tolerance_is_real_but_said_to_be_small() -> None:
+    assert "That is less than the tolerance of 0.0100 nats." in text(evidence(blocks=(block(gain=around(0.002)),)))
+
+
+@pytest.mark.parametrize(
+    ("gain", "over_control", "expected"),
+    [(0.03, 0.02, STATUS.IMPROVABLE), (0.03, 0.0, STATUS.HOLDS), (0.0, 0.02, STATUS.HOLDS)],
+)
+def test_a_network_must_beat_the_head_control_too(gain: float, over_control: float, expected: STATUS) -> None:
+    picked = network("direct", range(1, 7), gain=around(gain, 0.01), gain_over_control=around(over_control, 0.01))
+    assert status(evidence(networks=(NETWORKS[0], picked), bound=bound())) is expected
+
+
+def test_only_the_network_that_select_picked_counts() -> None:
+    lucky = network("YES-0", [6], gain=around(0.03), gain_over_control=around(0.03))
+    assert status(evidence(networks=(lucky, NETWORKS[1]), bound=bound())) is STATUS.HOLDS
+
+
+def test_a_head_that_gains_forbids_holds_but_accuses_no_block() -> None:
+    base = evidence()
+    gaining = replace(base, head_control=base.head_control.model_copy(update={"gain": around(0.02, joint=False)}))
+    judged = judge(gaining)
+    assert judged.verdict.status is STATUS.IMPROVABLE
+    assert "norm and the head alone" in judged.verdict.headline
+    assert {block.finding for block in judged.blocks} == {BlockFinding.SOUND}
+
+
+def test_what_could_not_be_seen_is_inconclusive_and_says_what_would_do() -> None:
+    blind = evidence(blocks=(block(), block(smallest_visible_effect=0.02)), check_documents=50)
+    verdict = judge(blind).verdict
+    assert verdict.status is STATUS.INCONCLUSIVE
+    assert verdict.documents_needed == 200
+    assert "About 200 check documents would do." in text(blind)
+    assert judge(evidence()).verdict.documents_needed is None
+
+
+@pytest.mark.parametrize(
+    ("below_trained", "below_control", "share", "expected", "says"),
+    [
+        (False, False, None, STATUS.HOLDS, "no reference network wins even in sample"),
+        (True, False, 1.0, STATUS.HOLDS, "refitting the head explains all"),
+        (True, True, 0.64, STATUS.IN_SAMPLE_ONLY, "explains 64% of what was won"),
+    ],
+)
+def test_winning_in_sample_counts_only_beyond_the_head_control(
+    below_trained: bool, below_control: bool, share: float | None, expected: STATUS, says: str
+) -> None:
+    fitted = bound(below_trained_on_fit=below_trained, below_control_on_fit=below_control, control_share=share)
+    with_bound = evidence(networks=NETWORKS, bound=fitted)
+    assert status(with_bound) is expected
+    assert says in text(with_bound)
+    blind = replace(with_bound, blocks=(block(smallest_visible_effect=0.02),))
+    assert status(blind) is STATUS.INCONCLUSIVE
+
+
+def test_too_few_documents_give_estimates_and_accuse_nobody() -> None:
+    few = evidence(check_documents=29, blocks=(INERT, block(gain=around(0.1)), scored(30, 30)))
+    assert status(few) is STATUS.ESTIMATE_ONLY
+    assert {block.finding for block in judge(few).blocks} == {BlockFinding.SOUND}
+    assert "29" in judge(few).blocks[0].reason.text
+    assert status(replace(few, check_documents=30)) is STATUS.IMPROVABLE
+
+
+def test_a_missed_control_comes_before_holds() -> None:
+    missed = evidence(positive_control=control(damage_seen=False, named_block=None, right_block_named=False))
+    verdict = judge(missed).verdict
+    assert verdict.status is STATUS.HOLDS
+    assert verdict.headline.startswith("Holds, but the planted damage was missed")
+    assert verdict.sentences[0].text.startswith("The positive control was missed")
+    seen = judge(evidence(positive_control=control())).verdict
+    assert "missed" not in seen.headline
+    assert "right block named" in seen.sentences[-1].text
+
+
+@pytest.mark.parametrize(("named", "says"), [(None, "no block was named"), (2, "block 2 was named")])
+def test_a_control_that_was_seen_but_not_located_says_so(named: int | None, says: str) -> None:
+    assert says in text(evidence(positive_control=control(named_block=named, right_block_named=False)))
+
+
+def test_zero_steps_everywhere_are_said_to_be_zero_steps() -> None:
+    still = block(gain=around(0.0, 0.0), excess_gain=around(0.0, 0.0), chosen_rho=0.0)
+    said = text(evidence(blocks=(still,) * 4))
+    assert "On select no step that re-solves any of the 4 blocks beat none." in said
+    assert status(evidence(blocks=(still,) * 4)) is STATUS.HOLDS
+
+
+def test_named_blocks_stand_in_the_headline() -> None:
+    judged = judge(evidence(blocks=(block(), INERT, block(), scored(-33, -23), scored(25, 30), block(), block())))
+    assert judged.verdict.headline.endswith("block 2 is inert; blocks 4 and 5 lag.")
+    reasons = [block.reason for block in judged.blocks if block.finding is not BlockFinding.SOUND]
+    assert [s for s in judged.verdict.sentences if s in reasons] == reasons
+    assert "not always a fault" in judged.verdict.sentences[-1].text
+
+
+# --- blocks
+
+
+def test_a_frozen_block_is_inert() -> None:
+    judged = judge(evidence(blocks=(block(), block(), INERT, block(), block(), block())))
+    assert [block.finding.value for block in judged.blocks] == ["sound", "sound", "inert", "sound", "sound", "sound"]
+    assert judged.blocks[2].reason.text == (
+        "Block 3 does nothing measurable: leaving it out costs 0.0003 nats (simultaneous 95% interval -0.0001 to "
+        "0.0007), and its influence is 0.000 where the median of the other blocks is 0.052."
+    )
+
+
+def test_inert_takes_both_a_cheap_skip_and_little_influence() -> None:
+    assert findings(block(skip_cost=around(0.0003, 0.0004)), block(), block())[0] == "sound"
+    assert findings(block(block_influence=0.0004), block(), block())[0] == "sound"
+    assert findings(replace(INERT, skip_cost=around(0.0003, 0.02)), block(), block())[0] == "sound"
+    assert findings(INERT) == ["sound"]  # nothing to compare it with
+
+
+@pytest.mark.parametrize(
+    ("scores", "side"),
+    [
+        ([(9.1, 14.7), (-4, 3), (2, -3), (1, -5)], "too_strong"),
+        ([(-33, -23), (4, 3), (8, -7), (-6, 5)], "too_weak"),
+        ([(26, 1.8), (-4, 3), (2, -3), (1, -5)], None),  # one half only
+        ([(8.4, -10.5), (2, 3), (2, -3), (1, -5)], None),  # two sides
+        ([(7, 7), (-6, 5), (6, -7), (4, -9)], None),  # all blocks are off
+        ([(5.9, 5.9), (0, 0), (0, 0), (0, 0)], None),  # below what chance and mild strain reach
+    ],
+)
+def test_scale_scores_accuse_only_far_out_on_one_side(scores: list[tuple[float, float]], side: str | None) -> None:
+    judged = judge(evidence(blocks=tuple(scored(*pair) for pair in scores))).blocks
+    assert judged[0].side == side
+    assert judged[0].finding is (BlockFinding.LAGGING if side else BlockFinding.SOUND)
+    assert {block.finding for block in judged[1:]} == {BlockFinding.SOUND}
+    pairs = [(Score(mean=0, z=a), Score(mean=0, z=m)) for a, m in scores]
+    assert most_suspect(pairs, LIMITS) == (1 if side else None)
+
+
+def test_the_block_farthest_beyond_its_limit_is_named_first() -> None:
+    sound = [(Score(mean=0, z=1), Score(mean=0, z=-2))] * 4
+    pairs = [*sound, (Score(mean=0, z=9), Score(mean=0, z=8)), (Score(mean=0, z=15), Score(mean=0, z=11))]
+    assert most_suspect(pairs, LIMITS) == 6
+    assert most_suspect([(None, None), *pairs], LIMITS) == 7
+    assert most_suspect([], LIMITS) is None
+
+
+def test_a_gain_beyond_the_others_lags() -> None:
+    ahead = block(gain=around(0.02), excess_gain=around(0.018))
+    assert findings(block(), ahead, block()) == ["sound", "lagging", "sound"]
+    assert "0.0180 nats more" in judge(evidence(blocks=(block(), ahead, block()))).blocks[1].reason.text
+
+
+def test_others_that_lose_do_not_make_a_block_lag() -> None:
+    still = block(gain=around(0.0, 0.0), excess_gain=around(0.012), chosen_rho=0.0)
+    losing = block(gain=around(-0.012), excess_gain=around(-0.006))
+    assert findings(still, losing, losing) == ["sound"] * 3
+
+
+def test_without_sub_layers_no_scale_is_judged() -> None:
+    whole = block(attention_scale=None, mlp_scale=None)
+    judged = judge(evidence(blocks=(whole, scored(30, 30)))).blocks
+    assert (judged[0].scale_limit, judged[0].finding) == (None, BlockFinding.SOUND)
+    assert (judged[1].scale_limit, judged[1].side) == (LIMITS.z_min, "too_strong")
+
+
+# --- properties
+
+small = st.floats(-0.05, 0.05)
+width = st.sampled_from([0.0, 0.0004, 0.003, 0.02])
+intervals = st.builds(around, small, width)
+scores = st.none() | st.builds(Score, mean=small, z=st.floats(-40, 40))
+blocks = st.builds(
+    block,
+    gain=intervals,
+    excess_gain=st.none() | intervals,
+    smallest_visible_effect=st.floats(0, 0.03),
+    chosen_rho=st.sampled_from([0.0, 0.1, 0.3]),
+    skip_cost=intervals,
+    block_influence=st.floats(0, 0.1),
+    attention_scale=scores,
+    mlp_scale=scores,
+)
+networks = st.tuples(st.none() | intervals, st.none() | intervals).map(
+    lambda gains: (NETWORKS[0], network("direct", range(1, 7), gain=gains[0], gain_over_control=gains[1]), NETWORKS[2])
+)
+bounds = st.builds(
+    bound,
+    below_trained_on_fit=st.booleans(),
+    below_control_on_fit=st.booleans(),
+    control_share=st.none() | st.floats(0, 1),
+)
+controls = st.builds(
+    control, damage_seen=st.booleans(), named_block=st.sampled_from([None, 2]), right_block_named=st.booleans()
+)
+
+
+@st.composite
+def evidences(draw: st.DrawFn) -> Evidence:
+    head = evidence().head_control.model_copy(update={"gain": draw(st.builds(around, small, st.just(0.01)))})
+    with_bound = draw(st.booleans())
+    return evidence(
+        head_control=head,
+        networks=draw(networks) if with_bound else (),
+        bound=draw(bounds) if with_bound else None,
+        blocks=tuple(draw(st.lists(blocks, min_size=1, max_size=7))),
+        positive_control=draw(st.none() | controls),
+        provenance=draw(st.sampled_from(Provenance)),
+        check_documents=draw(st.sampled_from([3, 29, 30, 200])),
+        tolerance=draw(st.sampled_from([0.005, 0.01, 0.05])),
+    )
+
+
+@given(evidences())
+@settings(max_examples=400)
+def test_every_word_rests_on_the_report(given_evidence: Evidence) -> None:
+    judged = judge(given_evidence)
+    report = as_report(given_evidence, judged, LIMITS)
+    reasons = [block.reason for block in judged.blocks]
+    for sentence in [*judged.verdict.sentences, *reasons]:
+        assert sentence.cites
+        assert sentence.text.endswith(".")
+        assert "{" not in sentence.text.replace("{3,6}", "")
+        for cite in sentence.cites:
+            assert resolve(report, cite.path) == cite.value
+        assert uncited_numbers(sentence.text, [sentence]) == []
+    assert uncited_numbers(judged.verdict.headline, judged.verdict.sentences) == []
+
+
+@given(evidences())
+@settings(max_examples=400)
+def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> None:
+    judged = judge(given_evidence)
+    found, visible = judged.verdict.status, judged.verdict.smallest_visible_effect
+    assert visible is not None
+    nothing_found = found in (STATUS.HOLDS, STATUS.NO_GAIN_ON_THIS_DATA, STATUS.IN_SAMPLE_ONLY)
+    if nothing_found:
+        assert visible <= given_evidence.tolerance
+        assert all(block.gain.low <= 0 for block in given_evidence.blocks)
+    if given_evidence.provenance is Provenance.UNSEEN:
+        assert found not in (STATUS.ADAPTABLE, STATUS.NO_GAIN_ON_THIS_DATA)
+    else:
+        assert found not in (STATUS.IMPROVABLE, STATUS.HOLDS)
+    untested = given_evidence.check_documents < LIMITS.check_documents
+    assert (found is STATUS.ESTIMATE_ONLY) == untested
+    accused = [block for block in judged.blocks if block.finding is not BlockFinding.SOUND]
+    assert not (untested and accused)
+    assert all(block.side is None or block.finding is BlockFinding.LAGGING for block in judged.blocks)
+    assert (judged.verdict.documents_needed is not None) == (found is STATUS.INCONCLUSIVE)
+    missed = given_evidence.positive_control is not None and not given_evidence.positive_control.damage_seen
+    if missed and found in (STATUS.HOLDS, STATUS.NO_GAIN_ON_THIS_DATA):
+        assert "missed" in judged.verdict.sentences[0].text
