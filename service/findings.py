@@ -144,7 +144,7 @@ class _Words:
             self._gain(),
             nats(f"{self._at}/excess_gain/estimate", excess.estimate),
             interval(f"{self._at}/excess_gain", excess, self._level),
-            nats("/settings/thresholds/excess_gain", self._thresholds.excess_gain),
+            plain("/settings/thresholds/excess_gain", self._thresholds.excess_gain),
         )
 
     def _skip(self) -> Phrase:
@@ -156,6 +156,6 @@ class _Words:
         path, gain = f"{self._at}/gain", self._block.gain
         if self._block.chosen_rho == 0:
             rho = plain(f"{self._at}/chosen_rho", self._block.chosen_rho)
-            return compose("no step that re-solves it was better than none on select", because=[rho])
+            return compose("on select no step of re-solving it was better than none", because=[rho])
         estimate = nats(f"{path}/estimate", gain.estimate)
         return compose("re-solving it gains {} nats {}", estimate, interval(path, gain, self._level))

@@ -124,13 +124,15 @@ class Narrative:
         tried = [i for i, block in enumerate(blocks) if block.chosen_rho > 0]
         if not tried:
             rhos = [plain(f"/blocks/{i}/chosen_rho", block.chosen_rho) for i, block in enumerate(blocks)]
-            return compose("On select no step that re-solves any of the {} blocks beat none.", count, because=rhos)
+            return compose(
+                "On select no step of re-solving any of the {} blocks was better than none.", count, because=rhos
+            )
         best = max(tried, key=lambda i: blocks[i].gain.estimate)
         return compose(
-            "The most that re-solving one of the {} blocks gains on check is {} nats {}, in block {}.",
+            "The best of the {} blocks that were re-solved, each by itself, is block {}: a gain of {} nats {} on check.",
             count,
-            *self._measured(f"/blocks/{best}/gain", blocks[best].gain),
             self._number(best),
+            *self._measured(f"/blocks/{best}/gain", blocks[best].gain),
         )
 
     def _gains(self) -> list[Phrase]:
@@ -162,9 +164,9 @@ class Narrative:
         return said
 
     def _further_gains(self, positions: list[int]) -> Phrase:
-        verb, noun = ("does", "block") if len(positions) == 1 else ("do", "blocks")
+        who = "Block {} gains too" if len(positions) == 1 else "Blocks {} gain too, each by itself"
         return compose(
-            f"So {verb} {noun} {{}}, each for itself; the gains of single blocks do not add up.",
+            f"{who}; the gains of single blocks do not add up.",
             enumerated([self._number(i) for i in positions]),
             because=[nats(f"/blocks/{i}/gain/low", self.evidence.blocks[i].gain.low) for i in positions],
         )
@@ -191,8 +193,8 @@ class Narrative:
             loss = nats("/bound/check_loss", bound.check_loss)
             return compose("The reference network that select picked, {}, reaches {} nats on check.", name, loss)
         return compose(
-            "The reference network that select picked, {}, gains {} nats {} over the trained network on check, "
-            "and {} nats {} over the head control.",
+            "The reference network that select picked, {}, has a gain of {} nats {} over the trained network on check "
+            "and of {} nats {} over the head control.",
             name,
             *self._measured(f"/networks/{position}/gain", gain),
             *self._measured(f"/networks/{position}/gain_over_control", over_control),
@@ -200,7 +202,7 @@ class Narrative:
 
     def _in_sample(self, bound: Bound) -> Phrase:
         losses = compose(
-            "On fit the bound is {} nats ({}), the trained network has {}, the head control {}",
+            "On fit the bound is {} nats ({}), the trained network at {}, the head control at {}",
             nats("/bound/fit_loss", bound.fit_loss),
             plain("/bound/network", bound.network),
             nats("/trained/fit", self.evidence.trained.fit),
@@ -261,7 +263,7 @@ class Narrative:
         return plain("/calibration/splits/check/documents", self.evidence.check_documents)
 
     def _tolerance(self) -> Phrase:
-        return nats("/request/options/tolerance", self.evidence.tolerance)
+        return plain("/request/options/tolerance", self.evidence.tolerance)
 
     def _visible(self) -> Phrase:
         return nats("/verdict/smallest_visible_effect", self.outcome.visible)

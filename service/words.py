@@ -40,9 +40,11 @@ def enumerated(phrases: Sequence[Phrase]) -> Phrase:
 
 def nats_text(value: float) -> str:
     """Losses and differences of losses: three digits from 0.1 up, four below, an exponent where those show nothing."""
-    if value != 0 and abs(value) < 0.00005:
+    if value == 0:
+        return "0.000"
+    if abs(value) < 0.00005:
         return f"{value:.0e}"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"
 
 
 def share_text(value: float) -> str:

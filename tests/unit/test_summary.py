@@ -29,7 +29,7 @@ def block_report(index: int, **changes: Any) -> BlockReport:
     return BlockReport(**(fields | changes))
 
 
-def summary(blocks: list[BlockReport], **changes: Any) -> Summary:
+def summary(reports: list[BlockReport], **changes: Any) -> Summary:
     given = evidence(**changes)
     return summarise(
         verdict=judge(given).verdict,
@@ -37,7 +37,7 @@ def summary(blocks: list[BlockReport], **changes: Any) -> Summary:
         head_control=given.head_control,
         networks=given.networks,
         bound=given.bound,
-        blocks=blocks,
+        blocks=reports,
         positive_control=given.positive_control,
     )
 
