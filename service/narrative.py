@@ -129,7 +129,7 @@ class Narrative:
             )
         best = max(tried, key=lambda i: blocks[i].gain.estimate)
         return compose(
-            "The best of the {} blocks that were re-solved, each by itself, is block {}: a gain of {} nats {} on check.",
+            "The best of the {} blocks, each re-solved by itself, is block {}: a gain of {} nats {} on check.",
             count,
             self._number(best),
             *self._measured(f"/blocks/{best}/gain", blocks[best].gain),
