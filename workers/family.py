@@ -6,6 +6,7 @@ off the configuration and the module tree. No code of the checkpoint's is run an
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ _LIMITS = {
 # Bounds on the whole, whatever made it large.
 _MOST_PARAMETERS = 2**42
 _MOST_BUFFER_BYTES = 2**31
+_EXPERTS = re.compile(r"(Experts?|Router)$")
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input", "hybrid_layer_ids", "num_mem_blocks")
 _REMEDY = "Audit a dense decoder-only transformer of a family that transformers knows."
 
@@ -191,10 +193,11 @@ def _check_blocks(model: PreTrainedModel, name: str, blocks: nn.ModuleList) -> N
             raise _not_decoder(family)
         if any(isinstance(m, nn.Conv1d) for _, m in inside) or not any(is_attention(m, attention) for _, m in inside):
             raise _shared(f"Block {index} of {family} is recurrent or convolutional, not attention alone.")
-        expert = next((n for n, m in inside if re.search(r"Experts?|MoE|Moe|Router", type(m).__name__)), None)
-        deep = next((n for n, p in block.named_parameters() if p.ndim > 2 and p.numel() > max(p.shape)), None)
-        if expert or deep:
-            raise _unsupported("model-moe", f"Block {index} of {family} holds experts ({expert or deep}).")
+        # Experts stand side by side: in a list, stacked in one parameter, or under a module that says so.
+        listed = (n for n, m in inside if isinstance(m, nn.ModuleList) or _EXPERTS.search(type(m).__name__))
+        stacked = (n for n, p in block.named_parameters() if p.ndim > 2 and p.numel() > max(p.shape))
+        if expert := next(chain(listed, stacked), None):
+            raise _unsupported("model-moe", f"Block {index} of {family} holds experts ({expert}).")
 
 
 def is_attention(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:

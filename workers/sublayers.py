@@ -33,7 +33,7 @@ class Sublayers:
     mlp: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
     child: str
     inputs: tuple[Tensor, ...]

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.skeleton import Skeleton
-from tests.tiny_models import FURTHER, PROMISED, tiny_config
+from tests.tiny_models import FURTHER, PROMISED, random_model, tiny_config
 from tests.unit.skeleton.conftest import Subject
 
 Subjects = Callable[[str], Subject]
@@ -108,6 +108,34 @@ def test_logits_of_a_chunk_are_the_chunk_of_the_logits(family: str, subject: Sub
     assert logits.shape == (3, 7, it.architecture.vocab_size)
     assert torch.allclose(it.skeleton.logits(h[1:2, 2:5]), logits[1:2, 2:5], atol=1e-5)
     assert torch.equal(it.skeleton.logits(h, it.skeleton.head_parameters()), logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "bloom"])
+def test_a_single_block_is_enough(family: str) -> None:
+    """With one block nothing shows between blocks whether the model expects tensors or tuples."""
+    depth = {"llama": "num_hidden_layers"}.get(family, "n_layer")
+    whole = random_model(family, **{depth: 1})
+    architecture = Architecture.from_config_json(tiny_config(family, **{depth: 1}))
+    tensors = whole.state_dict()
+    rest: dict[str, Tensor] = {}
+    block: dict[str, Tensor] = {}
+    for name, placement in architecture.place({name: tuple(t.shape) for name, t in tensors.items()}).items():
+        (block if placement.part else rest)[placement.name] = tensors[name]
+    skeleton = Skeleton(architecture, rest)
+    ids = torch.arange(3, 15).reshape(2, 6)
+    with torch.no_grad():
+        h = skeleton.run(1, skeleton.load_block(1, block), skeleton.embed(ids))
+        assert relative(skeleton.logits(h), whole(ids).logits) < 1e-5
+
+
+def test_many_shapes_in_turn_keep_their_own_calls(subject: Subjects) -> None:
+    it = subject("gemma2")
+    block = it.block(1)
+    first = {length: it.skeleton.run(1, block, it.skeleton.embed(it.ids(length))) for length in range(2, 12)}
+    for length, want in first.items():  # the first of them were forgotten meanwhile
+        h = it.skeleton.embed(it.ids(length))
+        assert torch.equal(it.skeleton.run(1, block, h), want)
+        assert torch.equal(Skeleton(it.architecture, it.parts[0]).run(1, block, h), want)
 
 
 @pytest.mark.parametrize(
