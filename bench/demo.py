@@ -5,6 +5,7 @@ only to train and to tell, at the end, whether the audit was right.
 """
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ OUTPUT = Path("demo-output").absolute()
 FROZEN_BLOCK = 3
 RECIPES = {"sound": Recipe(), "frozen": Recipe(frozen_block=FROZEN_BLOCK)}
 START_SECONDS = 60.0
+STOP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Audited:
 
 def main() -> None:
     """Run the demo; exit status 1 when an audit fails."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the service is stopped as well
     console = Console()
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
@@ -131,7 +134,10 @@ def embedded_service(progress: Progress) -> Iterator[Client]:
             yield client
     finally:
         service.terminate()
-        service.wait()
+        try:
+            service.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            service.kill()
 
 
 def audited(client: Client, corpus: Corpus, checkpoints: list[Checkpoint], progress: Progress) -> list[Audited]:
@@ -181,18 +187,11 @@ def run_pages(client: Client) -> list[Path]:
 def table(audits: list[Audited]) -> Table:
     """The audits side by side; losses in nats per token."""
     result = Table(title="Two runs, audited on files that neither has seen (losses in nats per token)")
-    for heading in (
-        "checkpoint",
-        "training loss",
-        "loss on check",
-        "YES bound",
-        "head control",
-        "verdict",
-        "blocks named",
-    ):
-        result.add_column(
-            heading, justify="right" if "loss" in heading or heading in ("YES bound", "head control") else "left"
-        )
+    result.add_column("checkpoint")
+    for loss in ("training loss", "loss on check", "YES bound", "head control"):
+        result.add_column(loss, justify="right")
+    result.add_column("verdict")
+    result.add_column("blocks named")
     for audit in audits:
         cloud = audit.summary.cloud
         named = [f"{block} inert" for block in audit.summary.inert_blocks]
@@ -211,19 +210,18 @@ def table(audits: list[Audited]) -> Table:
 
 
 def conclusion(audits: list[Audited]) -> str:
-    """What the audits of the last checkpoints tell that the loss curves do not, from the results alone."""
+    """What the audits of the last checkpoints tell that the loss curves do not, from their results alone."""
     last = {audit.checkpoint.run: audit for audit in audits}
     sound, frozen = last["sound"], last["frozen"]
     gap = abs(frozen.checkpoint.training_loss - sound.checkpoint.training_loss)
-    curves = f"At step {frozen.checkpoint.step} the two training losses are {gap:.2f} nats apart;"
-    if FROZEN_BLOCK in frozen.blocks_named:
-        others = [block for block in frozen.blocks_named if block != FROZEN_BLOCK]
-        found = f"the audit names block {FROZEN_BLOCK} of the second run, which was frozen by mistake"
-        found += f" (and also {_blocks(others)})," if others else ","
-    else:
-        found = f"the audit missed block {FROZEN_BLOCK} of the second run, which was frozen by mistake,"
-    accused = sound.blocks_named
-    return f"{curves} {found} and accuses {_blocks(accused) if accused else 'no block'} of the sound run."
+    others = [block for block in frozen.blocks_named if block != FROZEN_BLOCK]
+    found = "names" if FROZEN_BLOCK in frozen.blocks_named else "misses"
+    besides = f" (besides {_blocks(others)})" if others else ""
+    accused = _blocks(sound.blocks_named) if sound.blocks_named else "no block"
+    return (
+        f"At step {frozen.checkpoint.step} the two training losses lie {gap:.2f} nats apart; the audit {found} block "
+        f"{FROZEN_BLOCK}, which was frozen by mistake{besides}, and accuses {accused} of the sound run."
+    )
 
 
 def _blocks(blocks: list[int]) -> str:
