@@ -165,13 +165,45 @@ def control(*, seen: bool = True, named: bool = True, block: int = 4) -> Control
     )
 
 
+def verdict_sentences(best: BlockReport, blocks: int, head_gain: float, documents: int, delta: float) -> list[Sentence]:
+    """Sentences that print their numbers and cite them, with names and thresholds among the citations."""
+    gain, path = best.gain, f"/blocks/{best.index - 1}"
+    return [
+        Sentence(
+            text=f"The most that re-solving one of the {blocks} blocks gains on check is {gain.estimate:.4f} nats "
+            f"(95% interval {gain.low:.4f} to {gain.high:.4f}, jointly over the blocks), in block {best.index}.",
+            cites=[
+                Citation(path="/checkpoint/blocks", value=blocks),
+                Citation(path=f"{path}/gain/estimate", value=gain.estimate),
+                Citation(path=f"{path}/gain/low", value=gain.low),
+                Citation(path=f"{path}/gain/high", value=gain.high),
+                Citation(path="/settings/thresholds/level", value=0.95),
+                Citation(path=f"{path}/index", value=best.index),
+            ],
+        ),
+        Sentence(
+            text=f"Refitting only the norm and the head changes the loss on check by {head_gain:.4f} nats.",
+            cites=[Citation(path="/head_control/gain/estimate", value=head_gain)],
+        ),
+        Sentence(
+            text=f"A gain of {delta} nats in any one block would have been seen on {documents} documents four times in "
+            "five; the tolerance is 0.01.",
+            cites=[
+                Citation(path="/verdict/smallest_visible_effect", value=delta),
+                Citation(path="/calibration/splits/check/documents", value=documents),
+                Citation(path="/request/options/tolerance", value=0.01),
+            ],
+        ),
+    ]
+
+
 def build_report(
     *,
     blocks: int = 6,
     inert: tuple[int, ...] = (),
     lagging: dict[int, str | None] | None = None,
     status: CheckpointVerdict = CheckpointVerdict.HOLDS,
-    headline: str = "This checkpoint holds: no competitor gained anything that matters",
+    headline: str = "Holds: nothing gained on check, where 0.0041 nats would have been seen.",
     provenance: str = "unseen",
     check_documents: int = 96,
     quick: bool = False,
@@ -219,29 +251,7 @@ def build_report(
     )
     documents_needed = 412 if status is CheckpointVerdict.INCONCLUSIVE else None
     delta = 0.0268 if status is CheckpointVerdict.INCONCLUSIVE else 0.0041
-    best_path = f"/blocks/{best.index - 1}/gain"
-    sentences = [
-        Sentence(
-            text=f"Of {blocks} block references the best, block {best.index}, changes the loss on {check_documents} "
-            "unseen check documents by an amount whose interval holds for all blocks together.",
-            cites=[
-                Citation(path=f"{best_path}/estimate", value=best.gain.estimate),
-                Citation(path=f"{best_path}/low", value=best.gain.low),
-                Citation(path=f"{best_path}/high", value=best.gain.high),
-            ],
-        ),
-        Sentence(
-            text="Refitting only norm and head explains none of it.",
-            cites=[Citation(path="/head_control/gain/estimate", value=head.gain.estimate)],
-        ),
-        Sentence(
-            text="A gain of this size would have been seen with probability 0.8.",
-            cites=[
-                Citation(path="/verdict/smallest_visible_effect", value=delta),
-                Citation(path="/calibration/splits/check/documents", value=check_documents),
-            ],
-        ),
-    ]
+    sentences = verdict_sentences(best, blocks, head.gain.estimate, check_documents, delta)
     split_sizes = {"fit": (64, 61), "select": (32, 34), "check": (96, check_documents)}
     cloud = CloudSummary(
         trained_fit=fit,
@@ -335,7 +345,7 @@ def sound_report(**changes: Any) -> Report:
 
 def frozen_report(**changes: Any) -> Report:
     """Six blocks of which block 3 was left frozen."""
-    headline = "Block 3 does nothing; re-solving block 5 improves this checkpoint"
+    headline = "Improvable: re-solving block 5 alone gains 0.0094 nats on check; block 3 is inert; block 5 lags."
     defaults: dict[str, Any] = {
         "inert": (3,),
         "lagging": {5: "too_strong"},
@@ -354,7 +364,8 @@ def deep_report(blocks: int = 30, **changes: Any) -> Report:
         "inert": tuple(k for k in (13, 14) if k <= blocks),
         "lagging": {k: "too_weak" for k in (21,) if k <= blocks},
         "status": CheckpointVerdict.ADAPTABLE,
-        "headline": "This checkpoint can be adapted to these documents",
+        "headline": "Adaptable to this data: re-solving block 21 alone gains 0.0094 nats on check; "
+        "blocks 13 and 14 are inert.",
         "provenance": "other_distribution",
         "planted": control(seen=False, named=False, block=min(9, blocks)),
     }
@@ -365,7 +376,7 @@ def estimate_report(**changes: Any) -> Report:
     """Too few documents, quick preset: no bounds, no matrix, no control, and numbers that could not be computed."""
     defaults: dict[str, Any] = {
         "status": CheckpointVerdict.ESTIMATE_ONLY,
-        "headline": "Estimates only: 12 check documents are too few for a tested verdict",
+        "headline": "Estimates only: 12 check documents are too few to test anything.",
         "provenance": "unknown",
         "check_documents": 12,
         "quick": True,

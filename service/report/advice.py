@@ -39,8 +39,8 @@ def _blocks(report: Report) -> list[str]:
     if inert:
         does, it = ("does", "it") if len(inert) == 1 else ("do", "them")
         steps.append(
-            f"Find out why {_names(inert)} {does} nothing: compare the weights in two checkpoints, and look for parameters "
-            "that are frozen, missing from the optimiser, or left at their initial values. "
+            f"Find out why {_names(inert)} {does} nothing: compare the weights in two checkpoints, and look for "
+            "parameters that are frozen, missing from the optimiser, or left at their initial values. "
             f"If training did reach {it}, leaving {it} out costs almost nothing."
         )
     for side, words in _SIDES.items():

@@ -11,19 +11,22 @@ _SECTIONS = {
     "head_control": "losses",
     "networks": "losses",
     "bound": "losses",
-    "summary": "losses",
     "blocks": "blocks",
     "matrix": "matrix",
     "positive_control": "control",
     "calibration": "settings",
     "checkpoint": "settings",
-    "settings": "settings",
-    "environment": "settings",
-    "request": "reproduce",
 }
 
 _LEAVES = {"estimate": "", "low": "low end", "high": "high end", "z": "z"}
 _UNSPOKEN = {"verdict", "summary", "splits"}
+_NAMES = {"index", "block", "blocks", "best_block", "named_block"}
+"""Integers that name something instead of measuring it."""
+_CHOSEN = {"settings", "request"}
+"""Parts of the report that were chosen, not measured."""
+
+MOST = 8
+"""References drawn under one sentence; more would bury it."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Reference:
 
 
 def references(report: Report, citations: Sequence[Citation]) -> list[Reference]:
-    """Name the citations of a sentence; an estimate and the two ends of its interval become one.
+    """Name the measurements that a sentence cites; an estimate and the two ends of its interval become one.
 
-    ``/blocks/2/gain/estimate``, ``…/low`` and ``…/high`` become ``block 3, gain  +0.0071 [0.0052, 0.0090]``.
+    ``/blocks/2/gain/estimate``, ``…/low`` and ``…/high`` become ``block 3, gain  0.0071 [0.0052, 0.0090]``. What is no
+    measurement (names, thresholds, yes and no) the sentence says itself; report.json holds every citation.
     """
+    citations = [citation for citation in citations if _is_measured(citation)]
     by_path = {citation.path: citation.value for citation in citations}
     whole = {p.removesuffix("/estimate") for p in by_path if p.endswith("/estimate")}
     whole = {base for base in whole if f"{base}/low" in by_path and f"{base}/high" in by_path}
@@ -54,7 +59,14 @@ def references(report: Report, citations: Sequence[Citation]) -> list[Reference]
         if base in whole and leaf == "estimate":
             value = f"{value} [{numbers.scalar(by_path[f'{base}/low'])}, {numbers.scalar(by_path[f'{base}/high'])}]"
         drawn.append(_reference(report, citation.path, value))
-    return drawn
+    return drawn[:MOST]
+
+
+def _is_measured(citation: Citation) -> bool:
+    parts = citation.path.strip("/").split("/")
+    if parts[0] in _CHOSEN or isinstance(citation.value, bool):
+        return False
+    return isinstance(citation.value, float) or (isinstance(citation.value, int) and parts[-1] not in _NAMES)
 
 
 def _reference(report: Report, path: str, value: str) -> Reference:

@@ -81,9 +81,9 @@ def render(report: Report, *, record: AuditRecord | None = None, series: RunSeri
         advice=advice(report),
         cites=lambda sentence: references(report, sentence.cites),
         fit_panel=loss_panel(
-            "fit-losses", "On fit", numbers.decimal(report.trained.fit), fit_competitors(report), scale
+            "fit-losses", "Gains on fit", numbers.decimal(report.trained.fit), fit_competitors(report), scale
         ),
-        check_panel=loss_panel("check-losses", "On check", trained_check, check_competitors(report), scale),
+        check_panel=loss_panel("check-losses", "Gains on check", trained_check, check_competitors(report), scale),
         blocks_chart=blocks_chart(report.blocks) if report.blocks else None,
         heat=heat_tables(report.matrix, report.checkpoint.blocks),
         clouds=_clouds(series, record.id if record else None),

@@ -54,14 +54,13 @@ def count(value: int) -> str:
 
 
 def short(value: float, *, base: int = 1000, units: tuple[str, ...] = ("", " k", " M", " B", " T")) -> str:
-    """A magnitude in three digits, e.g. ``135 M``."""
-    scaled = float(value)
-    for unit in units[:-1]:
-        # 999.5 would be written as 1000 of this unit.
-        if abs(scaled) < base - 0.5:
-            return f"{scaled:.3g}{unit}"
-        scaled /= base
-    return f"{scaled:.3g}{units[-1]}"
+    """A magnitude in about three digits, e.g. ``135 M``."""
+    scaled, unit = float(value), 0
+    # 999.7 would be written as 1000 of its unit.
+    while scaled >= base - 0.5 and unit < len(units) - 1:
+        scaled, unit = scaled / base, unit + 1
+    digits = f"{scaled:.0f}" if scaled >= 99.5 else f"{scaled:.3g}"
+    return f"{digits}{units[unit]}"
 
 
 def size(value: int) -> str:

@@ -12,9 +12,9 @@ from peelbound.service.report.charts import svg
 from peelbound.service.report.charts.scale import Scale, block_ticks, tick_label
 from peelbound.service.schemas.report import BlockFinding, BlockReport, Interval
 
-_HEADER, _TITLE, _PLOT, _GAP, _FOOTER = 22, 24, 88, 20, 36
+_LANE, _TITLE, _PLOT, _GAP, _FOOTER = 15, 24, 88, 20, 36
 
-_LABEL_ROOM = 21
+_NAME_ROOM = 21
 """Per cent of the width that a column's name takes on a phone."""
 
 _FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle"}
@@ -43,6 +43,16 @@ class Panel:
     root: bool = False
     limits: dict[int, float] = field(default_factory=dict)
     """By block: the distance from zero beyond which values count."""
+
+
+@dataclass(frozen=True)
+class _ColumnName:
+    """The name over shaded columns; lanes count upwards."""
+
+    text: str
+    finding: BlockFinding
+    x: float
+    lane: int
 
 
 def panels(blocks: Sequence[BlockReport]) -> list[Panel]:
@@ -107,16 +117,17 @@ def _scores(blocks: Sequence[BlockReport]) -> list[Point]:
 
 def blocks_chart(blocks: Sequence[BlockReport]) -> Markup:
     """All panels in one picture; blocks that are not sound are a named column through all of them."""
-    K = len(blocks)
+    K, names = len(blocks), _column_names(blocks)
+    header = 7.0 + _LANE * (1 + max((name.lane for name in names), default=0))
     drawn_panels = panels(blocks)
     step = _TITLE + _PLOT + _GAP
-    bottom = _HEADER + step * len(drawn_panels) - _GAP
-    content = [_column(block, K, bottom) for block in blocks if block.finding is not BlockFinding.SOUND]
-    content += _column_labels(blocks)
+    bottom = header + step * len(drawn_panels) - _GAP
+    content = [_column(b, K, header - 4, bottom) for b in blocks if b.finding is not BlockFinding.SOUND]
+    content += [_column_label(name, header) for name in names]
     for i, panel in enumerate(drawn_panels):
-        content += _panel(panel, K, _HEADER + step * i)
+        content += _panel(panel, K, header + step * i)
     content += _axis(blocks, bottom)
-    content += [_tooltip(block, K, bottom) for block in blocks]
+    content += [_tooltip(block, K, header, bottom) for block in blocks]
     return svg.picture("blocks-chart", "Evidence per block", _description(blocks), bottom + _FOOTER, *content)
 
 
@@ -124,22 +135,28 @@ def _x(block: int, K: int, shift: float = 0.0) -> float:
     return (block - 0.5 + shift) / K * 100
 
 
-def _column(block: BlockReport, K: int, bottom: float) -> Markup:
-    return svg.rect((block.index - 1) / K * 100, _HEADER - 4, 100 / K, bottom - _HEADER + 4, f"column {block.finding}")
+def _column(block: BlockReport, K: int, top: float, bottom: float) -> Markup:
+    return svg.rect((block.index - 1) / K * 100, top, 100 / K, bottom - top, f"column {block.finding}")
 
 
-def _column_labels(blocks: Sequence[BlockReport]) -> list[Markup]:
-    """Names over the columns, one for neighbours; a name that would run into the one before is left to the table."""
-    K, free_from, drawn = len(blocks), -1.0, []
+def _column_names(blocks: Sequence[BlockReport]) -> list[_ColumnName]:
+    """A name for each run of neighbours with one finding, in the lowest lane where it touches no other."""
+    K, lanes, names = len(blocks), list[float](), list[_ColumnName]()
     for finding, run in groupby(blocks, key=lambda block: block.finding):
         indices = [block.index for block in run]
-        x = (_x(indices[0], K) + _x(indices[-1], K)) / 2
-        if finding is BlockFinding.SOUND or x < free_from:
+        if finding is BlockFinding.SOUND:
             continue
-        anchor = "start" if x < 12 else "end" if x > 88 else "middle"
-        drawn.append(svg.text(f"{_span(indices)} {finding}", x, 12, anchor=anchor, class_=f"named {finding}"))
-        free_from = x + _LABEL_ROOM
-    return drawn
+        x = (_x(indices[0], K) + _x(indices[-1], K)) / 2
+        lane = next((i for i, free_from in enumerate(lanes) if x >= free_from), len(lanes))
+        lanes[lane : lane + 1] = [x + _NAME_ROOM]
+        names.append(_ColumnName(f"{_span(indices)} {finding}", finding, x, lane))
+    return names
+
+
+def _column_label(name: _ColumnName, header: float) -> Markup:
+    anchor = "start" if name.x < 12 else "end" if name.x > 88 else "middle"
+    y = header - 10 - _LANE * name.lane
+    return svg.text(name.text, name.x, y, anchor=anchor, class_=f"named {name.finding}")
 
 
 def _span(indices: Sequence[int]) -> str:
@@ -176,7 +193,7 @@ def _panel(panel: Panel, K: int, top: float) -> list[Markup]:
             drawn.append(svg.line(x, scale(point.low), x, scale(point.high), f"whisker {point.class_}"))
         if math.isfinite(point.value):
             # Named blocks must be found among a hundred.
-            size = radius if point.shape == "circle" else max(radius, 3.8)
+            size = max(radius, 3.8) if point.shape in _FINDING_SHAPES.values() else radius
             drawn.append(svg.mark(point.shape, x, scale(point.value), size, point.class_))
     return drawn
 
@@ -191,7 +208,7 @@ def _axis(blocks: Sequence[BlockReport], bottom: float) -> list[Markup]:
     return [*drawn, svg.text("block", 0, bottom + 17, anchor="end", dx=-8, class_="tick")]
 
 
-def _tooltip(block: BlockReport, K: int, bottom: float) -> Markup:
+def _tooltip(block: BlockReport, K: int, top: float, bottom: float) -> Markup:
     lines = [
         f"Block {block.index}: {block.finding}",
         f"gain {numbers.gain(block.gain)}",
@@ -201,7 +218,7 @@ def _tooltip(block: BlockReport, K: int, bottom: float) -> Markup:
         f"block {numbers.score(block.block_scale)}",
     ]
     title = svg.tag("title", "\n".join(lines))
-    return svg.rect((block.index - 1) / K * 100, _HEADER, 100 / K, bottom - _HEADER, "hover", title)
+    return svg.rect((block.index - 1) / K * 100, top, 100 / K, bottom - top, "hover", title)
 
 
 def _description(blocks: Sequence[BlockReport]) -> str:

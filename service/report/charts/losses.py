@@ -104,7 +104,7 @@ def loss_panel(name: str, title: str, trained: str, rows: list[Competitor], scal
 
     Args:
         name: unique within the page; ids are made of it.
-        title: the split, e.g. ``On fit``.
+        title: the picture's name, e.g. ``Gains on fit``.
         trained: the trained network's own loss as text, e.g. ``3.4183 [3.3401, 3.4965]``.
         rows: competitors from top to bottom.
         scale: gains in nats to per cent of the width.

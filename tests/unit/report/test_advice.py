@@ -1,0 +1,45 @@
+import pytest
+
+from peelbound.service.report.advice import advice
+from peelbound.service.schemas.report import CheckpointVerdict
+from tests.report_fixture import build_report, control, deep_report, estimate_report, frozen_report, sound_report
+
+
+@pytest.mark.parametrize("status", CheckpointVerdict)
+def test_every_verdict_leads_somewhere(status: CheckpointVerdict) -> None:
+    assert advice(build_report(status=status))
+
+
+def test_an_inert_block_is_named_with_what_to_check() -> None:
+    [first, second, *_] = advice(frozen_report())
+    assert "block 3 does nothing" in first
+    assert "optimiser" in first
+    assert "block 5" in second
+    assert "too strong" in second
+
+
+def test_several_blocks_are_named_together() -> None:
+    steps = advice(deep_report())
+    assert any("blocks 13 and 14 do nothing" in step for step in steps)
+    assert any("block 21" in step and "too weak" in step for step in steps)
+
+
+def test_a_missed_control_comes_first() -> None:
+    assert "block 4 was missed" in advice(sound_report(planted=control(seen=False, named=False)))[0]
+
+
+def test_a_wrongly_named_control_makes_names_leads() -> None:
+    assert "no block was named" in advice(sound_report(planted=control(named=False)))[0]
+
+
+def test_a_sound_checkpoint_gets_one_calm_sentence() -> None:
+    [only] = advice(sound_report())
+    assert "Nothing to mend" in only
+
+
+def test_an_inconclusive_audit_says_how_many_documents_would_do() -> None:
+    assert "about 412 check documents" in advice(build_report(status=CheckpointVerdict.INCONCLUSIVE))[0]
+
+
+def test_undeclared_data_are_asked_for() -> None:
+    assert any("Declare where the calibration data come from" in step for step in advice(estimate_report()))
