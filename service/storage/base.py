@@ -21,7 +21,7 @@ class ObjectInfo:
     key: str
     bytes: int
     sha256: str
-    """Lower-case hexadecimal, of the object's bytes."""
+    """Lower-case hexadecimal, of the object's bytes; empty where `list` came upon an object without checksum."""
 
 
 class ObjectStore(Protocol):
@@ -70,7 +70,10 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with the string `prefix`, in no particular order."""
+        """The objects whose keys begin with the string `prefix`, in no particular order.
+
+        One that carries no checksum is listed with an empty `sha256`, so that it can be found and deleted.
+        """
         ...
 
     def delete(self, key: str) -> None:

@@ -107,11 +107,11 @@ class DirectoryStore:
         """See `ObjectStore.list`."""
         top = self.root / check_prefix(prefix).rpartition("/")[0]
         with disk_errors(top):
-            for directory, subdirectories, names in os.walk(top):
+            for directory, subdirectories, names in os.walk(top, onerror=_raise_unless_absent):
                 subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
                 for name in names:
                     key = (Path(directory) / name).relative_to(self.root).as_posix().removesuffix(OBJECT_SUFFIX)
-                    if name.endswith(OBJECT_SUFFIX) and key.startswith(prefix) and (info := self.info(key)):
+                    if name.endswith(OBJECT_SUFFIX) and key.startswith(prefix) and (info := self._listed(key)):
                         yield info
 
     def delete(self, key: str) -> None:
@@ -146,6 +146,12 @@ class DirectoryStore:
             staged.replace(target)
             _sync_directory(target.parent)
         return ObjectInfo(key, size, sha256)
+
+    def _listed(self, key: str) -> ObjectInfo | None:
+        try:
+            return self.info(key)
+        except ObjectCorrupt:
+            return ObjectInfo(key, self._file(key).stat().st_size, "")
 
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[tuple[Path, int, str]]:
@@ -191,6 +197,11 @@ def staged_beside(path: Path) -> Iterator[io.BufferedRandom]:
         _sync_directory(path.parent)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, _ABSENT):
+        raise error
 
 
 def _verify(info: ObjectInfo, sha256: str, size: int) -> None:

@@ -110,7 +110,7 @@ class S3Store:
             pages = self.access.client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._join(check_prefix(prefix))):
                 keys = [entry["Key"][start:] for entry in page.get("Contents", [])]
-                infos = pool.map(self.info, (key for key in keys if not key.startswith(".")))
+                infos = pool.map(self._listed, (key for key in keys if not key.startswith(".")))
                 yield from (info for info in infos if info is not None)
 
     def delete(self, key: str) -> None:
@@ -152,6 +152,11 @@ class S3Store:
                 return None
             raise
         return head["ContentLength"], head["Metadata"]
+
+    def _listed(self, key: str) -> ObjectInfo | None:
+        with self.access.errors(self.bucket):
+            head = self._head(key)
+        return head and ObjectInfo(key, head[0], head[1].get(_SHA256, ""))
 
     def _upload(self, key: str, source: io.BufferedReader | io.BytesIO, media_type: str) -> ObjectInfo:
         sha256 = hashlib.file_digest(source, "sha256").hexdigest()

@@ -164,6 +164,7 @@ def test_damage_is_noticed(store: ObjectStore, keep: int, tmp_path: Path) -> Non
     with pytest.raises(ObjectCorrupt, match="key"):
         store.download("key", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} <= {"a store"}
+    assert [info.key for info in store.list("")] == ["key"]
     store.put("key", b"hello")
     assert store.get("key") == b"hello"
 
