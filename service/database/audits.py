@@ -82,7 +82,7 @@ class Audits:
                 run=request.run,
                 step=request.step,
                 training_loss=request.training_loss,
-                request_bytes=len(request.model_dump_json()),
+                request_bytes=len(request.model_dump_json().encode()),
             )
             .on_conflict_do_nothing(index_elements=[AuditRow.tenant, AuditRow.idempotency_key])
             .returning(AuditRow.id)

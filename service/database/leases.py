@@ -9,7 +9,7 @@ the audit cancelling and end it as cancelled instead.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -85,21 +85,28 @@ class Leases:
         """
         while True:
             with writing(self._engine) as connection:
+                now = self._clock(connection)
                 found = connection.execute(
-                    select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.attempt, AuditRow.failures)
-                    .add_columns(AuditRow.lease_owner)
-                    .where(AuditRow.claimable_at <= self._clock(connection))
+                    select(
+                        AuditRow.tenant,
+                        AuditRow.id,
+                        AuditRow.state,
+                        AuditRow.attempt,
+                        AuditRow.failures,
+                        AuditRow.lease_owner,
+                    )
+                    .where(AuditRow.claimable_at <= now)
                     .order_by(AuditRow.id)
                     .limit(1)
                     .with_for_update(skip_locked=True)
                 ).one_or_none()
                 if found is None:
                     return None
-                if claim := self._take(connection, found, owner):
+                if claim := self._take(connection, now, found, owner):
                     return claim
 
-    def _take(self, connection: Connection, found: Row[Any], owner: str) -> Claim | None:
-        now = self._clock(connection)
+    def _take(self, connection: Connection, now: datetime, found: Row[*tuple[Any, ...]], owner: str) -> Claim | None:
+        """Claim the audit whose row is locked here; None where it could only be ended."""
         attempt: int = found.attempt
         guard = (AuditRow.tenant == found.tenant, AuditRow.id == found.id, AuditRow.attempt == attempt)
         if found.state is AuditState.CANCELLING:
@@ -265,8 +272,8 @@ class Leases:
     def count_by_state(self) -> dict[AuditState, int]:
         """How many audits there are in each state, over all tenants."""
         with reading(self._engine) as connection:
-            rows = connection.execute(select(AuditRow.state, func.count()).group_by(AuditRow.state)).tuples().all()
-        return dict.fromkeys(AuditState, 0) | dict(rows)
+            rows = connection.execute(select(AuditRow.state, func.count()).group_by(AuditRow.state)).all()
+        return dict.fromkeys(AuditState, 0) | {state: count for state, count in rows}
 
 
 def _same_attempt(claim: Claim) -> tuple[ColumnElement[bool], ...]:

@@ -29,6 +29,15 @@ def test_a_claim_is_the_oldest_audit_and_nobody_elses(service: Service) -> None:
     assert record.started_at is not None
 
 
+def test_the_oldest_audit_comes_first_also_after_a_retry(service: Service) -> None:
+    first, second = service.submit(), service.submit()
+    service.leases.retry(service.claim(), PROBLEM, delay_seconds=10)
+    assert service.claim().audit_id == second
+    third = service.submit()
+    service.clock.push(10)
+    assert [service.claim().audit_id, service.claim().audit_id] == [first, third]
+
+
 def test_claimers_at_once_never_get_the_same_audit(service: Service) -> None:
     audits = {service.submit() for _ in range(12)}
 
