@@ -1,0 +1,124 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.api.harness import BODY, Api, problem
+
+PROTECTED = [
+    ("GET", "/v1/audits", "read"),
+    ("POST", "/v1/audits", "write"),
+    ("POST", "/v1/audits:plan", "write"),
+    ("GET", "/v1/audits/x", "read"),
+    ("DELETE", "/v1/audits/x", "write"),
+    ("POST", "/v1/audits/x/cancel", "write"),
+    ("GET", "/v1/audits/x/events", "read"),
+    ("GET", "/v1/audits/x/report", "read"),
+    ("GET", "/v1/audits/x/report.json", "read"),
+    ("GET", "/v1/audits/x/report.html", "read"),
+    ("GET", "/v1/audits/x/artifacts", "read"),
+    ("GET", "/v1/audits/x/artifacts/y", "read"),
+    ("GET", "/v1/runs", "read"),
+    ("GET", "/v1/runs/x", "read"),
+    ("GET", "/v1/runs/x/report.html", "read"),
+    ("GET", "/metrics", "admin"),
+]
+
+
+@pytest.fixture
+def stranger(api: Api) -> Iterator[Api]:
+    """The application with a client that brings no token."""
+    del api.client.headers["Authorization"]
+    return api
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), PROTECTED)
+def test_a_route_needs_a_known_token_with_its_scope(stranger: Api, method: str, path: str, scope: str) -> None:
+    json = BODY if method == "POST" else None
+    response = stranger.client.request(method, path, json=json)
+    problem(response, 401, "unauthenticated")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    for wrong in ("Bearer peel_unknown", "Bearer", "Basic eDp5"):
+        response = stranger.client.request(method, path, json=json, headers={"Authorization": wrong})
+        problem(response, 401, "unauthenticated")
+    others = {"read", "write", "admin"} - {scope}
+    response = stranger.client.request(method, path, json=json, headers=stranger.token(*others))
+    assert scope in problem(response, 403, "scope-missing")["detail"]
+
+
+def test_every_route_is_open_on_purpose_or_protected(stranger: Api) -> None:
+    paths = stranger.client.get("/openapi.json").json()["paths"]
+    routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    opened = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/problems/{slug}")}
+    examples = {"{audit_id}": "x", "{name}": "y", "{run}": "x"}
+    protected = set()
+    for method, path in routes - opened:
+        for parameter, example in examples.items():
+            path = path.replace(parameter, example)
+        protected.add((method, path))
+    assert protected == {(method, path) for method, path, _ in PROTECTED}
+    for method, path in opened:
+        assert stranger.client.request(method, path.replace("{slug}", "uri-refused")).status_code == 200
+
+
+def test_a_bad_body_of_a_stranger_is_not_even_judged(stranger: Api) -> None:
+    problem(stranger.client.post("/v1/audits", json={"nonsense": 1}), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:8734"])
+def test_a_foreign_host_is_refused(api: Api, host: str) -> None:
+    problem(api.client.get("/v1/audits", headers={"Host": host}), 421, "host-refused")
+    assert api.client.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9999", "LOCALHOST", "[::1]:8734"])
+def test_our_own_names_are_answered_on_any_port(api: Api, host: str) -> None:
+    assert api.client.get("/v1/audits", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:8734"])
+def test_a_foreign_origin_is_refused(api: Api, origin: str) -> None:
+    problem(api.client.post("/v1/audits", json=BODY, headers={"Origin": origin}), 403, "origin-refused")
+    assert api.client.get("/v1/audits").json()["items"] == []
+
+
+def test_our_own_origin_is_answered(api: Api) -> None:
+    assert api.client.get("/v1/audits", headers={"Origin": "http://127.0.0.1:8734"}).status_code == 200
+
+
+def test_the_link_becomes_a_cookie_that_only_reads(stranger: Api) -> None:
+    audit_id = stranger.submit(headers=stranger.token("read", "write"))
+    secret = stranger.token("read")["Authorization"].removeprefix("Bearer ")
+    assert audit_id not in stranger.client.get("/").text
+    response = stranger.client.get("/", params={"token": secret}, follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+    cookie = response.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
+    page = stranger.client.get("/")
+    assert "/data/ckpt" in page.text
+    assert secret not in page.text
+    assert stranger.client.get(f"/v1/audits/{audit_id}").status_code == 200
+    problem(stranger.client.post("/v1/audits", json=BODY), 401, "unauthenticated")
+    problem(stranger.client.post(f"/v1/audits/{audit_id}/cancel"), 401, "unauthenticated")
+
+
+def test_a_link_with_a_token_that_may_write_is_refused(stranger: Api) -> None:
+    secret = stranger.token("read", "write")["Authorization"].removeprefix("Bearer ")
+    response = stranger.client.get("/", params={"token": secret}, follow_redirects=False)
+    problem(response, 403, "link-token-too-powerful")
+    assert "set-cookie" not in response.headers
+    problem(stranger.client.get("/", params={"token": "peel_unknown"}), 401, "unauthenticated")
+
+
+def test_the_cookie_of_a_token_that_may_write_opens_nothing(stranger: Api) -> None:
+    secret = stranger.token("read", "write")["Authorization"].removeprefix("Bearer ")
+    stranger.client.cookies.set("peelbound_read", secret)
+    problem(stranger.client.get("/v1/audits"), 401, "unauthenticated")
+
+
+def test_names_on_the_index_page_are_text(stranger: Api) -> None:
+    stranger.submit(headers=stranger.token("read", "write"), checkpoint="s3://models/<script>alert(1)</script>")
+    secret = stranger.token("read")["Authorization"].removeprefix("Bearer ")
+    page = stranger.client.get("/", params={"token": secret})
+    assert "&lt;script&gt;" in page.text
+    assert "<script>" not in page.text

@@ -1,0 +1,72 @@
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
+
+from peelbound.service.database.tables import AuditRow
+from tests.unit.api.harness import BODY, Api, problem
+
+
+def samples(api: Api) -> dict[tuple[str, ...], float]:
+    text = api.client.get("/metrics").text
+    return {
+        (sample.name, *(sample.labels[key] for key in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_requests_by_route_and_audits_by_state(api: Api) -> None:
+    audit_id = api.submit()
+    api.client.get(f"/v1/audits/{audit_id}")
+    api.client.get("/v1/audits/unknown")
+    api.client.get("/somewhere/else")
+    found = samples(api)
+    requests = "peelbound_http_requests_total"
+    assert found[requests, "GET", "/v1/audits/{audit_id}", "200"] == 1
+    assert found[requests, "GET", "/v1/audits/{audit_id}", "404"] == 1
+    assert found[requests, "GET", "unmatched", "404"] == 1
+    assert found["peelbound_audits", "queued"] == 1
+    assert found["peelbound_audits", "running"] == 0
+    assert not any(audit_id in part for key in found for part in key)
+
+
+def test_refused_requests_are_counted_too(api: Api) -> None:
+    api.client.get("/v1/audits", headers={"Host": "evil.example"})
+    api.client.post("/v1/audits", json={**BODY, "run": "x" * 5000})
+    found = samples(api)
+    assert found["peelbound_http_requests_total", "GET", "unmatched", "421"] == 1
+    assert found["peelbound_http_requests_total", "POST", "unmatched", "413"] == 1
+
+
+def test_ready_says_since_when_work_waits_and_a_controller_was_seen(api: Api) -> None:
+    assert api.client.get("/readyz").json() == {
+        "status": "ready",
+        "oldest_claimable_seconds": None,
+        "controller_seen_seconds": None,
+    }
+    api.submit()
+    api.controller.leases.beat("test")
+    body = api.client.get("/readyz").json()
+    assert body["oldest_claimable_seconds"] >= 0
+    assert body["controller_seen_seconds"] >= 0
+
+
+def test_not_ready_when_work_waits_in_vain(api: Api) -> None:
+    api.submit()
+    with api.context.engine.begin() as connection:
+        connection.execute(update(AuditRow).values(claimable_at=datetime.now(UTC) - timedelta(hours=1)))
+    response = api.client.get("/readyz")
+    assert "never" in problem(response, 503, "controller-absent")["detail"]
+    assert response.headers["retry-after"]
+    api.controller.leases.beat("test")
+    assert api.client.get("/readyz").status_code == 200
+
+
+def test_not_ready_when_the_store_takes_no_writes(api: Api) -> None:
+    objects = api.context.settings.state_dir / "objects"
+    if objects.exists():
+        objects.rename(objects.with_name("moved"))
+    objects.write_text("a file where the directory was")
+    assert api.client.get("/readyz").status_code in (503, 507)
+    assert api.client.get("/healthz").status_code == 200

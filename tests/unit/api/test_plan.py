@@ -1,0 +1,97 @@
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from peelbound.api.errors import PlanUnavailable
+from peelbound.api.planning import Planner
+from peelbound.service.schemas.plan import AuditPlan
+from peelbound.service.schemas.problem import Problem
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.settings import Settings
+from tests.unit.api.harness import BODY, Api, problem
+
+PLAN = AuditPlan(
+    preset="quick",
+    blocks=4,
+    parameters=10,
+    checkpoint_bytes=20,
+    documents={"fit": 3},
+    tokens={"fit": 300},
+    walks=[],
+    problems={"block_reference": 4},
+    maps=[],
+    flops=1e9,
+    state_bytes=1,
+    worker_bytes=2,
+    result_bytes=3,
+    estimated_seconds=4,
+    assumed_flops_per_second=1e9,
+    workers=2,
+)
+REFUSAL = Problem.make(
+    "request-anchor-out-of-range", "Out of range", 422, "Anchor 9 of 4.", "Use 1..4.", "/options/maps"
+)
+
+
+def planning_process(*, says: str = "", before: str = "pass") -> list[str]:
+    """A process that reads a request as the planning process does, and answers as told."""
+    program = f"""
+import os, sys
+from peelbound.service.schemas.request import AuditRequest
+assert AuditRequest.model_validate_json(sys.stdin.read()).checkpoint == "/data/ckpt"
+assert os.environ["PEELBOUND_WORKERS"] == "7"
+{before}
+print({says!r})
+"""
+    return [sys.executable, "-P", "-c", program]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path, allow=["/data"], workers=7)
+
+
+def ask(planner: Planner) -> AuditPlan | Problem:
+    return anyio.run(planner.plan, AuditRequest.model_validate(BODY))
+
+
+def test_the_process_gets_request_and_settings_and_its_plan_comes_back(settings: Settings) -> None:
+    assert ask(Planner(settings, planning_process(says=PLAN.model_dump_json()))) == PLAN
+
+
+def test_a_refusal_comes_back_as_it_is(settings: Settings) -> None:
+    assert ask(Planner(settings, planning_process(says=REFUSAL.model_dump_json()))) == REFUSAL
+
+
+@pytest.mark.parametrize(("says", "before"), [("", "sys.exit(3)"), ("not json", "pass"), ('{"blocks": 4}', "pass")])
+def test_no_plan_is_not_taken_for_one(settings: Settings, says: str, before: str) -> None:
+    with pytest.raises(PlanUnavailable, match="status"):
+        ask(Planner(settings, planning_process(says=says, before=before)))
+
+
+def test_a_process_that_takes_too_long_is_killed(settings: Settings, tmp_path: Path) -> None:
+    before = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); import time; time.sleep(600)"
+    with pytest.raises(PlanUnavailable, match="within 5 seconds"):
+        ask(Planner(settings, planning_process(before=before), timeout_seconds=5))
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+def test_the_route_answers_with_the_plan_or_the_refusal(api: Api) -> None:
+    app = api.client.app
+    app.state.planner = Planner(api.context.settings, planning_process(says=PLAN.model_dump_json()))
+    assert AuditPlan.model_validate_json(api.client.post("/v1/audits:plan", json=BODY).content) == PLAN
+    app.state.planner = Planner(api.context.settings, planning_process(says=REFUSAL.model_dump_json()))
+    response = api.client.post("/v1/audits:plan", json=BODY)
+    assert problem(response, 422, "request-anchor-out-of-range")["pointer"] == "/options/maps"
+    app.state.planner = Planner(api.context.settings, planning_process(before="sys.exit(1)"))
+    response = api.client.post("/v1/audits:plan", json=BODY)
+    problem(response, 503, "plan-unavailable")
+    assert response.headers["retry-after"]
+
+
+def test_nothing_is_planned_for_a_uri_that_may_not_be_read(api: Api) -> None:
+    response = api.client.post("/v1/audits:plan", json={**BODY, "checkpoint": "/etc"})
+    assert problem(response, 422, "uri-refused")["pointer"] == "/checkpoint"
+    assert api.client.get("/v1/audits").json()["items"] == []

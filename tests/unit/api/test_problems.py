@@ -1,0 +1,109 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peelbound.api.problem_types import describe
+from peelbound.service.problems import as_problem
+from peelbound.workers.errors import OutOfMemory, PeelboundError, StorageUnavailable, UserError
+from tests.unit.api.harness import BODY, Api, problem
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_unknown_routes_and_methods_are_problems(api: Api) -> None:
+    problem(api.client.get("/v2/audits"), 404, "route-not-found")
+    response = api.client.put("/v1/audits", json=BODY)
+    problem(response, 405, "method-not-allowed")
+    assert set(response.headers["allow"].split(", ")) <= {"GET", "POST"}
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"checkpoint": NaN'])
+def test_a_body_that_is_no_json_is_a_problem(api: Api, body: bytes) -> None:
+    response = api.client.post("/v1/audits", content=body, headers={"Content-Type": "application/json"})
+    assert problem(response, 400, "body-unreadable")["remedy"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b""])
+def test_a_body_that_is_no_object_is_a_problem(api: Api, body: bytes) -> None:
+    response = api.client.post("/v1/audits", content=body, headers={"Content-Type": "application/json"})
+    problem(response, 422, "request-invalid")
+
+
+def test_a_form_is_not_taken_for_json(api: Api) -> None:
+    response = api.client.post("/v1/audits", content=b"{}", headers={"Content-Type": "text/plain"})
+    problem(response, 422, "request-invalid")
+
+
+def test_deeply_nested_json_is_a_problem(api: Api) -> None:
+    response = api.client.post("/v1/audits", content=b"[" * 4000, headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422)
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_declared_length_beyond_the_limit_is_refused(api: Api) -> None:
+    response = api.client.post("/v1/audits", json={**BODY, "run": "x" * 5000})
+    assert "4096" in problem(response, 413, "body-too-large")["detail"]
+
+
+def test_a_stream_beyond_the_limit_is_refused_and_not_read_to_its_end(api: Api) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield b" " * 1024
+
+    response = api.client.post("/v1/audits", content=endless(), headers={"Content-Type": "application/json"})
+    problem(response, 413, "body-too-large")
+    assert taken <= 1000
+
+
+def test_an_unexpected_error_says_nothing_about_our_insides(api: Api) -> None:
+    def broken() -> None:
+        raise RuntimeError("secret path /srv/x")
+
+    api.client.app.add_api_route("/broken", broken)
+    response = api.client.get("/broken")
+    problem(response, 500, "internal")
+    assert "secret" not in response.text
+
+
+def test_the_offending_input_is_not_echoed(api: Api) -> None:
+    response = api.client.post("/v1/audits", json={**BODY, "run": "\n" + "s3cret" * 10})
+    problem(response, 422, "request-invalid")
+    assert "s3cret" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UserError("x", slug="anything-else"), 422),
+        (StorageUnavailable("x"), 503),
+        (OutOfMemory("x", bytes_needed=7), 503),
+        (PeelboundError("x"), 500),
+    ],
+)
+def test_the_status_says_who_can_mend_an_error(error: PeelboundError, status: int) -> None:
+    document = as_problem(error)
+    assert document.status == status
+    assert document.slug == error.slug
+    assert document.model_extra == error.extra
+
+
+def test_every_slug_in_the_sources_is_described_and_served(api: Api) -> None:
+    slugs = set()
+    for folder in ("api", "service", "workers"):
+        for path in (ROOT / folder).rglob("*.py"):
+            slugs |= set(re.findall(r'\bslug(?:: str)? ?= ?"([a-z0-9-]+)"', path.read_text(encoding="utf-8")))
+            slugs |= set(re.findall(r'Problem\.make\(\s*"([a-z0-9-]+)"', path.read_text(encoding="utf-8")))
+    assert {"uri-refused", "checkpoint-changed", "host-refused", "internal"} <= slugs
+    assert sorted(slug for slug in slugs if describe(slug) is None) == []
+    for slug in slugs:
+        assert slug in api.client.get(f"/problems/{slug}").text
+
+
+def test_an_unknown_problem_type_is_a_problem_itself(api: Api) -> None:
+    problem(api.client.get("/problems/no-such"), 404, "route-not-found")
