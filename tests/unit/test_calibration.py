@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -29,7 +29,7 @@ def id_documents(count: int, length: int, vocabulary: int = 1000, seed: int = 0)
 
 
 def pack(documents: list[Document], **changes: object) -> CalibrationSet:
-    settings: dict[str, object] = {
+    defaults: dict[str, object] = {
         "tokenizer_json": None,
         "vocab_size": 1000,
         "eos_id": 0,
@@ -37,7 +37,7 @@ def pack(documents: list[Document], **changes: object) -> CalibrationSet:
         "budgets": BUDGETS,
         "seed": 0,
     }
-    return build(documents, **(settings | changes))  # type: ignore[arg-type]
+    return build(documents, **(defaults | changes))  # type: ignore[arg-type]
 
 
 def word_tokenizer(*words: str) -> bytes:
@@ -152,6 +152,26 @@ def test_duplicates_cross_no_splits() -> None:
     assert [s.documents for s in packed.splits.values()] == [s.documents for s in alone.splits.values()]
 
 
+def test_of_two_spellings_of_a_text_the_same_one_is_kept_in_any_order() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "low": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")  # line breaks change the tokens
+    texts = [("low " * n).strip() for n in range(40, 70)]
+    documents = inline_documents(texts=texts + [text.replace("low low low", "low\nlow low") for text in texts])
+    first, second = (
+        pack(given, tokenizer_json=tokenizer.to_str().encode(), eos_id=None) for given in (documents, documents[::-1])
+    )
+    assert [s.sha256 for s in first.splits.values()] == [s.sha256 for s in second.splits.values()]
+
+
+def test_the_seed_decides_which_documents_are_checked() -> None:
+    documents = id_documents(50, 15)  # a window with its end: taken whole, so that only the split can differ
+    chosen = [
+        {tuple(row) for row in pack(documents, seed=seed, budgets=dict.fromkeys(BUDGETS, 50)).splits["check"].ids}
+        for seed in (0, 1)
+    ]
+    assert chosen[0] != chosen[1]
+
+
 def test_order_and_names_of_documents_change_nothing_but_the_seed_does() -> None:
     documents = id_documents(50, 40)
     renamed = [Document(d.text, d.ids, name=f"other {i}") for i, d in enumerate(documents)]
@@ -185,20 +205,21 @@ def test_a_small_budget_still_gives_check_enough_documents() -> None:
     eos_id=st.sampled_from([None, 0]),
     seed=st.integers(0, 5),
 )
+@settings(deadline=None)
 def test_packing_keeps_its_promises(
     lengths: list[int], sequence_length: int, budgets: tuple[int, int, int], eos_id: int | None, seed: int
 ) -> None:
     starts = np.cumsum([1, *lengths])
     texts = [tuple(range(a, b)) for a, b in pairwise(starts)]  # no id occurs twice
     owner_of = {i: text for text in texts for i in text}
-    settings = dict(zip(BUDGETS, budgets, strict=True))
+    most = dict(zip(BUDGETS, budgets, strict=True))
     try:
         packed = pack(
             inline_documents(token_ids=texts),
             vocab_size=int(starts[-1]),
             eos_id=eos_id,
             sequence_length=sequence_length,
-            budgets=settings,
+            budgets=most,
             seed=seed,
         )
     except CalibrationError as error:
@@ -210,7 +231,7 @@ def test_packing_keeps_its_promises(
         assert split.ids.dtype == np.int64
         assert split.document.dtype == np.int32
         assert split.ids.shape == split.document.shape
-        assert 1 <= len(split.ids) <= settings[name]
+        assert 1 <= len(split.ids) <= most[name]
         assert split.ids.shape[1] == sequence_length
         stream, owner = split.ids.ravel(), split.document.ravel()
         mask = loss_mask(split)
@@ -231,6 +252,14 @@ def test_packing_keeps_its_promises(
         predicted, context = split.ids[:, 1:], split.ids[:, :-1]
         assert np.all(~mask | (predicted == context + 1) | (predicted == 0))
         assert not np.any(mask & (context == 0))
+
+
+def test_spans_start_anywhere_in_their_documents() -> None:
+    documents = inline_documents(token_ids=[[i, *range(100, 900)] for i in range(1, 61)])
+    streams = [pack(documents, seed=seed, eos_id=None).splits["check"].ids.ravel() for seed in (0, 1)]
+    for stream in streams:
+        assert np.mean(np.isin(stream, range(1, 61))) < 0.02  # hardly any span holds its document's first token
+    assert not np.array_equal(*streams)
 
 
 def test_spans_are_as_even_as_the_texts_allow() -> None:

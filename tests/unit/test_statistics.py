@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -120,6 +120,7 @@ def test_the_seed_decides_and_more_than_one_chunk_gives_the_same_kind_of_answer(
     arrays(np.int64, 12, elements=st.integers(1, 500)),
     st.floats(0.01, 100),
 )
+@settings(deadline=None)
 def test_intervals_are_finite_hold_their_estimate_and_scale_with_the_data(
     sums: NDArray[np.float64], tokens: NDArray[np.int64], factor: float
 ) -> None:

@@ -274,7 +274,7 @@ def evidences(draw: st.DrawFn) -> Evidence:
 
 
 @given(evidences())
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_every_word_rests_on_the_report(given_evidence: Evidence) -> None:
     judged = judge(given_evidence)
     report = as_report(given_evidence, judged, LIMITS)
@@ -290,7 +290,7 @@ def test_every_word_rests_on_the_report(given_evidence: Evidence) -> None:
 
 
 @given(evidences())
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> None:
     judged = judge(given_evidence)
     found, visible = judged.verdict.status, judged.verdict.smallest_visible_effect
