@@ -1,0 +1,193 @@
+"""Block references and the evidence on every block: four walks, and the peel problems between them.
+
+The walk forward leaves the trained states; the walk back gives the gradients, scale products and, block by block, the
+corrected problems; the walk on select chooses each block's step; the walk on check measures what was chosen, once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from peelbound.service.controller.block_measurements import (
+    ZERO_STEP,
+    BlockMeasurements,
+    Sums,
+    Trained,
+    choose,
+    skip_name,
+)
+from peelbound.service.controller.measurements import Measurements
+from peelbound.service.controller.meter import Meter
+from peelbound.service.controller.pool import Pool, Ref
+from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
+from peelbound.service.controller.walks import SUBLAYERS, ScaleProducts, TrainedWalk, Walker
+from peelbound.workers.actor import CorrectedProblem, Damage, Done, Reference, TrainedBlock
+from peelbound.workers.recipes import CorrectedSettings
+
+
+class BlockAudit:
+    """The block references of one network: the audited one, or the copy with the planted damage."""
+
+    def __init__(
+        self,
+        audited: Audited,
+        data: Data,
+        pool: Pool,
+        measurements: Measurements,
+        meter: Meter,
+        settings: Sequence[CorrectedSettings],
+        *,
+        keep: frozenset[str],
+        damage: Damage | None = None,
+    ) -> None:
+        """Bind to a network.
+
+        Args:
+            audited: the checkpoint on the pool.
+            data: the calibration set.
+            pool: the actors.
+            measurements: where results lie.
+            meter: the progress.
+            settings: the candidates, by ρ.
+            keep: splits whose trained states others will need.
+            damage: planted in one block, or None.
+        """
+        self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
+        self.measurements, self.settings, self.damage = measurements, list(settings), damage
+        self._keep = keep | {FIT, CHECK}
+        self._planted = None if damage is None else asdict(damage)
+        self._walker = Walker(audited, data, pool, meter, damage)
+        self._walk: TrainedWalk | None = None
+
+    def walk(self) -> TrainedWalk:
+        """The walk forward, once; its states stay until `forget`."""
+        if self._walk is None:
+            self.meter.phase("trained_states")
+            self._walk = self._walker.trained(self._keep)
+        return self._walk
+
+    def forget(self) -> None:
+        """Drop the trained states."""
+        self._walk = None
+
+    def trained(self) -> Trained:
+        """Losses, influence and norms of the network as it was trained."""
+
+        def measure() -> dict[str, Any]:
+            walk = self.walk()
+            return {
+                "losses": {name: self.data.loss_sums(name, rows).tolist() for name, rows in walk.losses.items()},
+                "influence": walk.influence,
+                "weight_norms": walk.weight_norms,
+            }
+
+        found = self.measurements.measured("trained", {"damage": self._planted}, measure)
+        return Trained(
+            {name: np.array(rows) for name, rows in found["losses"].items()},
+            {name: self.data.tokens(name) for name in self.data.splits},
+            found["influence"],
+            found["weight_norms"],
+        )
+
+    def problem(self, index: int, settings: CorrectedSettings) -> CorrectedProblem:
+        """The corrected problem of a block."""
+        key = self.measurements.key(
+            "corrected", {"block": index, "settings": asdict(settings), "damage": self._planted}
+        )
+        return CorrectedProblem(key, TrainedBlock(index, self.damage), settings)
+
+    def solve(self) -> tuple[dict[str, list[Sums | None]], dict[tuple[int, float], dict[str, Any]]]:
+        """Walk back: solve every corrected problem that is not solved, and measure the scale products.
+
+        Returns:
+            Scale products per document of fit and check, by sub-layer and block; what is known of each solution, by
+            block and ρ.
+        """
+        problems = {(i, s.rho): self.problem(i, s) for i in range(1, self.audited.blocks + 1) for s in self.settings}
+        open_keys = {p.key for p in problems.values() if self.measurements.solution(p.key) is None}
+        fit_tokens = self.data.splits[FIT].ids.size
+        for problem in problems.values():
+            if problem.key not in open_keys:
+                self.meter.found(1, self.audited.cost.corrected(problem.settings, fit_tokens))
+        asked = {"damage": self._planted}
+        scores = self.measurements.find("scores", asked)
+        if scores is None or open_keys:
+            walk = self.walk()
+            self.meter.phase("block_references")
+            rows = self._walker.backward(walk, partial(self._submit, walk, open_keys))
+            scores = self.measurements.measured(
+                "scores",
+                asked,
+                lambda: {
+                    kind: [self._by_document(rows, kind, i) for i in range(1, self.audited.blocks + 1)]
+                    for kind in SUBLAYERS
+                },
+            )
+        products = {kind: [None if r is None else np.array(r) for r in rows] for kind, rows in scores.items()}
+        return products, {at: self.measurements.solution(p.key) or {} for at, p in problems.items()}
+
+    def _submit(self, walk: TrainedWalk, open_keys: set[str], index: int, part: Ref, gradient: list[Ref]) -> None:
+        shards = [*walk.states[FIT][index - 1], *walk.states[FIT][index], *gradient]
+        for settings in self.settings:
+            problem = self.problem(index, settings)
+            if problem.key in open_keys:
+                self.pool.submit(
+                    "solve_corrected",
+                    problem,
+                    part,
+                    self.data.fit_documents,
+                    *shards,
+                    then=partial(self._solved, settings),
+                )
+        self.pool.finish_all(but=4 * len(self.pool))  # what is submitted keeps its part and states in memory
+
+    def _solved(self, settings: CorrectedSettings, _: Done) -> None:
+        self.meter.solved(self.audited.cost.corrected(settings, self.data.splits[FIT].ids.size))
+
+    def _by_document(self, products: ScaleProducts, kind: str, index: int) -> list[float] | None:
+        fit, check = products[kind, index, FIT], products[kind, index, CHECK]
+        if fit is None or check is None:
+            return None
+        return [float(x) for x in np.concatenate([self.data.token_sums(FIT, fit), self.data.token_sums(CHECK, check)])]
+
+    def losses_of(self, split: str, references: Sequence[Reference]) -> dict[str, Sums]:
+        """Loss sums per document of references on a split, by name, the trained network's own among them."""
+
+        def measure() -> dict[str, Any]:
+            self.meter.phase("selecting" if split == SELECT else "checking")
+            rows = self._walker.references(split, list(references))
+            return {name: self.data.loss_sums(split, losses).tolist() for name, losses in rows.items()}
+
+        asked = {"references": [asdict(r) for r in references], "damage": self._planted}
+        return {name: np.array(v) for name, v in self.measurements.measured(split, asked, measure).items()}
+
+    def measure(self, extra: Sequence[Reference] = ()) -> BlockMeasurements:
+        """All four walks, or what is left of them to do.
+
+        Args:
+            extra: further references to carry over select.
+        """
+        trained = self.trained()
+        scores, solutions = self.solve()
+        blocks = range(1, self.audited.blocks + 1)
+        candidates = {
+            (i, s.rho): Reference(f"block {i} rho {s.rho:g}", i, i, solution=self.problem(i, s).key)
+            for i in blocks
+            for s in self.settings
+        }
+        select = self.losses_of(SELECT, [*candidates.values(), *extra])
+        choice = choose(select, trained.tokens[SELECT], {key: r.name for key, r in candidates.items()})
+        carried = [candidates[i, rho] for i, rho in choice.chosen.items() if rho != ZERO_STEP]
+        skips = [Reference(skip_name(i), i, i) for i in blocks]
+        return BlockMeasurements(
+            trained=trained,
+            scores=scores,
+            score_tokens=np.concatenate([self.data.all_tokens(name) for name in (FIT, CHECK)]),
+            solutions=solutions,
+            choice=choice,
+            select=select,
+            check=self.losses_of(CHECK, [*carried, *skips]),
+        )

@@ -1,0 +1,48 @@
+"""Results by content: what was solved or measured once, with all that it depends on, is never computed again."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from peelbound.service.storage.base import ObjectStore
+from peelbound.workers.errors import ObjectMissing
+from peelbound.workers.keys import Json, canonical, key_of
+from peelbound.workers.results import load_measurements
+
+
+class Measurements:
+    """The results of one audited model on one calibration set, in object storage.
+
+    The key of a result hashes its kind, what it was asked for, and the identity that all of them share: checkpoint,
+    splits, grain and platform.
+    """
+
+    def __init__(self, store: ObjectStore, tenant: str, identity: Json) -> None:
+        self.store, self.tenant, self.identity = store, tenant, identity
+
+    def key(self, kind: str, asked: Json) -> str:
+        """Object key, without suffix, of a result."""
+        return f"tenants/{self.tenant}/results/{kind}/{key_of([self.identity, kind, asked])}"
+
+    def solution(self, key: str) -> dict[str, Any] | None:
+        """The measurements beside a stored solution, or None where it is not solved yet."""
+        return load_measurements(self.store, key)
+
+    def find(self, kind: str, asked: Json) -> Any:
+        """A stored measurement, or None."""
+        try:
+            return json.loads(self.store.get(f"{self.key(kind, asked)}.json"))
+        except ObjectMissing:
+            return None
+
+    def measured(self, kind: str, asked: Json, measure: Callable[[], Any]) -> Any:
+        """A stored measurement, made and stored first where there is none.
+
+        The value passes through JSON either way, so that a found one equals a fresh one to the last bit.
+        """
+        found = self.find(kind, asked)
+        if found is not None:
+            return found
+        data = canonical(measure())
+        self.store.put(f"{self.key(kind, asked)}.json", data, media_type="application/json")
+        return json.loads(data)

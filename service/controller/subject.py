@@ -1,0 +1,101 @@
+"""What is audited: a checkpoint and the calibration set it is measured on, cut into shards for the pool."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from peelbound.service.controller.cost import CostModel
+from peelbound.service.controller.pool import Pool, Ref
+from peelbound.workers.calibration import CalibrationSet, Split, loss_mask
+from peelbound.workers.checkpoint.checkpoint import Checkpoint
+
+FIT, SELECT, CHECK = "fit", "select", "check"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole grains of one split, worked on by one actor; the references are to arrays in Ray's object store."""
+
+    split: str
+    worker: int
+    rows: slice
+    ids: Ref
+    mask: Ref
+
+
+class Data:
+    """The splits of a calibration set, and their shards on a pool."""
+
+    def __init__(self, calibration: CalibrationSet, pool: Pool) -> None:
+        self.splits = calibration.splits
+        self.sequence_length = calibration.sequence_length
+        self.masks = {name: loss_mask(split) for name, split in self.splits.items()}
+        self.shards = {name: self._cut(name, split, pool) for name, split in self.splits.items()}
+        self.fit_documents = ray.put(self.splits[FIT].document.astype(np.int64))
+
+    def _cut(self, name: str, split: Split, pool: Pool) -> list[Shard]:
+        grains = -(-len(split.ids) // pool.grain)
+        bounds = np.linspace(0, grains, min(len(pool), grains) + 1).round().astype(int) * pool.grain
+        rows = [slice(int(a), min(int(b), len(split.ids))) for a, b in pairwise(bounds)]
+        return [
+            Shard(name, worker, part, ray.put(split.ids[part]), ray.put(self.masks[name][part]))
+            for worker, part in enumerate(rows)
+        ]
+
+    def tokens(self, split: str) -> NDArray[np.float64]:
+        """Tokens with a loss per document of a split, [documents]."""
+        return self.loss_sums(split, np.ones_like(self.masks[split], dtype=np.float32))
+
+    def all_tokens(self, split: str) -> NDArray[np.float64]:
+        """Tokens per document of a split, with or without a loss, [documents]."""
+        return self.token_sums(split, np.ones(self.splits[split].ids.shape, np.float32))
+
+    def loss_sums(self, split: str, losses: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Losses [N, T−1] summed by document, in the order of the tokens, in float64."""
+        mask = self.masks[split]
+        owner = self.splits[split].document[:, :-1][mask]
+        return _sums(owner, losses[mask], self.splits[split].documents)
+
+    def token_sums(self, split: str, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Values of every token [N, T] summed by document."""
+        document = self.splits[split].document
+        owned = document >= 0
+        return _sums(document[owned], values[owned], self.splits[split].documents)
+
+
+def _sums(owner: NDArray[np.int32], values: NDArray[np.float32], documents: int) -> NDArray[np.float64]:
+    return np.bincount(owner, weights=values.astype(np.float64), minlength=documents).astype(np.float64)
+
+
+class Audited:
+    """A checkpoint on the pool: its parts as they are walked, checked against each other from walk to walk."""
+
+    def __init__(self, checkpoint: Checkpoint, pool: Pool) -> None:
+        self.checkpoint, self.pool = checkpoint, pool
+        self.blocks = checkpoint.architecture.block_count
+        self.cost = CostModel.of(checkpoint)
+        self._digests: dict[int, str] = {}
+
+    def prepare(self) -> None:
+        """Give every actor the skeleton: all but the blocks."""
+        rest = self.checkpoint.read_part(0)
+        self._digests[0] = rest.sha256
+        self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest))
+
+    def parts(self, order: Sequence[int]) -> Any:
+        """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""
+        for part in self.checkpoint.read_parts(order):
+            self._digests[part.index] = part.sha256
+            yield part.index, ray.put(part)
+
+    @property
+    def sha256(self) -> str | None:
+        """Digest of the whole checkpoint; None until every part was read once."""
+        if len(self._digests) <= self.blocks:
+            return None
+        return self.checkpoint.digest([self._digests[i] for i in range(self.blocks + 1)])

@@ -1,0 +1,269 @@
+"""Walks: passes of the calibration tokens over all blocks, block by block.
+
+A block's bytes are read once per walk and shared by all actors; each actor carries its shard of the sequences. Tasks of
+successive blocks are chained by references, so that no actor waits for another; at most two blocks are in hand.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peelbound.service.controller.meter import Meter
+from peelbound.service.controller.pool import Pool, Ref, Task
+from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data, Shard
+from peelbound.workers.actor import Damage, Done, Reference, TrainedBlock
+
+Floats = NDArray[np.float32]
+FORWARD, BACKWARD = 1, 3
+"""Work of a pass in forward passes: backward computes the block again and two products for each of its own."""
+
+OnBlock = Callable[[int, Ref, list[Ref]], None]
+
+
+class Window:
+    """Holds a walk back while more than `size` of its steps are unfinished."""
+
+    def __init__(self, pool: Pool, size: int = 2) -> None:
+        self._pool, self._size = pool, size
+        self._steps: deque[list[Task]] = deque()
+
+    def add(self, tasks: list[Task]) -> None:
+        """One more step; waits for the oldest while there are too many."""
+        self._steps.append(tasks)
+        while len(self._steps) > self._size:
+            self._pool.finish(self._steps.popleft())
+
+    def drain(self) -> None:
+        """Wait for all steps."""
+        while self._steps:
+            self._pool.finish(self._steps.popleft())
+
+
+class Rows:
+    """Puts the shards' rows of one split together, in whatever order they come."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self._parts: dict[int, Floats] = {}
+
+    def put(self, shard: Shard, rows: Floats) -> None:
+        """Take the rows of a shard."""
+        self._parts[shard.rows.start] = rows
+
+    def array(self) -> Floats | None:
+        """All rows; None where any shard had none."""
+        parts = [self._parts[shard.rows.start] for shard in self._shards]
+        return None if any(p is None for p in parts) else np.concatenate(parts)
+
+
+@dataclass
+class TrainedWalk:
+    """What the walk forward leaves: states in Ray's object store, measurements here."""
+
+    states: dict[str, list[list[Ref]]]
+    """h[l] by split, boundary 0..K and shard; dropped when no open problem needs them."""
+    top_gradient: dict[str, list[Ref]] = field(default_factory=dict)
+    """g[K] by split and shard, for fit and check."""
+    losses: dict[str, Floats] = field(default_factory=dict)
+    """Cross-entropy of every token [N, T−1] by split."""
+    influence: list[float] = field(default_factory=list)
+    """1 − mean cosine similarity over check, per block."""
+    weight_norms: list[float] = field(default_factory=list)
+
+
+ScaleProducts = dict[tuple[str, int, str], Floats | None]
+"""⟨gradient, output⟩ of every token [N, T] by sub-layer (`attention`, `mlp`, `block`), block and split."""
+
+SUBLAYERS = ("attention", "mlp", "block")
+
+
+class Walker:
+    """Walks an audited model; with `damage`, the copy of it that carries the planted one."""
+
+    def __init__(self, audited: Audited, data: Data, pool: Pool, meter: Meter, damage: Damage | None = None) -> None:
+        """Bind to a model and its data.
+
+        Args:
+            audited: the checkpoint on the pool.
+            data: its calibration set.
+            pool: the actors.
+            meter: told of every pass of a shard through a block.
+            damage: planted in one block, or None.
+        """
+        self.audited, self.data, self.pool, self.meter, self.damage = audited, data, pool, meter, damage
+
+    def _passed(self, passes: int, shard: Shard) -> None:
+        sequences, length = shard.rows.stop - shard.rows.start, self.data.sequence_length
+        self.meter.worked(self.audited.cost.block(sequences * length, passes))
+
+    def _block(self, index: int) -> TrainedBlock:
+        return TrainedBlock(index, self.damage)
+
+    def _embed(self, shards: Sequence[Shard]) -> list[Ref]:
+        return [self.pool.submit("embed", s.ids, outputs=1, worker=s.worker).outputs[0] for s in shards]
+
+    def trained(self, keep: frozenset[str]) -> TrainedWalk:
+        """Walk forward: trained states, losses, g[K], block influence.
+
+        Args:
+            keep: splits whose states are kept at every boundary; of the others only the last is.
+        """
+        data, blocks = self.data, self.audited.blocks
+        walk = TrainedWalk({name: [self._embed(shards)] for name, shards in data.shards.items()})
+        cosines = {index: Rows(data.shards[CHECK]) for index in range(1, blocks + 1)}
+        norms: dict[int, float] = {}
+        window = Window(self.pool)
+
+        def took(index: int, shard: Shard, done: Done) -> None:
+            norms[index] = done.values["weight_norm"]
+            if shard.split == CHECK:
+                cosines[index].put(shard, done.values["cosine"])
+            self._passed(FORWARD, shard)
+
+        for index, part in self.audited.parts(range(1, blocks + 1)):
+            tasks = []
+            for name, shards in data.shards.items():
+                step = [
+                    self.pool.submit(
+                        "forward",
+                        self._block(index),
+                        part,
+                        state,
+                        outputs=1,
+                        worker=shard.worker,
+                        then=partial(took, index, shard),
+                    )
+                    for shard, state in zip(shards, walk.states[name][-1], strict=True)
+                ]
+                outputs = [task.outputs[0] for task in step]
+                walk.states[name] = [*walk.states[name], outputs] if name in keep else [outputs]
+                tasks += step
+            window.add(tasks)
+        rows = {name: Rows(shards) for name, shards in data.shards.items()}
+
+        def measured(shard: Shard, done: Done) -> None:
+            rows[shard.split].put(shard, done.values["losses"])
+
+        for name in (FIT, CHECK):
+            walk.top_gradient[name] = [
+                self.pool.submit(
+                    "loss_gradient",
+                    state,
+                    shard.ids,
+                    shard.mask,
+                    outputs=1,
+                    worker=shard.worker,
+                    then=partial(measured, shard),
+                ).outputs[0]
+                for shard, state in zip(data.shards[name], walk.states[name][-1], strict=True)
+            ]
+        for shard, state in zip(data.shards[SELECT], walk.states[SELECT][-1], strict=True):
+            self._submit_losses(shard, state, {"trained": rows[SELECT]})
+        self.pool.finish_all()
+        walk.losses = {name: _whole(r) for name, r in rows.items()}
+        owned = data.splits[CHECK].document >= 0
+        walk.influence = [
+            1.0 - float(_whole(cosines[index])[owned].mean(dtype=np.float64)) for index in range(1, blocks + 1)
+        ]
+        walk.weight_norms = [norms[index] for index in range(1, blocks + 1)]
+        return walk
+
+    def backward(self, walk: TrainedWalk, on_block: OnBlock) -> ScaleProducts:
+        """Walk back: gradients of fit and check at every boundary, scale products.
+
+        Args:
+            walk: the walk forward, with the states of fit and check.
+            on_block: called as `on_block(l, part, g[l] of fit)` when block l's problems can be stated.
+        """
+        data = self.data
+        gradient = {name: walk.top_gradient[name] for name in (FIT, CHECK)}
+        rows = {
+            (kind, index, name): Rows(data.shards[name])
+            for kind in SUBLAYERS
+            for index in range(1, self.audited.blocks + 1)
+            for name in (FIT, CHECK)
+        }
+
+        def took(index: int, shard: Shard, done: Done) -> None:
+            for kind in SUBLAYERS:
+                rows[kind, index, shard.split].put(shard, done.values[kind])
+            self._passed(BACKWARD, shard)
+
+        window = Window(self.pool)
+        for index, part in self.audited.parts(range(self.audited.blocks, 0, -1)):
+            tasks, below = [], {}
+            for name in (FIT, CHECK):
+                step = [
+                    self.pool.submit(
+                        "backward",
+                        self._block(index),
+                        part,
+                        state,
+                        g,
+                        outputs=1,
+                        worker=shard.worker,
+                        then=partial(took, index, shard),
+                    )
+                    for shard, state, g in zip(
+                        data.shards[name], walk.states[name][index - 1], gradient[name], strict=True
+                    )
+                ]
+                below[name] = [task.outputs[0] for task in step]
+                tasks += step
+            on_block(index, part, gradient[FIT])
+            gradient = below
+            window.add(tasks)
+        self.pool.finish_all()
+        return {key: r.array() for key, r in rows.items()}
+
+    def references(self, split: str, references: list[Reference]) -> dict[str, Floats]:
+        """Walk the trained network and all references together; losses of every token [N, T−1] by name."""
+        shards = self.data.shards[split]
+        names = ["trained", *(r.name for r in references)]
+        rows = {name: Rows(shards) for name in names}
+        states = self._embed(shards)
+
+        def passed(carried: int, shard: Shard, _: Done) -> None:
+            self._passed(FORWARD * carried, shard)
+
+        window = Window(self.pool)
+        for index, part in self.audited.parts(range(1, self.audited.blocks + 1)):
+            abroad = [r for r in references if r.leaves <= index <= r.rejoins]
+            carried = 1 + sum(r.leaves <= index for r in references)
+            step = [
+                self.pool.submit(
+                    "advance",
+                    self._block(index),
+                    part,
+                    state,
+                    abroad,
+                    outputs=1,
+                    worker=shard.worker,
+                    then=partial(passed, carried, shard),
+                )
+                for shard, state in zip(shards, states, strict=True)
+            ]
+            states = [task.outputs[0] for task in step]
+            window.add(step)
+        for shard, state in zip(shards, states, strict=True):
+            self._submit_losses(shard, state, rows)
+        self.pool.finish_all()
+        return {name: _whole(rows[name]) for name in names}
+
+    def _submit_losses(self, shard: Shard, states: Ref, rows: dict[str, Rows]) -> None:
+        def took(done: Done) -> None:
+            for name, values in done.values.items():
+                rows[name].put(shard, values)
+
+        self.pool.submit("losses", states, shard.ids, shard.mask, worker=shard.worker, then=took)
+
+
+def _whole(rows: Rows) -> Floats:
+    array = rows.array()
+    if array is None:
+        raise RuntimeError("a shard left no rows")
+    return array

@@ -1,0 +1,327 @@
+"""The Ray actor: holds the skeleton of one model and executes passes and solves that the controller sends.
+
+It keeps nothing that counts: solutions go to object storage, states to Ray's object store, owned by the controller.
+Every method that works returns the bulky part and the small part separately, so that the controller fetches only the
+latter.
+"""
+
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from peelbound.workers import damage, head, passes, solver
+from peelbound.workers.architecture import Architecture
+from peelbound.workers.checkpoint.part import Part
+from peelbound.workers.errors import Cancelled
+from peelbound.workers.passes import Floats, Ints
+from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
+from peelbound.workers.results import ResultStore, load_tensors, save_solution
+from peelbound.workers.skeleton import Skeleton
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # one thread per actor: the order of sums must not depend on the machine
+    "HF_HUB_OFFLINE": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
+}
+
+States = dict[str, Floats]
+"""Hidden states by the name of the reference that they belong to, each [N, T, D]."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Weight noise planted in one block of the audited model, for the positive control."""
+
+    block: int
+    sigma: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainedBlock:
+    """Which block a pass goes through: the trained one, damaged where `damage` says so."""
+
+    index: int
+    damage: Damage | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A competitor that leaves the trained network at block `leaves` and rejoins it after block `rejoins`.
+
+    Between stands a solution (`solution` is its key), weight noise (`damage`), or nothing at all: the skip reference.
+    """
+
+    name: str
+    leaves: int
+    rejoins: int
+    solution: str | None = None
+    damage: Damage | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a task has to say besides its arrays."""
+
+    seconds: float
+    """Time in the task, for the utilisation of the pool; never part of a result."""
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CorrectedProblem:
+    """Peel problem: trained block → corrected target."""
+
+    key: str
+    block: TrainedBlock
+    settings: CorrectedSettings
+
+
+@dataclass(frozen=True)
+class StateProblem:
+    """Peel problem: fresh block → trained state."""
+
+    key: str
+    index: int
+    settings: StateSettings
+    seed: int
+    solved: bool
+    """Whether the solution lies in object storage and need only be applied."""
+
+
+@dataclass(frozen=True)
+class HeadProblem:
+    """Refit of norm and output projection."""
+
+    key: str
+    settings: HeadSettings
+    seed: int
+
+
+class Worker:
+    """One process of the pool. Methods are called one at a time, except `cancel` and `resume`, which interrupt."""
+
+    def __init__(self, store: ResultStore, device: str, grain: int) -> None:
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+        self.store, self.device, self.grain = store, device, grain
+        self.skeleton: Skeleton
+        self._stop = threading.Event()
+
+    def prepare(self, config: dict[str, Any], rest: Part) -> Done:
+        """Build the skeleton of the model to be audited."""
+        start = time.perf_counter()
+        self.skeleton = Skeleton(Architecture.from_config_json(config), rest.tensors(), device=self.device)
+        return Done(time.perf_counter() - start)
+
+    def resume(self) -> None:
+        """Take tasks again after `cancel`."""
+        self._stop.clear()
+
+    def cancel(self) -> None:
+        """Make the task in hand, and all that wait behind it, raise `Cancelled` at its next step."""
+        self._stop.set()
+
+    def process(self) -> int:
+        """The process id."""
+        return os.getpid()
+
+    def _on_step(self, step: int) -> None:  # noqa: ARG002 - the solver's signature
+        if self._stop.is_set():
+            raise Cancelled("The audit was cancelled.")
+
+    def _load(self, block: TrainedBlock, part: Part) -> nn.Module:
+        self._on_step(0)
+        tensors = part.tensors()
+        if block.damage is not None and block.damage.block == block.index:
+            tensors = damage.noisy(tensors, block.damage.sigma, block.damage.seed)
+        return self.skeleton.load_block(block.index, tensors)
+
+    def embed(self, ids: Ints) -> tuple[Floats, Done]:
+        """h[0] of a shard."""
+        start = time.perf_counter()
+        return passes.embed(self.skeleton, ids, self.grain), Done(time.perf_counter() - start)
+
+    def forward(self, block: TrainedBlock, part: Part, states: Floats) -> tuple[Floats, Done]:
+        """h[l] of a shard from h[l−1]; values: `cosine` [N, T], `weight_norm`."""
+        start = time.perf_counter()
+        module = self._load(block, part)
+        after = passes.forward(self.skeleton, block.index, module, states, self.grain)
+        norm = float(sum(p.double().square().sum() for p in module.parameters()) ** 0.5)
+        values = {"cosine": passes.cosine(states, after), "weight_norm": norm}
+        return after, Done(time.perf_counter() - start, values)
+
+    def loss_gradient(self, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> tuple[Floats, Done]:
+        """g[K] of a shard; values: `losses` [N, T−1]."""
+        start = time.perf_counter()
+        rows, gradient = passes.loss_gradient(self.skeleton, states, ids, mask, self.grain)
+        return gradient, Done(time.perf_counter() - start, {"losses": rows})
+
+    def backward(self, block: TrainedBlock, part: Part, states: Floats, gradient: Floats) -> tuple[Floats, Done]:
+        """g[l−1] of a shard; values: `attention`, `mlp`, `block`: scale products per token [N, T] or None."""
+        start = time.perf_counter()
+        step = passes.backward(self.skeleton, block.index, self._load(block, part), states, gradient, self.grain)
+        values = {"attention": step.attention, "mlp": step.mlp, "block": step.block}
+        return step.gradient, Done(time.perf_counter() - start, values)
+
+    def solve_corrected(self, problem: CorrectedProblem, part: Part, documents: Ints, *shards: Floats) -> Done:
+        """Solve a block reference; shards: h[l−1], h[l], g[l] of fit, one after another. The solution is stored."""
+        start = time.perf_counter()
+        before, after, gradient = _thirds(shards)
+        module = self._load(problem.block, part)
+        found = solver.solve_corrected(
+            self.skeleton,
+            problem.block.index,
+            module,
+            before,
+            after,
+            gradient,
+            documents,
+            problem.settings,
+            self.grain,
+            self._on_step,
+        )
+        save_solution(self.store, problem.key, module.state_dict(), asdict(found))
+        return Done(time.perf_counter() - start, asdict(found))
+
+    def solve_state(
+        self, problem: StateProblem, select: Floats, select_target: Floats, *shards: Floats
+    ) -> tuple[Floats, Floats, Done]:
+        """Solve (or look up) a peeled block and apply it.
+
+        Args:
+            problem: the problem.
+            select: its input on select, [N, T, D].
+            select_target: its target on select.
+            shards: input and target on fit, one after another.
+
+        Returns:
+            Output on fit, output on select, and values `fit_residual`, `select_residual`.
+        """
+        start = time.perf_counter()
+        inputs, target = _halves(shards)
+        if problem.solved:
+            block = self.skeleton.load_block(problem.index, load_tensors(self.store, problem.key))
+        else:
+            block = self.skeleton.fresh_block(problem.index, problem.seed)
+            solver.solve_state(
+                self.skeleton, problem.index, block, inputs, target, problem.settings, problem.seed, self._on_step
+            )
+        fit_output = passes.forward(self.skeleton, problem.index, block, inputs, self.grain)
+        select_output = passes.forward(self.skeleton, problem.index, block, select, self.grain)
+        values = {
+            "fit_residual": solver.relative_error(fit_output, target),
+            "select_residual": solver.relative_error(select_output, select_target),
+        }
+        if not problem.solved:
+            save_solution(self.store, problem.key, block.state_dict(), values)
+        return fit_output, select_output, Done(time.perf_counter() - start, values)
+
+    def apply_solution(self, key: str, index: int, states: Floats) -> tuple[Floats, Done]:
+        """Push a shard through a stored peeled block."""
+        start = time.perf_counter()
+        block = self.skeleton.load_block(index, load_tensors(self.store, key))
+        return passes.forward(self.skeleton, index, block, states, self.grain), Done(time.perf_counter() - start)
+
+    def refit_head(
+        self,
+        problem: HeadProblem,
+        fit_ids: Ints,
+        fit_mask: NDArray[np.bool_],
+        select_ids: Ints,
+        select_mask: NDArray[np.bool_],
+        select: Floats,
+        *fit: Floats,
+    ) -> Done:
+        """Refit the head on h[K] of fit, stop on select; values: `chosen_step` and losses per token of the splits."""
+        start = time.perf_counter()
+        found = head.refit(
+            self.skeleton,
+            head.HeadData(np.concatenate(fit), fit_ids, fit_mask),
+            head.HeadData(select, select_ids, select_mask),
+            problem.settings,
+            problem.seed,
+            self.grain,
+            self._on_step,
+        )
+        measured = {"chosen_step": found.chosen_step, "parameters": sum(p.numel() for p in found.parameters.values())}
+        save_solution(self.store, problem.key, found.parameters, measured)
+        losses = {"fit": found.fit, "fit_unchanged": found.fit_unchanged, "select": found.select}
+        return Done(time.perf_counter() - start, {**measured, **losses})
+
+    def advance(
+        self, block: TrainedBlock, part: Part, states: States | Floats, references: list[Reference]
+    ) -> tuple[States, Done]:
+        """Push the trained network and all references of a shard through one block together.
+
+        Args:
+            block: the block that all of them pass, or that some replace.
+            part: its bytes.
+            states: by name; `trained` is the audited network's own, and all that there is at first.
+            references: all that leave at this block, have left, or wait to rejoin.
+        """
+        start = time.perf_counter()
+        module = self._load(block, part)
+        states, after = _by_name(states), {}
+        for reference in references:
+            if reference.leaves == block.index:
+                after[reference.name] = self._leave(reference, part, states["trained"])
+            elif reference.leaves < block.index <= reference.rejoins:
+                after[reference.name] = states[reference.name]
+        for name, value in states.items():
+            if name not in after:
+                after[name] = passes.forward(self.skeleton, block.index, module, value, self.grain)
+        return after, Done(time.perf_counter() - start)
+
+    def _leave(self, reference: Reference, part: Part, states: Floats) -> Floats:
+        index = reference.leaves
+        if reference.solution is not None:
+            block = self.skeleton.load_block(index, load_tensors(self.store, reference.solution))
+        elif reference.damage is not None:
+            block = self._load(TrainedBlock(index, reference.damage), part)
+        else:
+            return states
+        return passes.forward(self.skeleton, index, block, states, self.grain)
+
+    def losses(self, states: States | Floats, ids: Ints, mask: NDArray[np.bool_], head_key: str | None = None) -> Done:
+        """Losses per token [N, T−1] of every reference of a shard, by name, with the trained or a refitted head."""
+        start = time.perf_counter()
+        fitted = None if head_key is None else load_tensors(self.store, head_key)
+        values = {
+            n: passes.losses(self.skeleton, h, ids, mask, self.grain, fitted) for n, h in _by_name(states).items()
+        }
+        return Done(time.perf_counter() - start, values)
+
+
+def _by_name(states: States | Floats) -> States:
+    return states if isinstance(states, dict) else {"trained": states}
+
+
+def _halves(shards: tuple[Floats, ...]) -> tuple[Floats, Floats]:
+    n = len(shards) // 2
+    return np.concatenate(shards[:n]), np.concatenate(shards[n:])
+
+
+def _thirds(shards: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:
+    n = len(shards) // 3
+    return np.concatenate(shards[:n]), np.concatenate(shards[n : 2 * n]), np.concatenate(shards[2 * n :])
+
+
+def start_worker(store: ResultStore, device: str, grain: int, cpus: float, gpus: float) -> Any:
+    """Start one actor of the pool; cancellation reaches it while it works."""
+    actor = ray.remote(concurrency_groups={"control": 1})(Worker).options(
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_restarts=0,
+        max_task_retries=0,
+        runtime_env={"env_vars": _ENVIRONMENT},
+    )
+    return actor.remote(store, device, grain)

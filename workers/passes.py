@@ -1,0 +1,176 @@
+"""Passes over one block: forward, backward, and losses, one grain of sequences at a time.
+
+Shapes: N sequences of a shard, T tokens, D hidden size, V vocabulary. States are float32 arrays [N, T, D]. Every pass
+goes through its sequences in grains of fixed size, because the shape of a matrix product decides the order of its sums:
+the same grain gives the same bits, whatever the number of workers or the size of a shard.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from peelbound.workers.errors import CheckpointError
+from peelbound.workers.skeleton import Skeleton
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def tensor_of(array: NDArray[np.generic], device: torch.device | str = "cpu") -> Tensor:
+    """The array as a tensor of its own: arrays out of the object store are read-only, which torch cannot express."""
+    return torch.from_numpy(np.array(array)).to(device)
+
+
+def array_of(tensor: Tensor) -> Floats:
+    """The tensor as a float32 array on the host."""
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def grains(count: int, grain: int) -> Iterator[slice]:
+    """Slices of `grain` sequences that cover `count`; the last may be shorter."""
+    for start in range(0, count, grain):
+        yield slice(start, min(start + grain, count))
+
+
+def embed(skeleton: Skeleton, ids: Ints, grain: int) -> Floats:
+    """h[0]: the embedding of token ids [N, T], as [N, T, D]."""
+    with torch.no_grad():
+        return np.concatenate(
+            [array_of(skeleton.embed(tensor_of(ids[part], skeleton.device))) for part in grains(len(ids), grain)]
+        )
+
+
+def forward(skeleton: Skeleton, index: int, block: nn.Module, states: Floats, grain: int) -> Floats:
+    """Push states [N, T, D] through block `index`.
+
+    Raises:
+        CheckpointError: the output is not finite (slug ``checkpoint-not-finite``, names the block).
+    """
+    outputs = []
+    with torch.no_grad():
+        for part in grains(len(states), grain):
+            output = skeleton.run(index, block, tensor_of(states[part], skeleton.device))
+            if not torch.isfinite(output).all():
+                raise CheckpointError(
+                    f"The output of block {index} holds NaN or Inf on the calibration tokens.",
+                    slug="checkpoint-not-finite",
+                    remedy="The weights are finite but overflow in float32: audit an earlier checkpoint of this run.",
+                    pointer="/checkpoint",
+                    block=index,
+                )
+            outputs.append(array_of(output))
+    return np.concatenate(outputs)
+
+
+def cosine(before: Floats, after: Floats) -> Floats:
+    """Cosine similarity of each token's state before and after a block, [N, T]: 1 − its mean is block influence.
+
+    Source: Men et al. 2024, ShortGPT (arXiv 2403.03853), equation 1.
+    """
+    dot = np.einsum("ntd,ntd->nt", before, after, dtype=np.float64)
+    norms = np.linalg.norm(before, axis=-1).astype(np.float64) * np.linalg.norm(after, axis=-1)
+    similarity: Floats = (dot / np.maximum(norms, 1e-30)).astype(np.float32)
+    return similarity
+
+
+@dataclass(frozen=True)
+class BackwardPass:
+    """What one step of the walk back through a block yields for a shard."""
+
+    gradient: Floats
+    """∂ΣCE/∂h[l−1], [N, T, D]."""
+    attention: Floats | None
+    """⟨∂ΣCE/∂a, a⟩ per token, [N, T], for a = what attention adds to the residual stream; None if not recognised."""
+    mlp: Floats | None
+    """The same for the MLP."""
+    block: Floats
+    """⟨g[l], h[l] − h[l−1]⟩ per token, [N, T]."""
+
+
+def backward(
+    skeleton: Skeleton, index: int, block: nn.Module, states: Floats, gradient: Floats, grain: int
+) -> BackwardPass:
+    """Carry g[l] = ∂ΣCE/∂h[l] back through block `index`, whose input is h[l−1].
+
+    The products ⟨gradient, output⟩ are the derivatives of the loss by the strength s of a sub-layer at s = 1: the
+    quantity behind head importance (Michel et al. 2019, arXiv 1905.10650), here the terms of a score test.
+
+    Args:
+        states: h[l−1], [N, T, D].
+        gradient: g[l], [N, T, D].
+    """
+    gradients, attentions, mlps, blocks = [], [], [], []
+    for part in grains(len(states), grain):
+        h = tensor_of(states[part], skeleton.device).requires_grad_()
+        g = tensor_of(gradient[part], skeleton.device)
+        trace = skeleton.sublayers(index, block, h)
+        named = [t for t in (trace.attention, trace.mlp) if t is not None]
+        by_input, *by_sublayer = torch.autograd.grad(trace.output, [h, *named], grad_outputs=g)
+        products = [(d * t.detach()).sum(-1) for d, t in zip(by_sublayer, named, strict=True)]
+        gradients.append(array_of(by_input))
+        blocks.append(array_of((g * (trace.output - h).detach()).sum(-1)))
+        if trace.attention is not None:
+            attentions.append(array_of(products[0]))
+        if trace.mlp is not None:
+            mlps.append(array_of(products[-1]))
+    return BackwardPass(
+        gradient=np.concatenate(gradients),
+        attention=np.concatenate(attentions) if attentions else None,
+        mlp=np.concatenate(mlps) if mlps else None,
+        block=np.concatenate(blocks),
+    )
+
+
+def grain_losses(skeleton: Skeleton, h: Tensor, ids: Tensor, mask: Tensor, head: dict[str, Tensor] | None) -> Tensor:
+    """Cross-entropy of each next token, [B, T−1], zero where the mask is False.
+
+    One sequence at a time: logits of a whole grain would take grain × T × V × 4 bytes.
+    """
+    rows = []
+    for b in range(len(h)):
+        logits = skeleton.logits(h[b : b + 1, :-1], head)[0].float()
+        rows.append(nn.functional.cross_entropy(logits, ids[b, 1:], reduction="none") * mask[b])
+    return torch.stack(rows)
+
+
+def losses(
+    skeleton: Skeleton,
+    states: Floats,
+    ids: Ints,
+    mask: NDArray[np.bool_],
+    grain: int,
+    head: dict[str, Tensor] | None = None,
+) -> Floats:
+    """Cross-entropy in nats of every next token, [N, T−1]; zero where `mask` [N, T−1] is False.
+
+    Args:
+        states: h[K], [N, T, D].
+        ids: [N, T].
+        head: parameters in place of the model's own final norm and output projection.
+    """
+    rows = []
+    with torch.no_grad():
+        for part in grains(len(states), grain):
+            h, x = tensor_of(states[part], skeleton.device), tensor_of(ids[part], skeleton.device)
+            rows.append(array_of(grain_losses(skeleton, h, x, tensor_of(mask[part], skeleton.device), head)))
+    return np.concatenate(rows)
+
+
+def loss_gradient(
+    skeleton: Skeleton, states: Floats, ids: Ints, mask: NDArray[np.bool_], grain: int
+) -> tuple[Floats, Floats]:
+    """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D]."""
+    rows, gradients = [], []
+    for part in grains(len(states), grain):
+        h = tensor_of(states[part], skeleton.device).requires_grad_()
+        x, m = tensor_of(ids[part], skeleton.device), tensor_of(mask[part], skeleton.device)
+        for b in range(len(h)):  # the graph of one sequence's logits at a time
+            loss = grain_losses(skeleton, h[b : b + 1], x[b : b + 1], m[b : b + 1], None)
+            loss.sum().backward()
+            rows.append(array_of(loss))
+        gradients.append(array_of(h.grad if h.grad is not None else torch.zeros_like(h)))
+    return np.concatenate(rows), np.concatenate(gradients)

@@ -1,0 +1,43 @@
+"""Settings of the solvers, as plain data: what a plan states, a key hashes and a report shows."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CorrectedSettings:
+    """How a block reference is solved against its corrected target."""
+
+    rho: float
+    """Step size: η = ρ · median‖h[l] − h[l−1]‖ / median‖g[l]‖."""
+    steps: int
+    learning_rate: float
+    """Of Adam; decays linearly to zero."""
+    gradient_clip: float
+    """‖g‖ of a token is cut at this many medians: the norm has a heavy tail."""
+    outlier: float
+    """A token with ‖h‖ above this many medians (massive activations) loses its linear term and weighs (median/‖h‖)²."""
+
+
+@dataclass(frozen=True)
+class StateSettings:
+    """How a peeled block of a reference network is solved from a fresh start."""
+
+    optimiser: str
+    """`muon`: Muon for matrices (Jordan 2024) with AdamW for the rest; `adamw`: AdamW throughout."""
+    steps: int
+    learning_rate: float
+    """Peak; warmed up over 5% of the steps, then a cosine to zero."""
+    batch: int
+    """Sequences a step."""
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How a head is refitted: Adam, linear decay, stopped where select is best."""
+
+    steps: int
+    learning_rate: float
+    batch: int
+    """Sequences a step."""
+    evaluations: int
+    """How often select is looked at; the unchanged head is always a candidate."""

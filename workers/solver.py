@@ -1,0 +1,237 @@
+"""The solver: re-solves one block against a target, from data of that block alone.
+
+Two kinds of target. A *state target* asks the block to reproduce a trained state: minimise mean ‖f(x;θ) − h[m]‖²
+(arXiv 2410.10984, 2605.02853). A *corrected target* asks it to move the trained output downhill: with g = ∂ΣCE/∂h[l],
+minimise mean over tokens of ⟨g, Δ⟩ + ‖Δ‖²/(2η), Δ = f(h[l−1];θ) − h[l]. At Δ = 0 its gradient in θ is the true ∂ΣCE/∂θ
+of the block, so it is one-block fine-tuning, linearised at the block's output and held near by the proximal term. Both
+need neither the blocks before nor those after.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from peelbound.workers.errors import CheckpointError
+from peelbound.workers.passes import Floats, Ints, grains, tensor_of
+from peelbound.workers.recipes import CorrectedSettings, StateSettings
+from peelbound.workers.skeleton import Skeleton
+
+OnStep = Callable[[int], None]
+"""Called before each optimiser step with its number; may raise to stop the solve (cancellation)."""
+
+
+@dataclass(frozen=True)
+class CorrectedSolution:
+    """Measurements of a corrected solve; the weights are in the block itself."""
+
+    predicted_gain: float
+    """−Σ⟨g, Δ⟩ per token on fit: what the linear term promises, in nats."""
+    gradient_agreement: float
+    """Cosine similarity of ∂ΣCE/∂θ between two halves of the fit documents."""
+    top_token_share: float
+    """Share of Σ‖g‖ over fit tokens that the top 1% own, before clipping."""
+
+
+def _trainable(block: nn.Module) -> list[nn.Parameter]:
+    parameters = list(block.parameters())
+    for p in parameters:
+        p.requires_grad_(True)
+    return parameters
+
+
+def _frozen(block: nn.Module) -> None:
+    for p in block.parameters():
+        p.requires_grad_(False)
+        p.grad = None
+
+
+def corrected_terms(
+    before: Floats, after: Floats, gradient: Floats, settings: CorrectedSettings
+) -> tuple[Floats, Floats, float]:
+    """Linear and proximal coefficients of the corrected target, per token.
+
+    Medians are over the fit tokens whose gradient is not zero, in plan order.
+
+    Args:
+        before: h[l−1], [N, T, D].
+        after: h[l], [N, T, D].
+        gradient: g[l], [N, T, D].
+
+    Returns:
+        Coefficients c [N, T] of g in the linear term (1, less where clipped, 0 for outliers), weights w [N, T] of the
+        proximal term w‖Δ‖²/2 (1/η, less for outliers), and the share of Σ‖g‖ that the top 1% of tokens own.
+    """
+    size = np.linalg.norm(gradient, axis=-1)
+    live = size > 0
+    if not live.any():
+        return np.zeros_like(size), np.ones_like(size), 0.0
+    median_gradient = float(np.median(size[live]))
+    median_update = float(np.median(np.linalg.norm(after - before, axis=-1)[live]))
+    norm = np.linalg.norm(after, axis=-1)
+    relative = norm / max(float(np.median(norm[live])), 1e-30)
+    # A block that adds nothing has no scale of its own to step by: take the state's.
+    scale = median_update if median_update > 1e-6 * float(np.median(norm[live])) else float(np.median(norm[live]))
+    eta = settings.rho * scale / median_gradient
+    clip = np.minimum(1.0, settings.gradient_clip * median_gradient / np.maximum(size, 1e-30))
+    massive = relative > settings.outlier
+    linear = np.where(massive, 0.0, clip).astype(np.float32)
+    proximal = (np.where(massive, 1.0 / np.square(np.maximum(relative, 1.0)), 1.0) / eta).astype(np.float32)
+    ranked = np.sort(size[live])[::-1]
+    top = max(1, math.ceil(0.01 * len(ranked)))
+    return linear, proximal, float(ranked[:top].sum(dtype=np.float64) / ranked.sum(dtype=np.float64))
+
+
+def solve_corrected(
+    skeleton: Skeleton,
+    index: int,
+    block: nn.Module,
+    before: Floats,
+    after: Floats,
+    gradient: Floats,
+    documents: Ints,
+    settings: CorrectedSettings,
+    grain: int,
+    on_step: OnStep,
+) -> CorrectedSolution:
+    """Move the trained block against its corrected target, in place: full-batch Adam with linear decay.
+
+    Args:
+        block: the trained block `index`; its parameters are changed.
+        before: h[l−1] on fit, [N, T, D].
+        after: h[l] on fit, [N, T, D].
+        gradient: g[l] on fit, [N, T, D].
+        documents: document of each token, [N, T]; the two halves of the gradient agreement are its parity.
+    """
+    parameters = _trainable(block)
+    linear, proximal, top_share = corrected_terms(before, after, gradient, settings)
+    tokens = before.shape[0] * before.shape[1]
+    device = skeleton.device
+
+    def accumulate(weights: Floats) -> float:
+        """Add the objective's gradient into `.grad`, grain by grain; return Σ w⟨g, Δ⟩."""
+        total = 0.0
+        for part in grains(len(before), grain):
+            g = tensor_of(gradient[part], device) * tensor_of(weights[part], device)[..., None]
+            delta = skeleton.run(index, block, tensor_of(before[part], device)) - tensor_of(after[part], device)
+            first = (g * delta).sum()
+            penalty = 0.5 * (tensor_of(proximal[part], device) * delta.square().sum(-1)).sum()
+            ((first + penalty) / tokens).backward()
+            total += float(first)
+        return total
+
+    agreement = _gradient_agreement(parameters, accumulate, documents)
+    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
+    for step in range(settings.steps):
+        on_step(step)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * (1 - step / settings.steps)
+        optimiser.zero_grad(set_to_none=True)
+        accumulate(linear)
+        optimiser.step()
+    with torch.no_grad():
+        moved = 0.0
+        for part in grains(len(before), grain):
+            delta = skeleton.run(index, block, tensor_of(before[part], device)) - tensor_of(after[part], device)
+            moved += float((tensor_of(gradient[part], device) * delta).sum())
+    _frozen(block)
+    _require_finite(block, index)
+    return CorrectedSolution(-moved / tokens, agreement, top_share)
+
+
+def _gradient_agreement(
+    parameters: list[nn.Parameter], accumulate: Callable[[Floats], float], documents: Ints
+) -> float:
+    """Cosine similarity of the parameter gradients at Δ = 0, where they are the true ones, on halves of documents."""
+    halves: list[list[Tensor]] = []
+    for parity in (0, 1):
+        accumulate((documents % 2 == parity).astype(np.float32))
+        halves.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
+        for p in parameters:
+            p.grad = None
+    dot, first, second = (
+        sum(float((a.double() * b.double()).sum()) for a, b in zip(x, y, strict=True))
+        for x, y in ((halves[0], halves[1]), (halves[0], halves[0]), (halves[1], halves[1]))
+    )
+    return dot / math.sqrt(first * second) if first > 0 and second > 0 else 0.0
+
+
+def solve_state(
+    skeleton: Skeleton,
+    index: int,
+    block: nn.Module,
+    inputs: Floats,
+    target: Floats,
+    settings: StateSettings,
+    seed: int,
+    on_step: OnStep,
+) -> None:
+    """Fit a fresh block to a trained state, in place: minimise mean ‖f(x;θ) − target‖².
+
+    Args:
+        block: a fresh block `index`.
+        inputs: its input on fit, [N, T, D].
+        target: h[m] on fit, [N, T, D].
+        seed: of the order in which sequences are drawn.
+    """
+    parameters = _trainable(block)
+    optimisers = _optimisers(parameters, settings)
+    scale = 1.0 / max(float(np.mean(np.square(target), dtype=np.float64)), 1e-30)  # losses of all targets are alike
+    draw = np.random.Generator(np.random.Philox(seed))
+    order = np.empty(0, dtype=np.int64)
+    batch = min(settings.batch, len(inputs))
+    warmup = max(1, round(0.05 * settings.steps))
+    for step in range(settings.steps):
+        on_step(step)
+        if len(order) < batch:
+            order = np.concatenate([order, draw.permutation(len(inputs))])
+        chosen, order = np.sort(order[:batch]), order[batch:]
+        rate = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        x, y = tensor_of(inputs[chosen], skeleton.device), tensor_of(target[chosen], skeleton.device)
+        loss = nn.functional.mse_loss(skeleton.run(index, block, x), y) * scale
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * rate
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+    _frozen(block)
+    _require_finite(block, index)
+
+
+def _optimisers(parameters: list[nn.Parameter], settings: StateSettings) -> list[torch.optim.Optimizer]:
+    matrices = [p for p in parameters if p.ndim == 2] if settings.optimiser == "muon" else []
+    others = [p for p in parameters if not any(p is m for m in matrices)]
+    optimisers: list[torch.optim.Optimizer] = []
+    if matrices:
+        # match_rms_adamw (Liu et al. 2025, arXiv 2502.16982) lets one learning rate serve both optimisers.
+        optimisers.append(
+            torch.optim.Muon(
+                matrices, lr=settings.learning_rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    if others:
+        optimisers.append(torch.optim.AdamW(others, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0))
+    return optimisers
+
+
+def relative_error(output: Floats, target: Floats) -> float:
+    """‖output − target‖² / ‖target − mean token‖², over all tokens; 1 is what a constant would reach."""
+    centre = target.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    spread = float(np.square(target - centre, dtype=np.float64).sum())
+    return float(np.square(output - target, dtype=np.float64).sum()) / max(spread, 1e-30)
+
+
+def _require_finite(block: nn.Module, index: int) -> None:
+    if not all(bool(torch.isfinite(p).all()) for p in block.parameters()):
+        raise CheckpointError(
+            f"Re-solving block {index} diverged: its weights became NaN or Inf.",
+            slug="solver-diverged",
+            remedy="Lower options.block_learning_rate or options.network_learning_rate.",
+            pointer="/options",
+            block=index,
+        )
