@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect
+from sqlalchemy import URL, Engine, inspect
 
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import database_clock, make_engine, migrate, reading, writing
@@ -110,3 +110,20 @@ def test_sqlite_is_set_up_for_several_processes(tmp_path: Path) -> None:
         assert raw.isolation_level is None
     engine.dispose()
     assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000}
+
+
+def test_a_connection_cut_by_the_server_is_an_infrastructure_error_and_the_next_works(postgres_url: URL) -> None:
+    engine = make_engine(postgres_url.render_as_string(hide_password=False))
+
+    def be_cut_off() -> None:
+        with writing(engine) as connection:
+            own_pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+            with writing(engine) as other:
+                other.exec_driver_sql(f"SELECT pg_terminate_backend({own_pid}, 10000)")
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        be_cut_off()
+    with reading(engine) as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    engine.dispose()
