@@ -1,9 +1,10 @@
 """What all wire models have in common."""
 
+import math
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 
 class WireModel(BaseModel):
@@ -24,3 +25,11 @@ UtcTime = Annotated[
     PlainSerializer(lambda t: t.isoformat(timespec="milliseconds").replace("+00:00", "Z"), when_used="json"),
 ]
 """A point in time, RFC 3339 in UTC on the wire."""
+
+
+Measured = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
+]
+"""A measurement. JSON has no NaN and no infinity: one that could not be taken, or diverged, is null on the wire."""

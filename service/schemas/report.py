@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from peelbound.service.schemas.base import WireModel
+from peelbound.service.schemas.base import Measured, WireModel
 
 
 class CheckpointVerdict(StrEnum):
@@ -36,10 +36,10 @@ class BlockFinding(StrEnum):
 class Interval(WireModel):
     """An estimate with its interval, clustered by document."""
 
-    estimate: float
-    low: float
-    high: float
-    standard_error: float = Field(ge=0)
+    estimate: Measured
+    low: Measured
+    high: Measured
+    standard_error: Measured
     simultaneous: bool = False
     """Whether the interval covers jointly with the others of its family (max-|t| cluster bootstrap)."""
 
@@ -47,8 +47,8 @@ class Interval(WireModel):
 class Score(WireModel):
     """Scale score: mean over documents of ∂CE/∂s at s=1. z > 0: the output is too strong or harmful; z < 0: weak."""
 
-    mean: float
-    z: float
+    mean: Measured
+    z: Measured
 
 
 class Citation(WireModel):
@@ -82,8 +82,8 @@ class BlockCandidate(WireModel):
 
     rho: float
     """0 is the zero step: the trained block."""
-    select_gain: float
-    predicted_gain: float
+    select_gain: Measured
+    predicted_gain: Measured
     """What the corrected target's linear term promised on fit."""
 
 
@@ -105,18 +105,18 @@ class BlockReport(WireModel):
     chosen_rho: float
     skip_cost: Interval
     """CE(with this block left out) − CE(trained), on check."""
-    block_influence: float
+    block_influence: Measured
     """1 − mean cosine similarity of the block's input and output, on check."""
     others_influence: float | None = None
     """Median block influence of the other blocks; None for a model of one block."""
-    gradient_agreement: float
+    gradient_agreement: Measured
     """Cosine similarity of the block's parameter gradients on two halves of the fit documents."""
     attention_scale: Score | None
     mlp_scale: Score | None
     block_scale: Score
     scale_limit: float | None = None
     """|z| that both scale scores must exceed, on one side, to accuse this block; it grows with the others' |z|."""
-    weight_norm: float
+    weight_norm: Measured
     residual: float | None = None
     """Relative error of a fresh peeled block fitted to this block's own output, on select (standard and above)."""
 
@@ -129,12 +129,12 @@ class NetworkReport(WireModel):
     anchors: list[int]
     target_map: list[int]
     """m(1) … m(K)."""
-    fit_loss: float
-    select_loss: float
-    fit_loss_unchanged_head: float
+    fit_loss: Measured
+    select_loss: Measured
+    fit_loss_unchanged_head: Measured
     head_refitted: bool
     """False where the unchanged head won on select."""
-    residuals: list[float]
+    residuals: list[Measured]
     """Relative error of each peeled block to its target state, on fit."""
     check_loss: float | None = None
     """Only for the candidate that select picked, for YES-0 and for the head control."""
@@ -147,9 +147,9 @@ class NetworkReport(WireModel):
 class HeadControlReport(WireModel):
     """Norm and head refitted on the trained states with the reference networks' recipe."""
 
-    fit_loss: float
-    select_loss: float
-    check_loss: float
+    fit_loss: Measured
+    select_loss: Measured
+    check_loss: Measured
     gain: Interval
     head_refitted: bool
     extra_parameters: int
@@ -160,10 +160,10 @@ class Bound(WireModel):
     """The YES bound: the smallest reference-network loss; achievable by construction."""
 
     network: str
-    fit_loss: float
+    fit_loss: Measured
     """The papers' in-sample bound: minimum over maps on fit."""
     check_network: str
-    check_loss: float
+    check_loss: Measured
     """The bound on tokens that no fit saw, for the network that select picked."""
     below_trained_on_fit: bool
     below_control_on_fit: bool
@@ -176,7 +176,7 @@ class MatrixCell(WireModel):
 
     source: int
     target: int
-    residual: float
+    residual: Measured
     loss_increase: Interval
     """On select; the trained suffix follows."""
 
@@ -187,7 +187,7 @@ class ControlReport(WireModel):
     block: int
     noise: float
     """Weight noise in units of each matrix's standard deviation."""
-    planted_cost: float
+    planted_cost: Measured
     """What the damage costs on select, in nats."""
     measured_cost: Interval
     """What it costs on check."""
@@ -239,18 +239,18 @@ class CheckpointReport(WireModel):
 class LossReport(WireModel):
     """The trained model's own losses."""
 
-    fit: float
-    select: float
+    fit: Measured
+    select: Measured
     check: Interval
 
 
 class CloudSummary(WireModel):
     """What a run's YES cloud draws for one step."""
 
-    trained_fit: float
-    trained_check: float
-    head_control_fit: float
-    head_control_check: float
+    trained_fit: Measured
+    trained_check: Measured
+    head_control_fit: Measured
+    head_control_check: Measured
     yes0_fit: float | None = None
     yes0_check: float | None = None
     bound_fit: float | None = None
