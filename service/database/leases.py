@@ -272,8 +272,9 @@ class Leases:
     def count_by_state(self) -> dict[AuditState, int]:
         """How many audits there are in each state, over all tenants."""
         with reading(self._engine) as connection:
-            rows = connection.execute(select(AuditRow.state, func.count()).group_by(AuditRow.state)).all()
-        return dict.fromkeys(AuditState, 0) | {state: count for state, count in rows}
+            counted = select(AuditRow.state, func.count().label("audits")).group_by(AuditRow.state)
+            rows = connection.execute(counted).all()
+        return dict.fromkeys(AuditState, 0) | {row.state: row.audits for row in rows}
 
 
 def _same_attempt(claim: Claim) -> tuple[ColumnElement[bool], ...]:

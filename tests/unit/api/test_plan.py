@@ -30,9 +30,7 @@ PLAN = AuditPlan(
     assumed_flops_per_second=1e9,
     workers=2,
 )
-REFUSAL = Problem.make(
-    "request-anchor-out-of-range", "Out of range", 422, "Anchor 9 of 4.", "Use 1..4.", "/options/maps"
-)
+REFUSAL = Problem.make("request-anchor-out-of-range", "Out of range", 422, "Anchor 9.", "Use 1..4.", "/options/maps")
 
 
 def planning_process(*, says: str = "", before: str = "pass") -> list[str]:

@@ -1,0 +1,45 @@
+"""Fixtures of the command line's tests."""
+
+import os
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client.harness import Service, service
+
+__all__ = ["service"]
+
+PEELBOUND = Path(sysconfig.get_path("scripts"), "peelbound")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs `peelbound` in a directory of its own, where no service is known."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PEELBOUND_")}
+    environment["PEELBOUND_STATE_DIR"] = str(tmp_path / "state-of-nobody")
+
+    def peelbound(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [PEELBOUND, *words],
+            env=environment | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return peelbound
+
+
+@pytest.fixture
+def served(run: Run, service: Service) -> Run:
+    """Runs `peelbound` against the service of the test."""
+
+    def peelbound(*words: str) -> "subprocess.CompletedProcess[str]":
+        return run(*words, PEELBOUND_URL=service.url, PEELBOUND_TOKEN=service.token)
+
+    return peelbound

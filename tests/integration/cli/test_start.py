@@ -1,0 +1,151 @@
+"""Starting: the fast path of `--help`, `peelbound up`, and what it leaves behind (nothing)."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from peelbound.client import Client
+from peelbound.embedded import StartFailed, embedded
+from peelbound.local import StateDirBusy, running_url
+from peelbound.service.settings import Settings
+from tests.integration.cli.conftest import PEELBOUND, Run
+
+# A module of the standard library in the controller's place: it starts quickly and runs until it is told to stop.
+STAND_IN = [sys.executable, "-P", "-m", "peelbound.leash", "http.server", "--bind", "127.0.0.1", "0"]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.05)
+
+
+def stand_ins() -> list[psutil.Process]:
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "peelbound.leash" in child.cmdline()]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_help_loads_next_to_nothing(words: list[str]) -> None:
+    program = f"""
+import sys
+from peelbound.cli.main import main
+sys.argv = ["peelbound", *{words!r}]
+try:
+    main()
+except SystemExit:
+    print("\\n".join({{name.partition(".")[0] for name in sys.modules}}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    loaded = set(done.stderr.split())
+    assert "click" in loaded
+    assert loaded.isdisjoint({"pydantic", "pydantic_core", "httpx2", "rich", "fastapi", "sqlalchemy", "numpy", "torch"})
+
+
+def test_help_names_every_command_and_the_exit_codes(run: Run) -> None:
+    help_text = run("--help").stdout
+    for name in ("up", "audit", "plan", "list", "show", "wait", "cancel", "delete", "report"):
+        assert f"\n  {name} " in help_text
+        assert run(name, "--help").returncode == 0
+    assert "Exit codes" in help_text
+
+
+def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = [PEELBOUND, "up", "--state-dir", state, "--port", "0", "--allow", tmp_path, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
+        assert up.stdout is not None
+        said = json.loads(up.stdout.readline())
+        token = Path(said["token_file"])
+        for file in (token, state / "link-token"):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert running_url(state) == said["url"]
+        with Client(said["url"], token.read_text().strip()) as client:
+            assert client.page().items == []
+        children = psutil.Process(up.pid).children(recursive=True)
+        assert children
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(60) == 0
+    psutil.wait_procs(children, timeout=30)
+    assert not any(child.is_running() for child in children)
+    assert running_url(state) is None
+
+
+def test_a_restart_keeps_token_and_audits(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, port=0, allow=["/data"])
+    with embedded(settings, controller=None) as first, Client(first.url, first.token) as client:
+        from tests.integration.client.harness import REQUEST
+
+        audit_id = client.submit(REQUEST).id
+    with embedded(settings, controller=None) as second, Client(second.url, first.token) as client:
+        assert second.token == first.token
+        assert client.get(audit_id).id == audit_id
+
+
+def test_one_service_to_a_state_directory(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, port=0)
+    with embedded(settings, controller=None) as running:
+        with pytest.raises(StateDirBusy), embedded(settings, controller=None):
+            pass
+        assert running_url(tmp_path) == running.url
+
+
+def test_a_taken_port_is_said_and_nothing_stays_locked(tmp_path: Path) -> None:
+    with embedded(Settings(state_dir=tmp_path / "a", port=0), controller=None) as running:
+        port = int(running.url.rsplit(":", 1)[1])
+        with (
+            pytest.raises(StartFailed, match=str(port)),
+            embedded(Settings(state_dir=tmp_path / "b", port=port), controller=None),
+        ):
+            pass
+    with embedded(Settings(state_dir=tmp_path / "b", port=port), controller=None):
+        pass
+
+
+def test_an_address_left_by_a_killed_service_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "url").write_text("http://127.0.0.1:1\n")
+    assert running_url(tmp_path) is None
+
+
+def test_a_controller_that_dies_is_started_again_and_stopped_in_the_end(tmp_path: Path) -> None:
+    with embedded(Settings(state_dir=tmp_path, port=0), controller=STAND_IN):
+        eventually(lambda: len(stand_ins()) == 1)
+        (first,) = stand_ins()
+        first.kill()
+        eventually(lambda: [child.pid for child in stand_ins()] not in ([], [first.pid]))
+        (second,) = stand_ins()
+        assert Path(second.cwd()) == tmp_path
+        assert second.environ()["PEELBOUND_STATE_DIR"] == str(tmp_path)
+    assert not second.is_running()
+
+
+def test_the_controller_ends_when_the_service_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from peelbound.embedded import embedded
+from peelbound.service.settings import Settings
+with embedded(Settings(state_dir=Path({str(tmp_path)!r}), port=0), controller={STAND_IN!r}) as running:
+    print(running.url, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        service.stdout.readline()
+        eventually(lambda: bool(psutil.Process(service.pid).children()))
+        (child,) = psutil.Process(service.pid).children()
+        os.kill(service.pid, signal.SIGKILL)
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running()
+    assert running_url(tmp_path) is None

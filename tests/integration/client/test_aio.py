@@ -1,0 +1,65 @@
+"""The asynchronous client; what both share is tested with the synchronous one."""
+
+import asyncio
+import inspect
+
+import pytest
+
+from peelbound.aio import AsyncClient
+from peelbound.client import Client
+from peelbound.errors import ProblemError
+from peelbound.service.schemas.record import AuditState, Progress
+from tests.faulty_proxy import faulty_proxy
+from tests.integration.client.harness import REQUEST, Service
+from tests.report_fixture import sound_report
+
+
+def test_an_audit_from_submission_to_deletion(service: Service) -> None:
+    async def story() -> None:
+        async with AsyncClient(service.url, service.token) as client:
+            record = await client.submit(REQUEST.model_copy(update={"run": "r"}))
+            seen: list[Progress] = []
+            with service.ending_the_next(sound_report()):
+                ended = await client.wait(record.id, progress=seen.append)
+            assert ended.state is AuditState.SUCCEEDED
+            assert len(seen) == 3
+            assert (await client.report(record.id)).model_dump_json().encode() == await client.report_json(record.id)
+            assert "<html" in await client.report_html(record.id)
+            (artifact,) = await client.artifacts(record.id)
+            assert await client.artifact(record.id, artifact.name) == await client.report_json(record.id)
+            assert await client.runs() == ["r"]
+            assert (await client.run("r")).points[0].audit_id == record.id
+            assert "<html" in await client.run_html("r")
+            assert [found.id async for found in client.iterate(run="r")] == [record.id]
+            await client.delete(record.id)
+            with pytest.raises(ProblemError):
+                await client.get(record.id)
+            queued = await client.submit(REQUEST)
+            assert (await client.cancel(queued.id)).state is AuditState.CANCELLED
+
+    asyncio.run(story())
+
+
+def test_events_survive_broken_connections(service: Service) -> None:
+    async def story() -> None:
+        async with AsyncClient(service.url, service.token) as direct:
+            record = await direct.submit(REQUEST)
+        claim = service.controller.claim()
+        for done in range(60):
+            service.controller.advance(claim, done, planned=60)
+        service.controller.publish(claim)
+        with faulty_proxy(service.url, cut_after=3000, cuts=3) as proxy:
+            async with AsyncClient(proxy.endpoint_url, service.token) as client:
+                numbers = [event.number async for event in client.events(record.id)]
+        assert proxy.faults == 3
+        assert numbers == list(range(1, 64))
+
+    asyncio.run(story())
+
+
+def test_both_clients_offer_the_same() -> None:
+    def public(kind: type) -> dict[str, list[str]]:
+        members = inspect.getmembers(kind, callable)
+        return {name: list(inspect.signature(member).parameters) for name, member in members if name[0] != "_"}
+
+    assert public(AsyncClient) == public(Client)

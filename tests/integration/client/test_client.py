@@ -1,0 +1,99 @@
+"""The synchronous client, method by method, against a real server."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from peelbound.client import Client
+from peelbound.errors import ProblemError
+from peelbound.service.schemas.record import AuditState, Progress
+from tests.faulty_proxy import faulty_proxy
+from tests.integration.client.harness import REQUEST, Service
+from tests.report_fixture import frozen_report
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url, service.token) as client:
+        yield client
+
+
+def test_an_audit_from_submission_to_deletion(service: Service, client: Client) -> None:
+    request = REQUEST.model_copy(update={"run": "team/a:1", "step": 7, "labels": {"owner": "me"}})
+    record = client.submit(request, idempotency_key="once")
+    assert record.request == request
+    assert client.submit(request, idempotency_key="once").id == record.id
+    seen: list[Progress] = []
+    report = frozen_report()
+    with service.ending_the_next(report):
+        ended = client.wait(record.id, progress=seen.append)
+    assert ended.state is AuditState.SUCCEEDED
+    assert ended == client.get(record.id)
+    assert [progress.problems_done for progress in seen] == [1, 2, 3]
+    assert client.report(record.id) == report
+    assert client.report_json(record.id) == report.model_dump_json().encode()
+    assert "<html" in client.report_html(record.id)
+    (artifact,) = client.artifacts(record.id)
+    assert client.artifact(record.id, artifact.name) == client.report_json(record.id)
+    assert client.runs() == ["team/a:1"]
+    assert [point.step for point in client.run("team/a:1").points] == [7]
+    assert "<html" in client.run_html("team/a:1")
+    assert client.page(label=("owner", "me")).items == [ended]
+    client.delete(record.id)
+    with pytest.raises(ProblemError) as refused:
+        client.get(record.id)
+    assert refused.value.problem.slug == "audit-not-found"
+
+
+def test_iterate_crosses_pages(client: Client) -> None:
+    ids = [client.submit(REQUEST).id for _ in range(53)]
+    assert [record.id for record in client.iterate()] == ids[::-1]
+    assert list(client.iterate(run="none")) == []
+
+
+def test_cancel_ends_a_wait(client: Client) -> None:
+    record = client.submit(REQUEST)
+    assert client.cancel(record.id).state is AuditState.CANCELLED
+    assert client.wait(record.id).state is AuditState.CANCELLED
+
+
+def test_a_refusal_is_an_error_with_the_problem(client: Client) -> None:
+    with pytest.raises(ProblemError, match=r"may be read.*PEELBOUND_ALLOW") as refused:
+        client.submit(REQUEST.model_copy(update={"checkpoint": "/etc"}))
+    assert refused.value.problem.pointer == "/checkpoint"
+    with pytest.raises(ProblemError):
+        next(client.events("unknown"))
+
+
+def test_a_wrong_token_is_an_error_at_once_also_for_streams(service: Service) -> None:
+    with Client(service.url, "peel_wrong") as stranger, pytest.raises(ProblemError) as refused:
+        next(stranger.events("x"))
+    assert refused.value.problem.status == 401
+
+
+def test_events_survive_broken_connections_without_loss_or_repetition(service: Service) -> None:
+    with Client(service.url, service.token) as direct:
+        record = direct.submit(REQUEST)
+        claim = service.controller.claim()
+        for done in range(60):
+            service.controller.advance(claim, done, planned=60)
+        service.controller.publish(claim)
+        whole = list(direct.events(record.id))
+    with (
+        faulty_proxy(service.url, cut_after=3000, cuts=3) as proxy,
+        Client(proxy.endpoint_url, service.token) as client,
+    ):
+        resumed = list(client.events(record.id))
+    assert proxy.faults == 3
+    assert resumed == whole
+    assert [event.number for event in resumed] == list(range(1, 64))
+
+
+def test_a_server_that_is_gone_for_good_is_an_error(service: Service) -> None:
+    with (
+        faulty_proxy(service.url, cut_after=0, cuts=1000) as proxy,
+        Client(proxy.endpoint_url, service.token) as client,
+        pytest.raises(httpx2.TransportError),
+    ):
+        client.get("x")
