@@ -4,7 +4,11 @@ Tasks are handed to actors in order, their small results in the order in which t
 what the task itself raised, or `WorkerLost` when its process or node died.
 """
 
+import atexit
+import contextlib
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -47,16 +51,21 @@ def start_ray(settings: Settings) -> None:
     """Connect to the cluster at `ray_address`, or start a Ray of our own on this machine, bound to loopback."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if settings.ray_address:
-        ray.init(address=settings.ray_address, log_to_driver=False)
-        return
-    ray.init(
-        num_cpus=settings.workers,
-        object_store_memory=settings.ray_object_store_bytes,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
+    # Ray puts the working directory first on its workers' import path, where a user's own peelbound.py would hide us,
+    # and its processes stay in it: start it where there is nothing.
+    nothing = tempfile.mkdtemp(prefix="peelbound-ray-")
+    atexit.register(shutil.rmtree, nothing, ignore_errors=True)
+    with contextlib.chdir(nothing):
+        if settings.ray_address:
+            ray.init(address=settings.ray_address, log_to_driver=False)
+            return
+        ray.init(
+            num_cpus=settings.workers,
+            object_store_memory=settings.ray_object_store_bytes,
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
 
 
 class Pool:
