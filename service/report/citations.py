@@ -55,7 +55,7 @@ def references(report: Report, citations: Sequence[Citation]) -> list[Reference]
         base, _, leaf = citation.path.rpartition("/")
         if base in whole and leaf in ("low", "high"):
             continue
-        value = numbers.scalar(citation.value)
+        value = _value(leaf, citation.value)
         if base in whole and leaf == "estimate":
             value = f"{value} [{numbers.scalar(by_path[f'{base}/low'])}, {numbers.scalar(by_path[f'{base}/high'])}]"
         drawn.append(_reference(report, citation.path, value))
@@ -67,6 +67,13 @@ def _is_measured(citation: Citation) -> bool:
     if parts[0] in _CHOSEN or isinstance(citation.value, bool):
         return False
     return isinstance(citation.value, float) or (isinstance(citation.value, int) and parts[-1] not in _NAMES)
+
+
+def _value(leaf: str, value: float | int | str | bool | None) -> str:
+    """A citation's value; z-values and their limits have one decimal, as everywhere on the page."""
+    if leaf in ("z", "scale_limit") and isinstance(value, float):
+        return numbers.decimal(value, 1, sign=leaf == "z")
+    return numbers.scalar(value)
 
 
 def _reference(report: Report, path: str, value: str) -> Reference:

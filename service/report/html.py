@@ -48,8 +48,8 @@ def _environment() -> Environment:
     environment.filters.update(
         nats=numbers.decimal,
         signed=numbers.signed,
-        gain=numbers.gain,
-        interval=numbers.interval,
+        gain=lambda value: _unbroken(numbers.gain(value)),
+        interval=lambda value: _unbroken(numbers.interval(value)),
         score=numbers.score,
         count=numbers.count,
         short=numbers.short,
@@ -98,6 +98,12 @@ def render_run(series: RunSeries) -> str:
     """A run as one HTML document: its YES cloud on fit and on check, and a table of its audits."""
     template = _ENVIRONMENT.get_template("run.html")
     return template.render(title=f"Run {series.run}", series=series, clouds=_clouds(series, None))
+
+
+def _unbroken(text: str) -> Markup:
+    """An estimate with its interval, whose brackets stay on one line."""
+    estimate, bracket, limits = text.partition(" [")
+    return Markup('{} <span class="range">[{}</span>').format(estimate, limits) if bracket else Markup.escape(text)
 
 
 def _clouds(series: RunSeries | None, current: str | None) -> list[dict[str, Any]]:

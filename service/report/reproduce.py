@@ -2,14 +2,30 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from peelbound.service.schemas.base import WireModel
+from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration
 
 MOST_INLINE = 4
 """Inline documents that are printed; more are counted (they are whole in report.json)."""
 
 MOST_CHARACTERS = 400
 """Length up to which an inline document is printed."""
+
+
+_CALIBRATION_FLAGS = (
+    "provenance",
+    "text_field",
+    "sequence_length",
+    "fit_sequences",
+    "select_sequences",
+    "check_sequences",
+    "split_seed",
+)
+_WITHOUT_FLAG = sorted(set(AuditOptions.model_fields) - {"tolerance", "maps"})
 
 
 def request_json(request: Mapping[str, Any]) -> str:
@@ -34,20 +50,34 @@ def _abridged(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**request, "calibration": shortened}
 
 
-def audit_command(request: Mapping[str, Any]) -> str | None:
-    """The shell command with the request's main choices, or None where the calibration data were given inline."""
-    calibration = request.get("calibration")
+@dataclass(frozen=True)
+class Command:
+    """A shell command that asks for the same audit."""
+
+    text: str
+    exact: bool
+    """Whether it carries the whole request; some options have no flag."""
+
+
+def audit_command(request: Mapping[str, Any]) -> Command | None:
+    """The command for a request, without what the defaults say; None where the calibration data were given inline."""
+    calibration, options = request.get("calibration"), request.get("options") or {}
     checkpoint = request.get("checkpoint")
     if not isinstance(calibration, Mapping) or not calibration.get("uri") or not checkpoint:
         return None
-    words = [
-        "peelbound audit",
-        shlex.quote(str(checkpoint)),
-        f"--calibration {shlex.quote(str(calibration['uri']))}",
-    ]
-    if provenance := calibration.get("provenance"):
-        words.append(f"--provenance {shlex.quote(str(provenance))}")
-    if preset := request.get("preset"):
-        words.append(f"--preset {shlex.quote(str(preset))}")
-    words.append(f"--seed {shlex.quote(str(request.get('seed', 0)))}")
-    return " \\\n  ".join(words)
+    words = ["peelbound audit", shlex.quote(str(checkpoint)), _flag("calibration", calibration["uri"])]
+    words += _given(request, AuditRequest, ("preset", "seed"))
+    words += _given(calibration, Calibration, _CALIBRATION_FLAGS)
+    words += _given(options, AuditOptions, ("tolerance",))
+    words += [_flag("anchors", ",".join(map(str, anchors))) for anchors in options.get("maps") or []]
+    return Command(" \\\n  ".join(words), exact=not _given(options, AuditOptions, _WITHOUT_FLAG))
+
+
+def _given(values: Mapping[str, Any], model: type[WireModel], names: Iterable[str]) -> list[str]:
+    """A flag for each value that is there and differs from its default."""
+    fields = model.model_fields
+    return [_flag(name, values[name]) for name in names if name in values and values[name] != fields[name].default]
+
+
+def _flag(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {shlex.quote(str(value))}"

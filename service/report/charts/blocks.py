@@ -176,7 +176,7 @@ def _panel(panel: Panel, K: int, top: float) -> list[Markup]:
         y=top + 12,
     )
     drawn = [title]
-    ticks = scale.ticks(3)
+    ticks = scale.ticks(3 if panel.root else 4)
     for tick in ticks:
         y = scale(tick)
         drawn += [

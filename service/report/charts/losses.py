@@ -15,6 +15,8 @@ MOST_NETWORKS = 6
 """Reference networks drawn; the table holds all of them."""
 
 _TOP, _ROW, _BELOW = 30, 40, 40
+_BOUND_MARK = " = YES bound"
+_LABEL_CHARACTERS = 24
 
 
 class Kind(StrEnum):
@@ -75,7 +77,7 @@ def check_competitors(report: Report) -> list[Competitor]:
 def _network_row(
     network: NetworkReport, is_bound: bool, loss: float, gain: float, interval: Interval | None
 ) -> Competitor:
-    name = f"{network.name} = YES bound" if is_bound else network.name
+    name = f"{network.name}{_BOUND_MARK}" if is_bound else network.name
     return Competitor(name, Kind.BOUND if is_bound else Kind.NETWORK, loss, gain, interval)
 
 
@@ -129,7 +131,7 @@ def _row(row: Competitor, top: float, scale: Scale) -> list[Markup]:
     middle, shape = top + 28.0, _SHAPES[row.kind]
     zero = scale(0.0)
     drawn = [
-        svg.text(_shorten(row.name), 0, top + 14, class_="label"),
+        svg.text(_label(row), 0, top + 14, class_="label"),
         svg.text(row.figures, 100, top + 14, anchor="end", class_="figures"),
         svg.rect(zero, middle - 8, 100 - zero, 16, "better"),
         svg.line(0, middle, 100, middle, "guide"),
@@ -157,5 +159,8 @@ def _axis(scale: Scale, bottom: float) -> list[Markup]:
     return [*drawn, svg.text("better →", 100, bottom + 32, anchor="end", class_="hint")]
 
 
-def _shorten(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _label(row: Competitor) -> str:
+    """The row's name, cut so that it leaves room for its numbers on a phone."""
+    mark = _BOUND_MARK if row.kind is Kind.BOUND else ""
+    name, most = row.name.removesuffix(mark), _LABEL_CHARACTERS - len(mark)
+    return (name if len(name) <= most else f"{name[: most - 1]}…") + mark

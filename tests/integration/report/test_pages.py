@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from peelbound.service.report.html import CONTENT_SECURITY_POLICY, render, render_run
+from peelbound.service.schemas.report import Report
 from tests.report_fixture import (
     build_record,
     build_report,
@@ -19,12 +20,25 @@ from tests.report_fixture import (
     sound_report,
 )
 
+
+def with_long_names(report: Report) -> Report:
+    """The deepest maps have names longer than a phone is wide."""
+    long = {
+        item.name: f"YES-6 {{{','.join(str(i * 11 + n) for i in range(6))}}}" for n, item in enumerate(report.networks)
+    }
+    networks = [item.model_copy(update={"name": long[item.name]}) for item in report.networks]
+    assert report.bound is not None
+    names = {"network": long[report.bound.network], "check_network": long[report.bound.check_network]}
+    return report.model_copy(update={"networks": networks, "bound": report.bound.model_copy(update=names)})
+
+
 PAGES = {
     "sound": render(sound_report(), record=build_record(labels={"team": "x" * 128}), series=build_series()),
     "frozen": render(frozen_report(), record=build_record(), series=build_series(frozen=True)),
     "deep": render(deep_report(30)),
     "deepest": render(deep_report(100)),
     "shallow": render(build_report(blocks=1)),
+    "names": render(with_long_names(deep_report(60))),
     "estimate": render(estimate_report()),
     "run": render_run(build_series(60, run="r" * 128)),
     "start": render_run(build_series(1)),

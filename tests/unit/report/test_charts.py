@@ -64,6 +64,16 @@ def test_the_bound_is_marked_and_the_best_block_stands_on_check_only() -> None:
     assert [row.kind for row in check_competitors(report)][-1] is Kind.BLOCK
 
 
+def test_long_names_are_cut_but_the_bound_stays_marked() -> None:
+    report = sound_report()
+    assert report.bound is not None
+    name = "YES-6 {1,12,23,34,45,56}"
+    networks = [n.model_copy(update={"name": name}) if n.name == report.bound.network else n for n in report.networks]
+    bound = report.bound.model_copy(update={"network": name})
+    chart = panel(report.model_copy(update={"networks": networks, "bound": bound}), "fit")
+    assert texts(chart, "label")[1] == "YES-6 {1,12… = YES bound"
+
+
 def test_better_competitors_stand_right_of_the_trained_network() -> None:
     report = frozen_report()
     scale = shared_scale(report)

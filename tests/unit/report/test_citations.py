@@ -33,6 +33,11 @@ def test_an_estimate_and_its_ends_become_one() -> None:
     assert cited == [("block 5, gain", "0.0071 [0.0052, 0.0090]")]
 
 
+def test_scores_have_one_decimal() -> None:
+    cited = names(("/blocks/4/mlp_scale/z", 13.2529), ("/blocks/4/scale_limit", 6.0))
+    assert cited == [("block 5, mlp scale, z", "+13.3"), ("block 5, scale limit", "6.0")]
+
+
 def test_ends_without_their_estimate_stand_alone() -> None:
     assert names(("/blocks/4/gain/low", 0.0052)) == [("block 5, gain, low end", "0.0052")]
 

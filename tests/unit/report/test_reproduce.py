@@ -2,10 +2,14 @@ import json
 import shlex
 from typing import Any
 
+import click
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peelbound.cli.request_options import request_options
 from peelbound.service.report.reproduce import audit_command, is_abridged, request_json
+from peelbound.service.schemas.request import AuditRequest
 from tests.report_fixture import REQUEST
 
 
@@ -30,26 +34,48 @@ def test_short_inline_documents_are_printed() -> None:
     assert "one line" in request_json(with_calibration(uri=None, texts=["one line"]))
 
 
-def test_the_command_says_the_main_choices() -> None:
-    assert shlex.split((audit_command(REQUEST) or "").replace("\\\n", "")) == [
-        "peelbound",
-        "audit",
-        "s3://models/baseline/step-00800",
-        "--calibration",
-        "s3://corpora/stdlib-heldout.jsonl",
-        "--provenance",
-        "unseen",
-        "--preset",
-        "standard",
-        "--seed",
-        "0",
-    ]
+def parsed(command: str) -> AuditRequest:
+    """What the command line itself makes of a command."""
+    requests: list[AuditRequest] = []
+
+    @click.command()
+    @request_options
+    def probe(request: AuditRequest) -> None:
+        requests.append(request)
+
+    program, name, *arguments = shlex.split(command.replace("\\\n", ""))
+    assert (program, name) == ("peelbound", "audit")
+    probe.main(arguments, standalone_mode=False)
+    return requests[0]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        REQUEST,
+        {**REQUEST, "preset": "quick", "seed": 7, "options": {"tolerance": 0.02, "maps": [[2, 4], [4]]}},
+        with_calibration(text_field="the body", split_seed=3, check_sequences=12, sequence_length=64),
+        with_calibration(uri="file:///data/it's here/$(touch x).jsonl", provenance="trained_on"),
+    ],
+)
+def test_the_command_asks_for_the_same_audit(request_: dict[str, Any]) -> None:
+    command = audit_command(request_)
+    assert command is not None
+    assert command.exact
+    assert parsed(command.text).identity() == AuditRequest.model_validate(request_).identity()
+
+
+def test_a_command_that_lacks_an_option_says_so() -> None:
+    command = audit_command({**REQUEST, "options": {"rhos": [0.5]}})
+    assert command is not None
+    assert not command.exact
 
 
 @given(st.text(min_size=1).filter(lambda text: "\\\n" not in text))
 def test_no_checkpoint_name_can_run_a_command(checkpoint: str) -> None:
-    command = audit_command({**REQUEST, "checkpoint": checkpoint}) or ""
-    assert shlex.split(command.replace("\\\n", ""))[2] == checkpoint
+    command = audit_command({**REQUEST, "checkpoint": checkpoint})
+    assert command is not None
+    assert shlex.split(command.text.replace("\\\n", ""))[2] == checkpoint
 
 
 def test_a_request_without_calibration_data_has_no_command() -> None:
