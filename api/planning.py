@@ -15,7 +15,7 @@ from peelbound.service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-COMMAND = [sys.executable, "-P", "-m", "peelbound.service.planning"]
+COMMAND = [sys.executable, "-P", "-m", "peelbound.service.controller.planning"]
 TIMEOUT_SECONDS = 60.0
 AT_ONCE = 2
 

@@ -317,7 +317,8 @@ def _thirds(shards: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:
 
 def start_worker(store: ResultStore, device: str, grain: int, cpus: float, gpus: float) -> Any:
     """Start one actor of the pool; cancellation reaches it while it works."""
-    actor = ray.remote(concurrency_groups={"control": 1})(Worker).options(
+    remote: Any = ray.remote  # its stubs lack concurrency_groups
+    actor = remote(concurrency_groups={"control": 1})(Worker).options(
         num_cpus=cpus,
         num_gpus=gpus,
         max_restarts=0,

@@ -41,6 +41,7 @@ class BlockAudit:
         settings: Sequence[CorrectedSettings],
         *,
         keep: frozenset[str],
+        walk: TrainedWalk | None = None,
         damage: Damage | None = None,
     ) -> None:
         """Bind to a network.
@@ -53,6 +54,7 @@ class BlockAudit:
             meter: the progress.
             settings: the candidates, by ρ.
             keep: splits whose trained states others will need.
+            walk: the walk forward, where it was made already.
             damage: planted in one block, or None.
         """
         self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
@@ -60,7 +62,7 @@ class BlockAudit:
         self._keep = keep | {FIT, CHECK}
         self._planted = None if damage is None else asdict(damage)
         self._walker = Walker(audited, data, pool, meter, damage)
-        self._walk: TrainedWalk | None = None
+        self._walk = walk
 
     def walk(self) -> TrainedWalk:
         """The walk forward, once; its states stay until `forget`."""
@@ -72,6 +74,13 @@ class BlockAudit:
     def forget(self) -> None:
         """Drop the trained states."""
         self._walk = None
+
+    def damaged(self, damage: Damage, settings: Sequence[CorrectedSettings]) -> "BlockAudit":
+        """The audit of a copy of this network that carries a known damage."""
+        keep = frozenset[str]()
+        return BlockAudit(
+            self.audited, self.data, self.pool, self.measurements, self.meter, settings, keep=keep, damage=damage
+        )
 
     def trained(self) -> Trained:
         """Losses, influence and norms of the network as it was trained."""

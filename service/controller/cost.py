@@ -2,12 +2,35 @@
 
 from dataclasses import dataclass
 
+from peelbound.service.plan import CONTROL_SIGMAS, Plan
+from peelbound.workers.calibration import CalibrationSet
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
 
 STEP = 3
 """An optimiser step costs this many forward passes: forward, and two products of the same size backward (Kaplan et al.
 2020, arXiv 2001.08361, section 2.1)."""
+
+
+BACKWARD = 3
+"""A step of the walk back: the block computed again, and two products for each of its own."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of the splits."""
+
+    fit: int
+    select: int
+    check: int
+    length: int
+    """Of a sequence."""
+
+    @classmethod
+    def of(cls, calibration: CalibrationSet) -> "Sizes":
+        """From the packed calibration set."""
+        fit, select, check = (calibration.splits[name].ids.size for name in ("fit", "select", "check"))
+        return cls(fit, select, check, calibration.sequence_length)
 
 
 @dataclass(frozen=True)
@@ -49,3 +72,44 @@ class CostModel:
         batch = min(settings.batch * length, fit_tokens)
         looks = select_tokens * (1 + settings.evaluations) + 2 * fit_tokens
         return self.head(batch, STEP * settings.steps) + self.head(looks)
+
+    def walks(self, plan: Plan, sizes: Sizes) -> dict[str, float]:
+        """FLOPs of each walk of the plan, the solves apart."""
+        blocks = plan.blocks
+        everything = sizes.fit + sizes.select + sizes.check
+        both = sizes.fit + sizes.check
+        on_the_way = (blocks + 1) / 2  # references leave at every block alike: half the blocks are ahead of one
+        candidates = blocks * len(plan.corrected)
+        planted = len(CONTROL_SIGMAS) * plan.positive_control
+
+        def carried(tokens: int, references: float) -> float:
+            return self.block(tokens, blocks + references * on_the_way) + self.head(tokens, 1 + references)
+
+        forward = self.block(everything, blocks) + self.head(both, BACKWARD) + self.head(sizes.select)
+        backward = self.block(both, blocks * BACKWARD)
+        names = plan.walks
+        costs = [
+            forward,
+            backward,
+            carried(sizes.select, candidates + len(plan.matrix_cells) + planted),
+            carried(sizes.check, 2 * blocks),
+            forward,
+            backward,
+            carried(sizes.select, blocks),
+            carried(sizes.check, 2 * blocks),
+        ]
+        return dict(zip(names, costs, strict=False))
+
+    def solves(self, plan: Plan, sizes: Sizes) -> float:
+        """FLOPs of all peel problems, suggested maps counted without shared prefixes."""
+        counts = plan.problem_counts
+        corrected = sum(self.corrected(s, sizes.fit) for s in plan.corrected) * plan.blocks
+        corrected += self.corrected(plan.corrected[-1], sizes.fit) * counts.get("positive_control", 0)
+        state = self.state(plan.state, sizes.fit, sizes.select, sizes.length)
+        refit = self.refit(plan.head, sizes.fit, sizes.select, sizes.length)
+        states = counts.get("matrix", 0) + counts.get("reference_network", 0)
+        return corrected + state * states + refit * counts["head"]
+
+    def total(self, plan: Plan, sizes: Sizes) -> float:
+        """FLOPs of the whole audit."""
+        return sum(self.walks(plan, sizes).values()) + self.solves(plan, sizes)

@@ -1,9 +1,8 @@
 """What is audited: a checkpoint and the calibration set it is measured on, cut into shards for the pool."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import ray
@@ -79,6 +78,7 @@ class Audited:
         self.checkpoint, self.pool = checkpoint, pool
         self.blocks = checkpoint.architecture.block_count
         self.cost = CostModel.of(checkpoint)
+        self.walks = 0
         self._digests: dict[int, str] = {}
 
     def prepare(self) -> None:
@@ -87,15 +87,18 @@ class Audited:
         self._digests[0] = rest.sha256
         self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest))
 
-    def parts(self, order: Sequence[int]) -> Any:
+    def parts(self, order: Sequence[int]) -> Iterator[tuple[int, Ref]]:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""
+        self.walks += 1
         for part in self.checkpoint.read_parts(order):
             self._digests[part.index] = part.sha256
             yield part.index, ray.put(part)
 
     @property
-    def sha256(self) -> str | None:
-        """Digest of the whole checkpoint; None until every part was read once."""
-        if len(self._digests) <= self.blocks:
-            return None
+    def read_whole(self) -> bool:
+        """Whether every part was read at least once."""
+        return len(self._digests) == self.blocks + 1
+
+    def digest(self) -> str:
+        """SHA-256 of the whole checkpoint, once every part was read."""
         return self.checkpoint.digest([self._digests[i] for i in range(self.blocks + 1)])

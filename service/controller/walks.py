@@ -12,15 +12,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from peelbound.service.controller.cost import BACKWARD
 from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.pool import Pool, Ref, Task
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data, Shard
 from peelbound.workers.actor import Damage, Done, Reference, TrainedBlock
 
 Floats = NDArray[np.float32]
-FORWARD, BACKWARD = 1, 3
-"""Work of a pass in forward passes: backward computes the block again and two products for each of its own."""
-
+FORWARD = 1
 OnBlock = Callable[[int, Ref, list[Ref]], None]
 
 
@@ -100,6 +99,10 @@ class Walker:
         sequences, length = shard.rows.stop - shard.rows.start, self.data.sequence_length
         self.meter.worked(self.audited.cost.block(sequences * length, passes))
 
+    def _headed(self, passes: int, shard: Shard) -> None:
+        sequences, length = shard.rows.stop - shard.rows.start, self.data.sequence_length
+        self.meter.worked(self.audited.cost.head(sequences * length, passes))
+
     def _block(self, index: int) -> TrainedBlock:
         return TrainedBlock(index, self.damage)
 
@@ -146,6 +149,7 @@ class Walker:
         rows = {name: Rows(shards) for name, shards in data.shards.items()}
 
         def measured(shard: Shard, done: Done) -> None:
+            self._headed(BACKWARD, shard)
             rows[shard.split].put(shard, done.values["losses"])
 
         for name in (FIT, CHECK):
@@ -256,6 +260,7 @@ class Walker:
 
     def _submit_losses(self, shard: Shard, states: Ref, rows: dict[str, Rows]) -> None:
         def took(done: Done) -> None:
+            self._headed(len(done.values), shard)
             for name, values in done.values.items():
                 rows[name].put(shard, values)
 

@@ -1,0 +1,39 @@
+"""`python -m peelbound.service.controller`: run a controller with the settings of the environment until SIGTERM."""
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+from peelbound.service.controller.loop import Controller
+from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.settings import Settings
+from peelbound.service.storage.open import open_store
+from peelbound.workers.errors import PeelboundError
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; the audit in hand is handed back."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+
+    def told(number: int, _: FrameType | None) -> None:
+        logging.getLogger(__name__).info("signal %d: stopping", number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    settings = Settings()
+    try:
+        engine = make_engine(settings.resolved_database_url)
+        migrate(engine)
+        Controller(settings, engine, open_store(settings), stop).run()
+    except PeelboundError as error:
+        sys.stderr.write(f"{error.title}: {error}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""From measurements to the report. Pure: the same measurements give the same report, to the last byte."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from peelbound.service.controller.block_measurements import CHECK, SELECT, BlockMeasurements, Sums
+from peelbound.service.controller.networks import HeadResult, Network, cell_name
+from peelbound.service.evidence import BlockEvidence, Evidence, Thresholds
+from peelbound.service.findings import most_suspect
+from peelbound.service.plan import Plan, target_map
+from peelbound.service.schemas.report import (
+    BlockReport,
+    CalibrationReport,
+    CheckpointReport,
+    ControlReport,
+    HeadControlReport,
+    Interval,
+    LossReport,
+    MatrixCell,
+    NetworkReport,
+    Report,
+)
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.statistics import (
+    PairedSums,
+    error_on,
+    excess_gain_intervals,
+    paired_intervals,
+    smallest_visible_effect,
+)
+from peelbound.service.summary import bound_of, summarise
+from peelbound.service.verdict import judge
+from peelbound.workers.actor import Damage
+from peelbound.workers.keys import seed_of
+
+FIT = "fit"
+
+
+@dataclass(frozen=True)
+class Control:
+    """The positive control's measurements."""
+
+    damage: Damage
+    planted_cost: float
+    """On select, in nats."""
+    measured: BlockMeasurements
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that an audit measured."""
+
+    blocks: BlockMeasurements
+    head_control: HeadResult
+    networks: list[Network]
+    check_networks: Mapping[str, Sums]
+    """Loss sums on check by network name, and of the head control as `control`."""
+    residuals: Mapping[tuple[int, int], float]
+    """Of the peeling matrix, by (source, target)."""
+    control: Control | None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What was audited on what, in the report's own words."""
+
+    request: AuditRequest
+    plan: Plan
+    calibration: CalibrationReport
+    checkpoint: CheckpointReport
+    environment: dict[str, str]
+    thresholds: Thresholds
+
+
+class Assembly:
+    """Makes the report of one audit."""
+
+    def __init__(self, measured: Measured, context: Context) -> None:
+        """Bind to measurements and their context."""
+        self._measured, self._context = measured, context
+        self._trained = measured.blocks.trained
+        self._level = context.thresholds.level
+
+    def report(self) -> Report:
+        """The whole report."""
+        context, measured = self._context, self._measured
+        trained, head_control = self._losses(), self._head_control()
+        networks = self._networks()
+        bound = bound_of(networks, trained.fit, head_control.fit_loss)
+        blocks = self._block_evidence(measured.blocks)
+        control = self._control() if measured.control else None
+        judgement = judge(
+            Evidence(
+                trained=trained,
+                head_control=head_control,
+                networks=tuple(networks),
+                bound=bound,
+                blocks=blocks,
+                positive_control=control,
+                provenance=context.request.calibration.provenance,
+                check_documents=context.calibration.splits[CHECK].documents,
+                tolerance=context.plan.tolerance,
+            ),
+            context.thresholds,
+        )
+        block_reports = [
+            BlockReport(
+                index=index,
+                finding=judged.finding,
+                reason=judged.reason,
+                side=judged.side,
+                gain=evidence.gain,
+                excess_gain=evidence.excess_gain,
+                smallest_visible_effect=evidence.smallest_visible_effect,
+                candidates=measured.blocks.candidates(index),
+                chosen_rho=evidence.chosen_rho,
+                skip_cost=evidence.skip_cost,
+                block_influence=evidence.block_influence,
+                others_influence=judged.others_influence,
+                gradient_agreement=measured.blocks.agreement(index),
+                attention_scale=evidence.attention_scale,
+                mlp_scale=evidence.mlp_scale,
+                block_scale=_required(measured.blocks.scale("block", index)),
+                scale_limit=judged.scale_limit,
+                weight_norm=self._trained.weight_norms[index - 1],
+                residual=measured.residuals.get((index - 1, index)),
+            )
+            for index, evidence, judged in zip(measured.blocks.blocks, blocks, judgement.blocks, strict=True)
+        ]
+        return Report(
+            summary=summarise(
+                verdict=judgement.verdict,
+                trained=trained,
+                head_control=head_control,
+                networks=networks,
+                bound=bound,
+                blocks=block_reports,
+                positive_control=control,
+            ),
+            verdict=judgement.verdict,
+            trained=trained,
+            head_control=head_control,
+            networks=networks,
+            bound=bound,
+            blocks=block_reports,
+            matrix=self._matrix(),
+            positive_control=control,
+            calibration=context.calibration.model_copy(update={"top_token_share": measured.blocks.top_token_share()}),
+            checkpoint=context.checkpoint,
+            settings={"plan": _plain(asdict(context.plan)), "thresholds": asdict(context.thresholds)},
+            environment=context.environment,
+            request=context.request.identity(),
+            caveats=self._caveats(),
+        )
+
+    def _losses(self) -> LossReport:
+        sums, tokens = self._trained.loss_sums[CHECK], self._trained.tokens[CHECK]
+        return LossReport(
+            fit=self._trained.loss(FIT),
+            select=self._trained.loss(SELECT),
+            check=self._interval(PairedSums(sums[:, None], tokens), "trained"),
+        )
+
+    def _head_control(self) -> HeadControlReport:
+        head, check = self._measured.head_control, self._measured.check_networks["control"]
+        return HeadControlReport(
+            fit_loss=self._mean(head.loss_sums["fit"], FIT),
+            select_loss=self._mean(head.loss_sums["select"], SELECT),
+            check_loss=self._mean(check, CHECK),
+            gain=self._paired(self._trained.loss_sums[CHECK], check, "head control"),
+            head_refitted=head.chosen_step > 0,
+            extra_parameters=head.parameters if self._context.checkpoint.tied_embeddings else 0,
+        )
+
+    def _networks(self) -> list[NetworkReport]:
+        reports = []
+        for network in self._measured.networks:
+            head = network.head
+            check = self._measured.check_networks.get(network.name)
+            control_check = self._measured.check_networks["control"]
+            reports.append(
+                NetworkReport(
+                    name=network.name,
+                    anchors=list(network.anchors),
+                    target_map=list(target_map(network.anchors)),
+                    fit_loss=self._mean(head.loss_sums["fit"], FIT),
+                    select_loss=self._mean(head.loss_sums["select"], SELECT),
+                    fit_loss_unchanged_head=self._mean(head.loss_sums["fit_unchanged"], FIT),
+                    head_refitted=head.chosen_step > 0,
+                    residuals=network.residuals,
+                    check_loss=None if check is None else self._mean(check, CHECK),
+                    gain=None if check is None else self._paired(self._trained.loss_sums[CHECK], check, network.name),
+                    gain_over_control=(
+                        None if check is None else self._paired(control_check, check, f"{network.name} over control")
+                    ),
+                )
+            )
+        return reports
+
+    def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
+        gains = blocks.gains()
+        found = paired_intervals(gains, level=self._level, seed=self._seed("gains"))
+        skips = paired_intervals(blocks.skip_costs(), level=self._level, seed=self._seed("skips"))
+        excess = excess_gain_intervals(gains, level=self._level, seed=self._seed("excess"))
+        on_select = paired_intervals(blocks.select_gains(), level=self._level, seed=self._seed("power"))
+        expected = error_on(blocks.select_gains(), gains.documents)
+        return tuple(
+            BlockEvidence(
+                gain=found.intervals[i],
+                excess_gain=None if excess is None else excess.intervals[i],
+                smallest_visible_effect=(
+                    smallest_visible_effect(found.intervals[i].standard_error, found.critical)
+                    if blocks.choice.chosen[index] != 0
+                    else smallest_visible_effect(float(expected[i]), found.critical or on_select.critical)
+                ),
+                chosen_rho=blocks.choice.chosen[index],
+                skip_cost=skips.intervals[i],
+                block_influence=blocks.trained.influence[i],
+                attention_scale=blocks.scale("attention", index),
+                mlp_scale=blocks.scale("mlp", index),
+            )
+            for i, index in enumerate(blocks.blocks)
+        )
+
+    def _matrix(self) -> list[MatrixCell]:
+        cells = list(self._measured.residuals)
+        if not cells:
+            return []
+        rows = [self._measured.blocks.select_increase(cell_name(*cell)) for cell in cells]
+        joint = PairedSums(np.concatenate([r.difference_sums for r in rows], axis=1), rows[0].tokens)
+        intervals = paired_intervals(joint, level=self._level, seed=self._seed("matrix")).intervals
+        return [
+            MatrixCell(source=s, target=t, residual=self._measured.residuals[s, t], loss_increase=interval)
+            for (s, t), interval in zip(cells, intervals, strict=True)
+        ]
+
+    def _control(self) -> ControlReport:
+        control = self._measured.control
+        assert control is not None
+        blocks, index = control.measured, control.damage.block
+        evidence = self._block_evidence(blocks)
+        scores = [(e.attention_scale, e.mlp_scale) for e in evidence]
+        named = most_suspect(scores, self._context.thresholds)
+        if named is None:
+            ahead = [
+                (-e.excess_gain.estimate, i)
+                for i, e in zip(blocks.blocks, evidence, strict=True)
+                if e.excess_gain is not None and e.excess_gain.low > self._context.thresholds.excess_gain
+            ]
+            named = min(ahead)[1] if ahead else None
+        cost = self._paired(blocks.trained.loss_sums[CHECK], self._trained.loss_sums[CHECK], "planted cost")
+        damaged = evidence[index - 1]
+        seen = named is not None
+        detail = f"Weight noise of {control.damage.sigma:g} standard deviations in block {index} was " + (
+            "not seen." if not seen else f"seen, and block {named} was named."
+        )
+        return ControlReport(
+            block=index,
+            noise=control.damage.sigma,
+            planted_cost=control.planted_cost,
+            measured_cost=cost,
+            damage_seen=seen,
+            named_block=named,
+            right_block_named=named == index,
+            gain=damaged.gain,
+            attention_scale=damaged.attention_scale,
+            mlp_scale=damaged.mlp_scale,
+            detail=detail,
+        )
+
+    def _caveats(self) -> list[str]:
+        caveats = [
+            "A bound on fit comes from tokens that its fit saw; compare it with the head control on fit.",
+            "Gains shrink whenever the learning rate anneals: compare checkpoints of a run at equal schedule.",
+            "A reference that gains nothing at this budget says nothing about longer or rescheduled training.",
+            "Scale scores are computed on fit and check; nothing is fitted for them.",
+        ]
+        if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
+            caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
+        if self._measured.residuals:
+            caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
+        return caveats
+
+    def _interval(self, sums: PairedSums, name: str) -> Interval:
+        return paired_intervals(sums, level=self._level, seed=self._seed(name)).intervals[0]
+
+    def _paired(self, better: Sums, worse: Sums, name: str) -> Interval:
+        """Interval of CE(first) − CE(second) on check."""
+        return self._interval(PairedSums((better - worse)[:, None], self._trained.tokens[CHECK]), name)
+
+    def _mean(self, sums: Sums, split: str) -> float:
+        return float(sums.sum() / self._trained.tokens[split].sum())
+
+    def _seed(self, name: str) -> int:
+        return seed_of(self._context.plan.seed, "bootstrap", name)
+
+
+def picked_network(networks: Sequence[Network], tokens: Sums) -> Network:
+    """The one network that select picks to meet check."""
+    losses = [float(n.head.loss_sums["select"].sum() / tokens.sum()) for n in networks]
+    return networks[losses.index(min(losses))]
+
+
+def _required(value: Any) -> Any:
+    if value is None:
+        raise RuntimeError("a block has no scale score of its own")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

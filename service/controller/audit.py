@@ -1,0 +1,242 @@
+"""One audit from request to report.
+
+Open the checkpoint, pack the calibration set, peel, assemble. Everything solved or measured is kept by its content, so
+the whole can be run again after any interruption and continues where it was.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peelbound import __version__
+from peelbound.service.controller.assemble import Assembly, Context, Control, Measured, picked_network
+from peelbound.service.controller.block_measurements import BlockMeasurements, Trained
+from peelbound.service.controller.blocks import BlockAudit
+from peelbound.service.controller.cost import Sizes
+from peelbound.service.controller.digests import Digests
+from peelbound.service.controller.inputs import Inputs, open_inputs
+from peelbound.service.controller.measurements import Measurements
+from peelbound.service.controller.meter import Meter
+from peelbound.service.controller.networks import NetworkAudit, cell_name
+from peelbound.service.controller.pool import Pool
+from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
+from peelbound.service.controller.walks import Walker
+from peelbound.service.evidence import Thresholds
+from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
+from peelbound.service.schemas.record import Progress
+from peelbound.service.schemas.report import CalibrationReport, CheckpointReport, Report, SplitReport
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.settings import Settings
+from peelbound.service.storage.base import ObjectStore
+from peelbound.workers.actor import Damage, Reference
+from peelbound.workers.errors import ObjectMissing
+from peelbound.workers.keys import canonical, key_of, platform_fingerprint, seed_of, source_hash
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an audit came to."""
+
+    report: bytes
+    """Canonical JSON of a `Report`."""
+    timings: dict[str, Any]
+    """Seconds and shares: apart from the report, which holds nothing that differs from run to run."""
+
+
+class Audit:
+    """Runs one audit on a pool."""
+
+    def __init__(
+        self,
+        request: AuditRequest,
+        tenant: str,
+        settings: Settings,
+        store: ObjectStore,
+        pool: Pool,
+        report: Callable[[Progress], None],
+    ) -> None:
+        """Bind to a request.
+
+        Args:
+            request: what to audit.
+            tenant: whose results these are.
+            settings: the service's.
+            store: where results lie.
+            pool: the actors.
+            report: gets the progress.
+        """
+        self.request, self.tenant, self.settings = request, tenant, settings
+        self.store, self.pool, self.meter = store, pool, Meter(report)
+
+    def run(self) -> Outcome:
+        """Carry the audit out, as far as its results are not there yet."""
+        started = time.monotonic()
+        self.meter.phase("reading")
+        inputs = open_inputs(self.request, self.settings)
+        architecture = inputs.checkpoint.architecture
+        plan = make_plan(self.request, architecture.block_count, architecture.hidden_size)
+        environment = self._environment()
+        digests = Digests(self.store, self.tenant, inputs.source)
+        known = digests.find()
+        if known is not None and (kept := self._find_report(self._report_key(known, inputs, environment))):
+            self.meter.phase("done")
+            return Outcome(kept, {"reused": True, "seconds": time.monotonic() - started})
+        return self._peel(inputs, plan, environment, digests, known)
+
+    def _peel(
+        self, inputs: Inputs, plan: Plan, environment: dict[str, str], digests: Digests, known: str | None
+    ) -> Outcome:
+        pool, checkpoint = self.pool, inputs.checkpoint
+        pool.start(plan.grain)
+        data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
+        audited.prepare()
+        sizes = Sizes.of(inputs.calibration)
+        self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
+        started, busy = time.monotonic(), pool.busy_seconds
+        keep = frozenset({FIT, CHECK} | ({SELECT} if plan.maps or plan.band else set()))
+        walk = None
+        if known is None:
+            # Every key needs the digest, which takes reading everything: the first walk does so anyhow.
+            self.meter.phase("trained_states")
+            walk = Walker(audited, data, pool, self.meter).trained(keep)
+            known = audited.digest()
+            digests.keep(known)
+        measurements = Measurements(self.store, self.tenant, self._identity(known, inputs, plan, environment))
+        blocks = BlockAudit(audited, data, pool, measurements, self.meter, plan.corrected, keep=keep, walk=walk)
+        networks = NetworkAudit(audited, data, pool, measurements, self.meter, plan, blocks)
+        measured = self._measure(blocks, networks, plan)
+        self.meter.phase("reporting")
+        if audited.read_whole:
+            digests.verify(known, audited.digest())
+        context = Context(
+            request=self.request,
+            plan=plan,
+            calibration=_calibration_report(self.request, inputs, data),
+            checkpoint=_checkpoint_report(checkpoint, known),
+            environment=environment,
+            thresholds=Thresholds(),
+        )
+        report = canonical(Assembly(measured, context).report().model_dump(mode="json"))
+        self.store.put(self._report_key(known, inputs, environment), report, media_type="application/json")
+        seconds = time.monotonic() - started
+        self.meter.phase("done")
+        return Outcome(
+            report,
+            {
+                "reused": False,
+                "seconds": seconds,
+                "busy_share": (pool.busy_seconds - busy) / (max(seconds, 1e-9) * len(pool)),
+                "workers": len(pool),
+                "walks": audited.walks,
+                "bytes_read": checkpoint.bytes_read,
+                "checkpoint_bytes": checkpoint.total_bytes,
+            },
+        )
+
+    def _measure(self, blocks: BlockAudit, networks: NetworkAudit, plan: Plan) -> Measured:
+        trained = blocks.trained()
+        residuals, cells = networks.matrix()
+        levels = self._noise_levels(trained, plan) if plan.positive_control else []
+        measured = blocks.measure([*cells, *levels])
+        head_control = networks.head_control()
+        maps = self._maps(measured, plan)
+        built = networks.networks(maps) if maps else []
+        meet_check = []
+        if built:
+            picked = picked_network(built, trained.tokens[SELECT])
+            meet_check = [n for n in built if n is picked or len(n.anchors) == 1]
+        check = networks.check_losses(meet_check, head_control)
+        blocks.forget()
+        control = self._positive_control(blocks, measured, levels, plan) if levels else None
+        return Measured(measured, head_control, built, check, residuals, control)
+
+    def _maps(self, measured: BlockMeasurements, plan: Plan) -> list[Anchors]:
+        maps = list(plan.maps)
+        if plan.suggested_maps:
+            costs = {c: float(measured.select_increase(cell_name(*c)).estimates()[0]) for c in plan.matrix_cells}
+            maps.append(suggest(costs, plan.blocks, plan.band))
+        return list(dict.fromkeys(maps))
+
+    def _noise_levels(self, trained: Trained, plan: Plan) -> list[Reference]:
+        """References with more and more weight noise in the block whose influence is the median: a typical one."""
+        ranked = sorted(range(1, plan.blocks + 1), key=lambda block: trained.influence[block - 1])
+        block = ranked[(plan.blocks - 1) // 2]
+        seed = seed_of(plan.seed, "damage")
+        return [
+            Reference(f"noise {sigma:g}", block, block, damage=Damage(block, sigma, seed)) for sigma in CONTROL_SIGMAS
+        ]
+
+    def _positive_control(
+        self, blocks: BlockAudit, measured: BlockMeasurements, levels: list[Reference], plan: Plan
+    ) -> Control:
+        """Audit the copy with the damage whose cost on select is nearest to what it should be."""
+        costs = {level.name: float(measured.select_increase(level.name).estimates()[0]) for level in levels}
+        nearest = min(levels, key=lambda level: abs(math.log(max(costs[level.name], 1e-6) / CONTROL_COST)))
+        if nearest.damage is None:
+            raise RuntimeError("a noise level without damage")
+        self.meter.phase("positive_control")
+        copy = blocks.damaged(nearest.damage, plan.corrected[-1:])
+        return Control(nearest.damage, costs[nearest.name], copy.measure())
+
+    def _environment(self) -> dict[str, str]:
+        device = "cuda" if self.settings.worker_gpus else "cpu"
+        return {**platform_fingerprint(device), "service": source_hash("service"), "peelbound": __version__}
+
+    def _identity(self, digest: str, inputs: Inputs, plan: Plan, environment: dict[str, str]) -> dict[str, Any]:
+        """What every result of this audit depends on; the service's own sources only decide what is said of them."""
+        return {
+            "checkpoint": digest,
+            "splits": {name: split.sha256 for name, split in inputs.calibration.splits.items()},
+            "grain": plan.grain,
+            "platform": {k: v for k, v in environment.items() if k not in ("service", "peelbound")},
+        }
+
+    def _report_key(self, digest: str, inputs: Inputs, environment: dict[str, str]) -> str:
+        splits = {name: split.sha256 for name, split in inputs.calibration.splits.items()}
+        content = {"checkpoint": digest, "splits": splits, "environment": environment}
+        return f"tenants/{self.tenant}/results/report/{key_of([self.request.identity(), content])}.json"
+
+    def _find_report(self, key: str) -> bytes | None:
+        try:
+            return self.store.get(key)
+        except ObjectMissing:
+            return None
+
+
+def _calibration_report(request: AuditRequest, inputs: Inputs, data: Data) -> CalibrationReport:
+    return CalibrationReport(
+        provenance=request.calibration.provenance.value,
+        splits={
+            name: SplitReport(
+                documents=split.documents,
+                sequences=len(split.ids),
+                tokens=int(data.masks[name].sum()),
+                sha256=split.sha256,
+            )
+            for name, split in inputs.calibration.splits.items()
+        },
+        duplicates_dropped=inputs.calibration.duplicates_dropped,
+        sequence_length=inputs.calibration.sequence_length,
+    )
+
+
+def _checkpoint_report(checkpoint: Any, digest: str) -> CheckpointReport:
+    architecture = checkpoint.architecture
+    return CheckpointReport(
+        sha256=digest,
+        model_type=architecture.model_type,
+        architecture=architecture.name,
+        blocks=architecture.block_count,
+        parameters=checkpoint.parameters,
+        bytes=checkpoint.total_bytes,
+        stored_dtypes=checkpoint.dtypes,
+        tied_embeddings=architecture.tied_embeddings,
+    )
+
+
+def parse_report(data: bytes) -> Report:
+    """A report from its canonical JSON."""
+    return Report.model_validate(json.loads(data))

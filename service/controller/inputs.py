@@ -1,0 +1,59 @@
+"""From a request to what it names: the checkpoint, opened and checked, and the packed calibration set."""
+
+from dataclasses import dataclass
+
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.settings import Settings
+from peelbound.service.sources import open_source, read_calibration
+from peelbound.service.uris import AllowList
+from peelbound.workers.calibration import CalibrationSet, Document, build, inline_documents, parse_documents
+from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.source import ByteSource
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an audit reads."""
+
+    source: ByteSource
+    checkpoint: Checkpoint
+    calibration: CalibrationSet
+
+
+def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
+    """Open the checkpoint (no weights are read) and pack the calibration set.
+
+    Raises:
+        UserError: whatever is wrong with either, with a pointer to the request's field.
+        StorageUnavailable: the storage did not answer.
+    """
+    allowed = AllowList(settings.allow)
+    source = open_source(allowed.resolve(request.checkpoint, "/checkpoint"), settings)
+    checkpoint = Checkpoint.open(source)
+    asked = request.calibration
+    calibration = build(
+        _documents(request, allowed, settings),
+        tokenizer_json=checkpoint.tokenizer_json(),
+        vocab_size=checkpoint.architecture.vocab_size,
+        eos_id=_end_of_text(checkpoint),
+        sequence_length=asked.sequence_length,
+        budgets={"fit": asked.fit_sequences, "select": asked.select_sequences, "check": asked.check_sequences},
+        seed=asked.split_seed,
+    )
+    return Inputs(source, checkpoint, calibration)
+
+
+def _documents(request: AuditRequest, allowed: AllowList, settings: Settings) -> list[Document]:
+    asked = request.calibration
+    if asked.uri is None:
+        return inline_documents(texts=asked.texts or (), token_ids=asked.token_ids or ())
+    files = read_calibration(allowed.resolve(asked.uri, "/calibration/uri"), settings)
+    return parse_documents(files, asked.text_field)
+
+
+def _end_of_text(checkpoint: Checkpoint) -> int | None:
+    """The model's end-of-text token, put between documents; the first where a config lists several."""
+    value = checkpoint.config.get("eos_token_id")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return value if isinstance(value, int) and 0 <= value < checkpoint.architecture.vocab_size else None

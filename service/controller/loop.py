@@ -1,0 +1,138 @@
+"""The controller's loop: claim an audit, carry it out, hand in what came of it.
+
+Whatever happens, the database says what is so: a result counts when `publish` succeeded, a failure when it is recorded,
+and an audit whose controller disappears is taken up by another once its lease has run out.
+"""
+
+import logging
+import os
+import socket
+import threading
+import traceback
+
+import ray
+from sqlalchemy import Engine
+from ulid import ULID
+
+from peelbound.service.controller.audit import Audit, Outcome
+from peelbound.service.controller.pool import Pool, start_ray
+from peelbound.service.controller.publish import publish
+from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
+from peelbound.service.database.errors import DatabaseUnavailable
+from peelbound.service.database.leases import Claim, Leases
+from peelbound.service.problems import as_problem
+from peelbound.service.schemas.record import Progress
+from peelbound.service.settings import Settings
+from peelbound.service.storage.base import ObjectStore
+from peelbound.workers.errors import Cancelled, InfrastructureError, PeelboundError, UserError, WorkerLost
+
+log = logging.getLogger(__name__)
+
+WORKER_LOSSES = 2
+"""Lost workers that one attempt replaces by itself; what was solved is not solved again."""
+
+
+class Controller:
+    """Carries out one audit after another until told to stop."""
+
+    def __init__(self, settings: Settings, engine: Engine, store: ObjectStore, stop: threading.Event) -> None:
+        """Bind to database and store.
+
+        Args:
+            settings: the service's.
+            engine: of the migrated database.
+            store: object storage.
+            stop: ends the loop; the audit in hand is handed back.
+        """
+        self.settings, self.store, self.stop = settings, store, stop
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{ULID()}"
+        self.leases = Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        self.pulse = Pulse(self.leases, self.owner, stop)
+        self._pool: Pool | None = None
+
+    def run(self) -> None:
+        """Work until `stop` is set."""
+        self.pulse.start()
+        try:
+            self._start_pool()
+            while not self.stop.is_set():
+                try:
+                    claim = self.leases.claim(self.owner)
+                    if claim is not None:
+                        self._hold(claim)
+                        continue
+                except DatabaseUnavailable as error:
+                    log.warning("the database does not answer, trying again: %s", error)
+                self.stop.wait(self.settings.poll_seconds)
+        finally:
+            self.pulse.end()
+            ray.shutdown()
+
+    def _start_pool(self) -> Pool:
+        if self._pool is None:
+            start_ray(self.settings)
+            self._pool = Pool(self.settings, self.store, self.pulse.check)
+        return self._pool
+
+    def _restart_ray(self) -> None:
+        ray.shutdown()
+        self._pool = None
+
+    def _hold(self, claim: Claim) -> None:
+        log.info("audit %s attempt %d: begun", claim.audit_id, claim.attempt)
+        self.pulse.hold(claim)
+        try:
+            outcome = self._carry_out(claim)
+            published = publish(outcome, claim, self.leases, self.store)
+            log.info(
+                "audit %s attempt %d: %s", claim.audit_id, claim.attempt, "published" if published else "discarded"
+            )
+        except LeaseLost:
+            log.warning("audit %s attempt %d: lease lost, discarded", claim.audit_id, claim.attempt)
+        except Cancelled:
+            self.leases.cancelled(claim)
+            log.info("audit %s: cancelled", claim.audit_id)
+        except Stopping:
+            self.leases.hand_back(claim)
+            log.info("audit %s: handed back", claim.audit_id)
+        except UserError as error:
+            self.leases.fail(claim, as_problem(error))
+            log.info("audit %s: failed: %s", claim.audit_id, error)
+        except PeelboundError as error:
+            self._retry(claim, error)
+        except Exception as error:  # a fault of ours in one audit must not end the others; it is logged whole
+            log.exception("audit %s: internal error", claim.audit_id)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            cause = f"{type(error).__name__} in {where.name}, line {where.lineno}: {error}"
+            self._retry(
+                claim, InfrastructureError(cause, slug="internal", remedy="Report it with the controller's log.")
+            )
+        finally:
+            self.pulse.hold(None)
+
+    def _retry(self, claim: Claim, error: PeelboundError) -> None:
+        delay = self.settings.retry_seconds * 2 ** (claim.attempt - 1)
+        state = self.leases.retry(claim, as_problem(error), delay)
+        log.warning("audit %s attempt %d: %s; now %s", claim.audit_id, claim.attempt, error, state)
+
+    def _carry_out(self, claim: Claim) -> Outcome:
+        def report(progress: Progress) -> None:
+            self.pulse.check()
+            try:
+                self.leases.progress(claim, progress)
+            except DatabaseUnavailable as error:  # progress is for people; the work goes on without
+                log.warning("progress not recorded: %s", error)
+
+        losses = 0
+        while True:
+            pool = self._start_pool()
+            try:
+                return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report).run()
+            except WorkerLost as error:
+                losses += 1
+                log.warning("audit %s: %s (%d)", claim.audit_id, error, losses)
+                if losses > WORKER_LOSSES:
+                    self._restart_ray()
+                    raise
+            finally:
+                pool.abandon()

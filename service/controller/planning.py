@@ -1,0 +1,100 @@
+"""What an audit would cost, without running it.
+
+As a program (`python -m peelbound.service.controller.planning`): a request's JSON on standard input, an `AuditPlan` or a
+`Problem` on standard output. The API runs it so, since it reads configs through libraries that the API does not import.
+"""
+
+import sys
+
+from peelbound.service.controller.cost import CostModel, Sizes
+from peelbound.service.controller.inputs import Inputs, open_inputs
+from peelbound.service.plan import Plan, make_plan
+from peelbound.service.problems import as_problem
+from peelbound.service.schemas.plan import AuditPlan, WalkCost
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.settings import Settings
+from peelbound.workers.calibration import loss_mask
+from peelbound.workers.errors import PeelboundError
+
+FLOPS_PER_WORKER = 4e10
+"""What one CPU thread was seen to sustain over whole audits; a GPU is faster, so the estimate is on the safe side."""
+MASTER_BYTES = 4
+SOLVER_BYTES = 16
+"""Per parameter being solved: fp32 weight, gradient, and two moments of Adam."""
+
+
+def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
+    """Resolve a request against its checkpoint and calibration set, and count what it takes.
+
+    Raises:
+        PeelboundError: whatever would end the audit before its first walk.
+    """
+    inputs = open_inputs(request, settings)
+    checkpoint, architecture = inputs.checkpoint, inputs.checkpoint.architecture
+    plan = make_plan(request, architecture.block_count, architecture.hidden_size)
+    cost, sizes = CostModel.of(checkpoint), Sizes.of(inputs.calibration)
+    walks = cost.walks(plan, sizes)
+    total = cost.total(plan, sizes)
+    blocks_bytes = sum(checkpoint.part_bytes[1:])
+    return AuditPlan(
+        preset=plan.preset,
+        blocks=plan.blocks,
+        parameters=checkpoint.parameters,
+        checkpoint_bytes=checkpoint.total_bytes,
+        documents={name: split.documents for name, split in inputs.calibration.splits.items()},
+        tokens={name: int(loss_mask(split).sum()) for name, split in inputs.calibration.splits.items()},
+        walks=[
+            # The parts outside the blocks are read once, before the first walk.
+            WalkCost(
+                name=name,
+                bytes_read=blocks_bytes + (checkpoint.part_bytes[0] if number == 0 else 0),
+                flops=walks[name],
+            )
+            for number, name in enumerate(plan.walks)
+        ],
+        problems=plan.problem_counts,
+        maps=[list(anchors) for anchors in plan.maps],
+        flops=total,
+        state_bytes=_state_bytes(plan, inputs),
+        worker_bytes=_worker_bytes(plan, cost, inputs),
+        result_bytes=_result_bytes(plan, cost),
+        estimated_seconds=total / (FLOPS_PER_WORKER * settings.workers),
+        assumed_flops_per_second=FLOPS_PER_WORKER,
+        workers=settings.workers,
+    )
+
+
+def _state_bytes(plan: Plan, inputs: Inputs) -> int:
+    """Trained states of the splits that keep them at every boundary, and two boundaries of gradients."""
+    sizes, width = Sizes.of(inputs.calibration), inputs.checkpoint.architecture.hidden_size
+    kept = sizes.fit + sizes.check + (sizes.select if plan.maps or plan.band else 0)
+    return MASTER_BYTES * width * (kept * (plan.blocks + 1) + 2 * (sizes.fit + sizes.check))
+
+
+def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
+    """Two blocks, one being solved, the activations of one grain (about 34 widths a token), and fit's states."""
+    sizes, width = Sizes.of(inputs.calibration), inputs.checkpoint.architecture.hidden_size
+    activations = 34 * MASTER_BYTES * width * plan.grain * sizes.length
+    states = 3 * MASTER_BYTES * width * sizes.fit
+    return int(cost.block_parameters * (2 * MASTER_BYTES + SOLVER_BYTES)) + activations + states
+
+
+def _result_bytes(plan: Plan, cost: CostModel) -> int:
+    counts = plan.problem_counts
+    solved = sum(n for kind, n in counts.items() if kind != "head")
+    return int(MASTER_BYTES * (cost.block_parameters * solved + cost.head_parameters * counts["head"]))
+
+
+def main() -> int:
+    """Answer one request; the exit status is 0 for a plan and 1 for a problem."""
+    try:
+        plan = plan_request(AuditRequest.model_validate_json(sys.stdin.buffer.read()), Settings())
+    except PeelboundError as error:
+        sys.stdout.write(as_problem(error).model_dump_json())
+        return 1
+    sys.stdout.write(plan.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
