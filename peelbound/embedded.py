@@ -16,10 +16,12 @@ from pathlib import Path
 import uvicorn
 
 from peelbound.api.app import create_app
-from peelbound.local import ensure_secret, holding, publish_url
+from peelbound.local import StartFailed, ensure_secret, holding, publish_url
 from peelbound.service.database.engine import make_engine, migrate
 from peelbound.service.database.tokens import Tokens
 from peelbound.service.settings import Settings
+from peelbound.service.storage.open import open_store
+from peelbound.service.uris import AllowList
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +31,6 @@ STOP_SECONDS = 15.0
 """What a controller gets to hand its audit back before it is killed."""
 STABLE_SECONDS = 60.0
 """A controller that lived this long before it ended is started again without delay."""
-
-
-class StartFailed(Exception):
-    """The service could not start; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ def embedded(
     Raises:
         StateDirBusy: another service runs on the state directory.
         StartFailed: the address is taken, or the API did not come up.
+        PeelboundError: the settings are wrong, or the database cannot be used.
     """
     with holding(settings.state_dir):
         token, reading_token = _prepare(settings)
@@ -79,7 +78,12 @@ def embedded(
 
 
 def _prepare(settings: Settings) -> tuple[str, str]:
-    """Bring the database up to date and its tokens in line with the files; the full token and the reading one."""
+    """Bring the database up to date and its tokens in line with the files; the full token and the reading one.
+
+    What is wrong with the settings is found here and not in the threads and processes that are started next.
+    """
+    AllowList(settings.allow)
+    open_store(settings)
     token = ensure_secret(settings.state_dir / "token")
     reading_token = ensure_secret(settings.state_dir / "link-token")
     engine = make_engine(settings.resolved_database_url)

@@ -53,7 +53,11 @@ def running_url(state_dir: Path) -> str | None:
     return None
 
 
-class StateDirBusy(Exception):
+class StartFailed(Exception):
+    """The embedded service could not start; the message says why."""
+
+
+class StateDirBusy(StartFailed):
     """Another service runs on this state directory."""
 
 

@@ -1,8 +1,10 @@
 """The service that a command talks to: one that runs, or one of our own for the length of the call."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -18,12 +20,17 @@ def as_uri(place: str) -> str:
     return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
-@contextmanager
-def service_for(places: list[str], *, with_controller: bool) -> Iterator[Client]:
-    """A client of the running service, or of one that is started for this call and may read just these places.
+@dataclass(frozen=True)
+class Connection:
+    """A client, and whether its service was started for this call and ends with it."""
 
-    The service of a call has a database of its own, so that it never takes up audits queued elsewhere; it shares the
-    object store of the state directory, so that nothing solved before is solved again.
+    client: Client
+    own: bool
+
+
+@contextmanager
+def service_for(places: list[str], *, with_controller: bool) -> Iterator[Connection]:
+    """The running service, or one that is started for this call and may read just these places.
 
     Raises:
         ServerExtraMissing: none runs, and the packages to start one are not installed.
@@ -32,11 +39,19 @@ def service_for(places: list[str], *, with_controller: bool) -> Iterator[Client]
     try:
         client = Client()
     except ServiceNotFound:
-        pass
+        with _own_service(places, with_controller=with_controller) as connection:
+            yield connection
     else:
         with client:
-            yield client
-        return
+            yield Connection(client, own=False)
+
+
+@contextmanager
+def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connection]:
+    """A service with a database of its own, so that it never takes up audits that were queued elsewhere.
+
+    It shares the object store of the state directory, so that nothing solved before is solved again.
+    """
     require_server_extra()
     for place in places:
         if "://" not in place and not Path(place).exists():
@@ -44,24 +59,29 @@ def service_for(places: list[str], *, with_controller: bool) -> Iterator[Client]
     from peelbound.embedded import CONTROLLER, embedded
     from peelbound.service.settings import Settings
 
-    with tempfile.TemporaryDirectory(prefix="peelbound-") as folder:
-        configured = Settings()
-        settings = configured.model_copy(
-            update={
-                "state_dir": Path(folder),
-                "database_url": "",
-                "store_url": configured.store_url or (default_state_dir() / "objects").as_uri(),
-                "allow": [*configured.allow, *_readable(places)],
-                "host": "127.0.0.1",
-                "port": 0,
-            }
-        )
-        command = CONTROLLER if with_controller else None
-        with (
-            embedded(settings, announce=False, controller=command) as running,
-            Client(running.url, running.token) as client,
-        ):
-            yield client
+    click.echo("No service runs here; one is started for this call.", err=True)
+    configured = Settings()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be cleaned up after as Ctrl-C is
+    try:
+        with tempfile.TemporaryDirectory(prefix="peelbound-") as folder:
+            settings = configured.model_copy(
+                update={
+                    "state_dir": Path(folder),
+                    "database_url": "",
+                    "store_url": configured.store_url or (default_state_dir() / "objects").as_uri(),
+                    "allow": [*configured.allow, *_readable(places)],
+                    "host": "127.0.0.1",
+                    "port": 0,
+                }
+            )
+            command = CONTROLLER if with_controller else None
+            with (
+                embedded(settings, announce=False, controller=command) as running,
+                Client(running.url, running.token) as client,
+            ):
+                yield Connection(client, own=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _readable(places: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ import httpx2
 
 from peelbound.errors import ProblemError, ServiceNotFound
 from peelbound.extras import ServerExtraMissing
+from peelbound.local import StartFailed
+from peelbound.workers.errors import PeelboundError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +29,7 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except (ProblemError, ServiceNotFound, ServerExtraMissing) as error:
+        except (ProblemError, PeelboundError, ServiceNotFound, ServerExtraMissing, StartFailed) as error:
             raise Failure(str(error)) from error
         except httpx2.TransportError as error:
             raise Failure(f"The service cannot be reached: {error}") from error

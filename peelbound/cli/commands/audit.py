@@ -1,6 +1,5 @@
 """`peelbound audit`."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -12,6 +11,8 @@ from peelbound.cli.judging import follow_and_judge
 from peelbound.cli.output import json_option, print_json
 from peelbound.cli.request_options import request_options
 from peelbound.service.schemas.request import AuditRequest
+
+_SOLVED = "What was solved is kept: the same command goes on from there."
 
 
 @click.command("audit")
@@ -38,13 +39,17 @@ def command(
     if no_wait:
         _submit_only(request, idempotency_key, as_json)
         return
-    with service_for(places, with_controller=True) as client:
-        record = client.submit(request, idempotency_key=idempotency_key)
+    with service_for(places, with_controller=True) as service:
+        record = service.client.submit(request, idempotency_key=idempotency_key)
         try:
-            follow_and_judge(client, record.id, rule=fail_on, out=out, as_json=as_json)
+            follow_and_judge(service.client, record.id, rule=fail_on, out=out, as_json=as_json)
         except KeyboardInterrupt:
-            click.echo(f"Audit {record.id} goes on where a service runs: peelbound wait {record.id}", file=sys.stderr)
+            click.echo(_SOLVED if service.own else f"The audit goes on: peelbound wait {record.id}", err=True)
             raise
+        finally:
+            if service.own and service.client.get(record.id).state.ended:
+                # Nobody could find it again: its database ends with the call. What was solved stays in the store.
+                service.client.delete(record.id)
 
 
 def _submit_only(request: AuditRequest, idempotency_key: str | None, as_json: bool) -> None:

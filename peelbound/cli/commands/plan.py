@@ -17,8 +17,8 @@ from peelbound.service.schemas.request import AuditRequest
 def command(request: AuditRequest, as_json: bool) -> None:
     """Say what an audit of CHECKPOINT would do and cost, without running it."""
     places = [place for place in (request.checkpoint, request.calibration.uri) if place is not None]
-    with service_for(places, with_controller=False) as client:
-        plan = client.plan(request)
+    with service_for(places, with_controller=False) as service:
+        plan = service.client.plan(request)
     if as_json:
         print_json(plan)
     else:

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from peelbound.cli.failures import Failure, reporting
+from peelbound.cli.failures import reporting
 from peelbound.cli.output import json_option
 from peelbound.extras import require_server_extra
-from peelbound.local import StateDirBusy, default_state_dir
+from peelbound.local import default_state_dir
 
 
 @click.command("up")
@@ -38,7 +38,7 @@ def command(
     if host is not None and not _is_loopback(host) and not allowed_host:
         raise click.UsageError(f"{host} can be reached from other machines: say by which name, with --allowed-host.")
     require_server_extra()
-    from peelbound.embedded import Running, StartFailed, embedded
+    from peelbound.embedded import Running, embedded
     from peelbound.service.settings import Settings
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
@@ -63,12 +63,9 @@ def command(
         else:
             _print_panel(running.link, running.url, settings.state_dir, settings.allow)
 
-    try:
-        with embedded(settings) as running:
-            announce(running)
-            stop.wait()
-    except (StateDirBusy, StartFailed) as error:
-        raise Failure(str(error)) from error
+    with embedded(settings) as running:
+        announce(running)
+        stop.wait()
 
 
 def _print_panel(link: str, url: str, state_dir: Path, allow: list[str]) -> None:

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from peelbound.client import Client
-from peelbound.embedded import StartFailed, embedded
-from peelbound.local import StateDirBusy, running_url
+from peelbound.embedded import embedded
+from peelbound.extras import ServerExtraMissing, require_server_extra
+from peelbound.local import StartFailed, StateDirBusy, running_url
 from peelbound.service.settings import Settings
 from tests.integration.cli.conftest import PEELBOUND, Run
 
@@ -33,6 +34,26 @@ def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 def stand_ins() -> list[psutil.Process]:
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if "peelbound.leash" in child.cmdline()]
+
+
+def test_without_the_server_packages_the_message_says_what_to_install() -> None:
+    require_server_extra()
+    with pytest.raises(ServerExtraMissing, match=r"no_such_package.*pip install 'peelbound\[server\]'"):
+        require_server_extra(["json", "no_such_package"])
+
+
+def test_a_setting_that_is_wrong_is_said_in_one_line(run: Run) -> None:
+    done = run("up", "--port", "0", "--allow", "ftp://models")
+    assert done.returncode == 3
+    assert "ftp://models" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_that_is_not_there_is_wrong_usage_and_starts_nothing(run: Run) -> None:
+    done = run("audit", "nowhere", "--calibration", "neither.txt")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "started" not in done.stderr
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

@@ -1,0 +1,56 @@
+"""The service that a command starts for itself when none runs."""
+
+from pathlib import Path
+
+import pytest
+
+from peelbound.cli.connect import as_uri, service_for
+from peelbound.errors import ProblemError
+from peelbound.service.schemas.request import AuditRequest, Calibration
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    """A checkpoint laid out as a Hugging Face cache, and a calibration file beside it."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / "1f3a").write_text("{}")
+    (snapshot / "config.json").symlink_to(blobs / "1f3a")
+    (tmp_path / "text.txt").write_text("text")
+    return [str(snapshot), str(tmp_path / "text.txt")]
+
+
+@pytest.fixture(autouse=True)
+def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("PEELBOUND_URL", raising=False)
+
+
+def test_it_reads_what_the_command_names_and_nothing_else(places: list[str], tmp_path: Path) -> None:
+    checkpoint, text = places
+    with service_for(places, with_controller=False) as service:
+        assert service.own
+        request = AuditRequest(checkpoint=checkpoint, calibration=Calibration(uri=text))
+        assert service.client.submit(request).request == request
+        for place in (str(tmp_path), "/etc", "s3://models/x"):
+            with pytest.raises(ProblemError) as refused:
+                service.client.submit(request.model_copy(update={"checkpoint": place}))
+            assert refused.value.problem.slug == "uri-refused"
+
+
+def test_its_audits_end_with_it_and_its_queue_is_nobodys(places: list[str], tmp_path: Path) -> None:
+    request = AuditRequest(checkpoint=places[0], calibration=Calibration(uri=places[1]))
+    for _ in range(2):
+        with service_for(places, with_controller=False) as service:
+            assert list(service.client.iterate()) == []
+            service.client.submit(request)
+    assert not (tmp_path / "state" / "peelbound.db").exists()
+
+
+def test_paths_become_absolute_and_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert as_uri("link/../link") == str(tmp_path.resolve() / "real")
+    assert as_uri("s3://models/a/../b") == "s3://models/a/../b"
