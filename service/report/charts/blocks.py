@@ -95,8 +95,7 @@ def _has_sublayers(blocks: Sequence[BlockReport]) -> bool:
 
 
 def _scores_hint(blocks: Sequence[BlockReport]) -> str:
-    marks = "● attention  ◆ MLP · " if _has_sublayers(blocks) else ""
-    return f"{marks}+ too strong, − too weak"
+    return "● attention  ◆ MLP" if _has_sublayers(blocks) else "of the whole block"
 
 
 def _limits(blocks: Sequence[BlockReport]) -> dict[int, float]:

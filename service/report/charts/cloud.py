@@ -79,7 +79,7 @@ def cloud_chart(name: str, points: Sequence[CloudPoint], split: Split) -> Markup
         "logged": _track(points, [p.logged for p in points], x, y),
     }
     yes0 = _edges(_track(points, [p.yes0 for p in points], x, y))
-    bound = _edges(_track(points, [p.bound for p in points], x, y))
+    bound = _edges(_track(points, [_lowest(p) for p in points], x, y))
     content = [*_bands(yes0, bound), _stretched(*[_path(track, f"track {key}") for key, track in lines.items()])]
     content += [*_y_axis(y), *_x_axis(points, x)]
     content += _marks(points, x, y)
@@ -91,6 +91,13 @@ def cloud_chart(name: str, points: Sequence[CloudPoint], split: Split) -> Markup
 
 
 Track = list[tuple[float, float]]
+
+
+def _lowest(point: CloudPoint) -> float | None:
+    """The lowest reference loss. On check the network that select picked can be worse than YES-0; on fit it cannot."""
+    if point.bound is None or point.yes0 is None:
+        return point.bound
+    return min(point.bound, point.yes0)
 
 
 def _steps_scale(points: Sequence[CloudPoint]) -> Scale:

@@ -37,7 +37,7 @@ class Competitor:
 
     name: str
     kind: Kind
-    loss: float | None
+    loss: float
     gain: float
     interval: Interval | None = None
 
@@ -46,7 +46,7 @@ class Competitor:
         """The row's numbers in words."""
         if self.interval is not None:
             return numbers.gain(self.interval)
-        return f"{numbers.signed(self.gain)}" + ("" if self.loss is None else f" · {numbers.decimal(self.loss)}")
+        return f"{numbers.signed(self.gain)} · {numbers.decimal(self.loss)}"
 
 
 def fit_competitors(report: Report) -> list[Competitor]:
@@ -151,7 +151,7 @@ def _axis(scale: Scale, bottom: float) -> list[Markup]:
     drawn = [svg.line(0, bottom, 100, bottom, "axis")]
     for tick in ticks:
         x = scale(tick)
-        anchor = "start" if x < 4 else "end" if x > 96 else "middle"
+        anchor = "start" if x < 7 else "end" if x > 93 else "middle"
         drawn += [
             svg.line(x, bottom, x, bottom + 4, "axis"),
             svg.text(tick_label(tick), x, bottom + 17, anchor=anchor, class_="tick"),

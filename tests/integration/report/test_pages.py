@@ -57,6 +57,14 @@ OVERLAPS = """() => {
   return found;
 }"""
 
+SPILLED = """() => [...document.querySelectorAll('.plot')].flatMap(plot => {
+  const room = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll('text')].filter(t => {
+    const box = t.getBoundingClientRect();
+    return box.left < room.left - 1 || box.right > room.right + 1;
+  }).map(t => t.textContent);
+})"""
+
 FAINT = """() => {
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
   const luminance = colour => {
@@ -152,6 +160,7 @@ def test_nothing_runs_off_the_page_and_no_label_touches_another(browser: Browser
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OVERLAPS) == []
+        assert page.evaluate(SPILLED) == []
     page.close()
 
 

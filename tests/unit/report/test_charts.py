@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -209,6 +210,16 @@ def test_the_bands_are_stacked_from_worse_to_better() -> None:
         heights[band] = (min(ys), max(ys))
     assert heights["worse"][0] < heights["between"][0] < heights["best"][0]
     assert heights["worse"][1] < heights["between"][1] < heights["best"][1]
+
+
+def test_a_picked_network_worse_than_yes0_does_not_turn_the_bands_over() -> None:
+    points = cloud_points(build_series(3), Split.CHECK)
+    turned = [replace(p, bound=p.yes0, yes0=p.bound) for p in points]
+    chart = str(cloud_chart("c", turned, Split.CHECK))
+    [between] = marks(chart, "band between")
+    heights = {pair.split(",")[1] for pair in (between.get("points") or "").split()}
+    [edge] = marks(chart, "edge bound")
+    assert heights == {pair.split(",")[1] for pair in (edge.get("points") or "").split()}
 
 
 def test_a_run_without_bounds_has_lines_and_no_bands() -> None:
