@@ -126,6 +126,8 @@ def test_nothing_missing_looks_like_a_number() -> None:
     text = Page(render(estimate_report())).text
     assert "NaN" in text
     assert not re.search(r"\b(None|nan|inf)\b", text)
+    assert "none tested" in text
+    assert "all sound" not in text
     assert "Not measured in this audit" in text
     assert "Not planted in this audit" in text
 
