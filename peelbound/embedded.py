@@ -29,6 +29,8 @@ TENANT = "default"
 CONTROLLER = [sys.executable, "-P", "-m", "peelbound.leash", "peelbound.service.controller"]
 STOP_SECONDS = 15.0
 """What a controller gets to hand its audit back before it is killed."""
+LOG_BYTES = 10_000_000
+"""A controller's log larger than this is set aside when a service starts."""
 STABLE_SECONDS = 60.0
 """A controller that lived this long before it ended is started again without delay."""
 
@@ -52,7 +54,11 @@ class Running:
 
 @contextmanager
 def embedded(
-    settings: Settings, *, announce: bool = True, controller: list[str] | None = CONTROLLER
+    settings: Settings,
+    *,
+    announce: bool = True,
+    controller: list[str] | None = CONTROLLER,
+    controller_log: Path | None = None,
 ) -> Iterator[Running]:
     """Run the service until the context is left; nothing of it is left behind.
 
@@ -60,6 +66,7 @@ def embedded(
         settings: `state_dir` must be absolute; port 0 takes a free port.
         announce: whether other processes of this user shall find it by its state directory.
         controller: the command that runs audits; None runs none.
+        controller_log: where it writes; None: `controller.log` in the state directory.
 
     Raises:
         StateDirBusy: another service runs on the state directory.
@@ -70,7 +77,7 @@ def embedded(
         token, reading_token = _prepare(settings)
         with _listening(settings.host, settings.port) as listener, _serving(settings, listener):
             url = f"http://{_authority(settings, listener)}"
-            log_path = settings.state_dir / "controller.log"
+            log_path = controller_log or settings.state_dir / "controller.log"
             with _supervised(settings, controller, log_path):
                 if announce:
                     publish_url(settings.state_dir, url)
@@ -146,6 +153,9 @@ def _supervised(settings: Settings, command: list[str] | None, log_path: Path) -
     if command is None:
         yield
         return
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    if log_path.exists() and log_path.stat().st_size > LOG_BYTES:
+        log_path.replace(log_path.with_suffix(".old.log"))
     stop = threading.Event()
     thread = threading.Thread(target=_supervise, args=(settings, command, log_path, stop), name="supervisor")
     thread.start()

@@ -26,6 +26,8 @@ class Connection:
 
     client: Client
     own: bool
+    controller_log: Path | None = None
+    """Where the own service's controller writes."""
 
 
 @contextmanager
@@ -61,6 +63,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
 
     click.echo("No service runs here; one is started for this call.", err=True)
     configured = Settings()
+    log_path = default_state_dir() / "controller-of-calls.log"  # outlives the call, to explain a failure
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be cleaned up after as Ctrl-C is
     try:
         with tempfile.TemporaryDirectory(prefix="peelbound-") as folder:
@@ -76,10 +79,10 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
             )
             command = CONTROLLER if with_controller else None
             with (
-                embedded(settings, announce=False, controller=command) as running,
+                embedded(settings, announce=False, controller=command, controller_log=log_path) as running,
                 Client(running.url, running.token) as client,
             ):
-                yield Connection(client, own=True)
+                yield Connection(client, own=True, controller_log=log_path)
     finally:
         signal.signal(signal.SIGTERM, before)
 

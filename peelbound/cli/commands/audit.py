@@ -6,7 +6,7 @@ import click
 
 from peelbound.cli.connect import service_for
 from peelbound.cli.fail_on import fail_on_option
-from peelbound.cli.failures import reporting
+from peelbound.cli.failures import Failure, reporting
 from peelbound.cli.judging import follow_and_judge
 from peelbound.cli.output import json_option, print_json
 from peelbound.cli.request_options import request_options
@@ -45,6 +45,10 @@ def command(
             follow_and_judge(service.client, record.id, rule=fail_on, out=out, as_json=as_json)
         except KeyboardInterrupt:
             click.echo(_SOLVED if service.own else f"The audit goes on: peelbound wait {record.id}", err=True)
+            raise
+        except Failure:
+            if service.controller_log is not None:
+                click.echo(f"The controller's log: {service.controller_log}", err=True)
             raise
         finally:
             if service.own and service.client.get(record.id).state.ended:
