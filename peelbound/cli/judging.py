@@ -26,7 +26,7 @@ def follow_and_judge(client: Client, audit_id: str, *, rule: frozenset[str], out
         print_json(record)
     if record.state is not AuditState.SUCCEEDED or record.summary is None:
         why = f": {record.problem.detail} {record.problem.remedy}".rstrip() if record.problem else ""
-        raise Failure(f"The audit {record.state}{why}")
+        raise Failure(f"The audit {'was ' if record.state is AuditState.CANCELLED else ''}{record.state}{why}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").write_bytes(client.report_json(audit_id))

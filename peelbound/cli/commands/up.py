@@ -61,28 +61,29 @@ def command(
             token_file = str(settings.state_dir / "token")
             click.echo(json.dumps({"url": running.url, "link": running.link, "token_file": token_file}))
         else:
-            _print_panel(running.link, running.url, settings.state_dir, settings.allow)
+            _print_facts(running.link, running.url, settings.state_dir, settings.allow)
 
     with embedded(settings) as running:
         announce(running)
         stop.wait()
 
 
-def _print_panel(link: str, url: str, state_dir: Path, allow: list[str]) -> None:
+def _print_facts(link: str, url: str, state_dir: Path, allow: list[str]) -> None:
     from rich.console import Console
-    from rich.panel import Panel
-    from rich.table import Table
     from rich.text import Text
 
-    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    facts.add_column(style="bold")
-    facts.add_column(overflow="fold")
-    facts.add_row("open", Text(link))
-    facts.add_row("API", Text(url))
-    facts.add_row("token", Text(str(state_dir / "token")))
-    facts.add_row("state", Text(str(state_dir)))
-    facts.add_row("may read", Text("\n".join(allow) or "nothing yet: give --allow PREFIX"))
-    Console().print(Panel(facts, title="Peelbound is up", title_align="left", expand=False))
+    console = Console()
+    console.rule("Peelbound is up", align="left")
+    for name, value in (
+        ("open", link),
+        ("API", url),
+        ("token", str(state_dir / "token")),
+        ("state", str(state_dir)),
+        *(("may read", prefix) for prefix in allow or ["nothing yet: give --allow PREFIX"]),
+    ):
+        # Never wrapped: a link that is broken over two lines cannot be followed.
+        console.print(Text.assemble((f"{name:>8}  ", "bold"), value), soft_wrap=True)
+    console.rule()
 
 
 def _is_loopback(host: str) -> bool:

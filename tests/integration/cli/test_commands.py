@@ -64,7 +64,9 @@ def test_a_failed_audit_is_exit_code_3_with_the_remedy(served: Run, service: Ser
 def test_a_cancelled_audit_is_exit_code_3(served: Run, service: Service) -> None:
     audit_id = served(*AUDIT, "--no-wait").stdout.strip()
     assert served("cancel", audit_id).stdout == "cancelled\n"
-    assert served("wait", audit_id).returncode == 3
+    done = served("wait", audit_id)
+    assert done.returncode == 3
+    assert "was cancelled" in done.stderr
 
 
 def test_wait_judges_as_audit_does(served: Run, service: Service) -> None:
