@@ -37,6 +37,7 @@ _TYPES = {
     "worker-error": "A worker process failed in a way it did not expect; the service's log holds the traceback.",
     "ray-error": "The cluster that solves failed; the audit is tried again.",
     "bad-request": "The request cannot be carried out as it stands; `detail` says why.",
+    "controller-stopping": "The controller was told to stop and handed the audit back; another one goes on with it.",
     "worker-lost": "A worker process or its node died; the audit is tried again.",
     "out-of-memory": "One pass does not fit into memory. Use a smaller grain or a shorter sequence length.",
     "infrastructure": "Something around the audit failed; it is tried again with backoff.",
