@@ -257,6 +257,10 @@ def _fresh_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = LlamaForCausalLM(config)
+    for block in model.model.layers:
+        # What a block adds to the residual stream starts small, as GPT-2 has it: by 1/sqrt(2K).
+        for projection in (block.self_attn.o_proj, block.mlp.down_proj):
+            projection.weight.data /= math.sqrt(2 * recipe.size.blocks)
     if recipe.frozen_block is not None:
         if not 1 <= recipe.frozen_block <= recipe.size.blocks:
             raise ValueError(f"frozen_block {recipe.frozen_block} is not one of 1..{recipe.size.blocks}")

@@ -279,7 +279,7 @@ class NetworkAudit:
     def _measure_chain(self, solutions: Sequence[str], head: str) -> list[float]:
         shards = self.data.shards[CHECK]
         walk = self.blocks.walk()
-        states = walk.states[CHECK][0 if solutions else -1]
+        states = walk.states[CHECK][0 if solutions else self.plan.blocks]
         for index, key in enumerate(solutions, start=1):
             states = [
                 self.pool.submit("apply_solution", key, index, state, outputs=1, worker=shard.worker).outputs[0]

@@ -1,7 +1,7 @@
 """What an audit would cost, without running it.
 
-As a program (`python -m peelbound.service.controller.planning`): a request's JSON on standard input, an `AuditPlan` or a
-`Problem` on standard output. The API runs it so, since it reads configs through libraries that the API does not import.
+As a program (`python -m peelbound.service.controller.planning`): a request's JSON on standard input, an `AuditPlan` or
+a `Problem` on standard output. The API runs it so, since it reads configs through libraries that the API keeps out.
 """
 
 import sys

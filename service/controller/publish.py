@@ -1,4 +1,4 @@
-"""Publication: artifacts, then the manifest that lists them, then the one guarded update that makes them the audit's."""
+"""Publication: artifacts, then the manifest that lists them, then the guarded update that makes them the audit's."""
 
 import hashlib
 

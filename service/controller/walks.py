@@ -63,8 +63,8 @@ class Rows:
 class TrainedWalk:
     """What the walk forward leaves: states in Ray's object store, measurements here."""
 
-    states: dict[str, list[list[Ref]]]
-    """h[l] by split, boundary 0..K and shard; dropped when no open problem needs them."""
+    states: dict[str, dict[int, list[Ref]]]
+    """h[l] by split, boundary l and shard: all of 0..K where they were asked for, else K alone."""
     top_gradient: dict[str, list[Ref]] = field(default_factory=dict)
     """g[K] by split and shard, for fit and check."""
     losses: dict[str, Floats] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Walker:
             keep: splits whose states are kept at every boundary; of the others only the last is.
         """
         data, blocks = self.data, self.audited.blocks
-        walk = TrainedWalk({name: [self._embed(shards)] for name, shards in data.shards.items()})
+        walk = TrainedWalk({name: {0: self._embed(shards)} for name, shards in data.shards.items()})
         cosines = {index: Rows(data.shards[CHECK]) for index in range(1, blocks + 1)}
         norms: dict[int, float] = {}
         window = Window(self.pool)
@@ -140,10 +140,10 @@ class Walker:
                         worker=shard.worker,
                         then=partial(took, index, shard),
                     )
-                    for shard, state in zip(shards, walk.states[name][-1], strict=True)
+                    for shard, state in zip(shards, walk.states[name][index - 1], strict=True)
                 ]
                 outputs = [task.outputs[0] for task in step]
-                walk.states[name] = [*walk.states[name], outputs] if name in keep else [outputs]
+                walk.states[name] = (walk.states[name] if name in keep else {}) | {index: outputs}
                 tasks += step
             window.add(tasks)
         rows = {name: Rows(shards) for name, shards in data.shards.items()}
@@ -163,9 +163,9 @@ class Walker:
                     worker=shard.worker,
                     then=partial(measured, shard),
                 ).outputs[0]
-                for shard, state in zip(data.shards[name], walk.states[name][-1], strict=True)
+                for shard, state in zip(data.shards[name], walk.states[name][blocks], strict=True)
             ]
-        for shard, state in zip(data.shards[SELECT], walk.states[SELECT][-1], strict=True):
+        for shard, state in zip(data.shards[SELECT], walk.states[SELECT][blocks], strict=True):
             self._submit_losses(shard, state, {"trained": rows[SELECT]})
         self.pool.finish_all()
         walk.losses = {name: _whole(r) for name, r in rows.items()}

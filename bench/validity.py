@@ -1,0 +1,169 @@
+"""Does the verdict find what is wrong, and accuse nobody else? On models where we know the answer.
+
+    python -m bench.validity [--seeds 5] [--steps 400] [--out bench/out/validity]
+
+For each seed, two models of six blocks are trained on the standard library's source: a sound one, and one in which a
+block was left frozen by mistake. Both are audited (`standard`) on files that training never saw. Then, on the first
+sound model: coverage of the intervals in a null experiment, and the corrected target against equal steps of true
+one-block fine-tuning. Thresholds are never tuned on these models' seeds.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.fine_tuning import compare
+from bench.local import LocalAudits, local_audits, save
+from bench.stdlib_models import Corpus, Recipe, prepare_corpus, train_all
+from peelbound.service.schemas.report import BlockFinding, Report
+from peelbound.service.schemas.request import AuditRequest, Calibration, Preset, Provenance
+from peelbound.service.statistics import PairedSums, paired_intervals
+
+FIRST_SEED = 100
+"""Thresholds were chosen on models of smaller seeds."""
+FROZEN = (3, 2, 5, 4, 6)
+"""The frozen block of each seed, in turn."""
+
+
+def models(out: Path, corpus: Corpus, seeds: int, steps: int) -> dict[tuple[int, str], Path]:
+    """Train what is not trained yet; the checkpoint of each seed and kind."""
+    found = {}
+    for number in range(seeds):
+        seed = FIRST_SEED + number
+        recipes = {
+            out / f"sound-{seed}": Recipe(seed=seed, steps=steps, save_at=(steps,)),
+            out / f"frozen-{seed}": Recipe(
+                seed=seed, steps=steps, save_at=(steps,), frozen_block=FROZEN[number % len(FROZEN)]
+            ),
+        }
+        missing = {directory: r for directory, r in recipes.items() if not (directory / "training.json").exists()}
+        for _ in train_all(corpus, missing):
+            pass
+        for directory in recipes:
+            found[seed, directory.name.split("-")[0]] = directory / f"step-{steps}"
+    return found
+
+
+def request(checkpoint: Path, corpus: Corpus) -> AuditRequest:
+    """A standard audit on files that training did not see."""
+    calibration = Calibration(uri=str(corpus.held_out_path.resolve()), provenance=Provenance.UNSEEN)
+    return AuditRequest(checkpoint=str(checkpoint.resolve()), calibration=calibration, preset=Preset.STANDARD)
+
+
+def row(seed: int, kind: str, report: Report, frozen: int | None) -> dict[str, Any]:
+    """What one audit said, beside what is true."""
+    control = report.positive_control
+    assert control is not None
+    accused = {b.index: b.finding.value for b in report.blocks if b.finding is not BlockFinding.SOUND}
+    return {
+        "seed": seed,
+        "kind": kind,
+        "frozen": frozen,
+        "status": report.verdict.status.value,
+        "trained_check": report.trained.check.estimate,
+        "accused": accused,
+        "wrongly": sorted(set(accused) - {frozen}),
+        "found": None if frozen is None else accused.get(frozen) == BlockFinding.INERT.value,
+        "gains": [b.gain.estimate for b in report.blocks],
+        "skip_costs": [b.skip_cost.estimate for b in report.blocks],
+        "influence": [b.block_influence for b in report.blocks],
+        "largest_z": max(abs(s.z) for b in report.blocks for s in (b.attention_scale, b.mlp_scale) if s),
+        "control_block": control.block,
+        "control_cost": control.measured_cost.estimate,
+        "control_seen": control.damage_seen,
+        "control_named": control.right_block_named,
+        "bound_check": report.bound.check_loss if report.bound else None,
+        "head_control_check": report.head_control.check_loss,
+    }
+
+
+def coverage(report: Report, audits: LocalAudits, draws: int = 400, documents: int = 100) -> dict[str, float]:
+    """Share of simultaneous 95% intervals that cover, where the truth is known: resampled from real differences.
+
+    The documents of the stored check table are taken as the population; samples are drawn from it with replacement.
+    """
+    sums = _check_table(audits, report)
+    truth = sums.estimates()
+    rng = np.random.default_rng(0)
+    joint = single = 0
+    for _ in range(draws):
+        chosen = rng.integers(0, sums.documents, documents)
+        sample = PairedSums(sums.difference_sums[chosen], sums.tokens[chosen])
+        found = paired_intervals(sample, replicates=2000, seed=int(rng.integers(2**31))).intervals
+        joint += all(i.low <= t <= i.high for i, t in zip(found, truth, strict=True))
+        first = paired_intervals(
+            PairedSums(sample.difference_sums[:, :1], sample.tokens), replicates=2000, seed=int(rng.integers(2**31))
+        ).intervals[0]
+        single += first.low <= truth[0] <= first.high
+    return {"draws": draws, "documents": documents, "joint": joint / draws, "single": single / draws}
+
+
+def _check_table(audits: LocalAudits, report: Report) -> PairedSums:
+    """Skip costs per document out of the audit's own measurement: the heaviest tails that a report has."""
+    import json
+
+    for info in audits.store.list("tenants/bench/results/check/"):
+        table = json.loads(audits.store.get(info.key))
+        trained = np.array(table["trained"])
+        if len(trained) == report.calibration.splits["check"].documents:
+            rows = [np.array(v) - trained for k, v in sorted(table.items()) if k.startswith("without")]
+            return PairedSums(np.stack(rows, axis=1), np.full(len(trained), 100.0))
+    raise LookupError("no check table")
+
+
+def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print what was found."""
+    table = Table("seed", "model", "CE check", "verdict", "accused", "right", "largest |z|", "control", "named")
+    for r in rows:
+        right = "yes" if not r["wrongly"] and r["found"] is not False else "NO"
+        control = f"{'seen' if r['control_seen'] else 'missed'} ({r['control_cost']:.3f})"
+        accused = ", ".join(f"{b} {f}" for b, f in r["accused"].items()) or "none"
+        kind = r["kind"] if r["frozen"] is None else f"block {r['frozen']} frozen"
+        table.add_row(
+            str(r["seed"]), kind, f"{r['trained_check']:.3f}", r["status"], accused, right, f"{r['largest_z']:.1f}",
+            control, "right" if r["control_named"] else "no",
+        )  # fmt: skip
+    console.print(table)
+
+
+def main() -> None:
+    """Train, audit, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=Path("bench/out/validity"))
+    arguments = parser.parse_args()
+    console = Console(width=140)
+    torch.set_num_threads(1)
+    corpus_path = arguments.out / "corpus"
+    ready = (corpus_path / "held_out.jsonl").exists()
+    corpus = Corpus.load(corpus_path) if ready else prepare_corpus(corpus_path)
+    checkpoints = models(arguments.out, corpus, arguments.seeds, arguments.steps)
+    rows = []
+    with local_audits(arguments.out / "state", arguments.out) as audits:
+        for (seed, kind), checkpoint in checkpoints.items():
+            report = audits.run(request(checkpoint, corpus)).report
+            frozen = FROZEN[(seed - FIRST_SEED) % len(FROZEN)] if kind == "frozen" else None
+            rows.append(row(seed, kind, report, frozen))
+            console.print(f"seed {seed} {kind}: {report.verdict.headline}")
+            save(arguments.out / "validity.json", rows)
+        covered = coverage(report, audits)
+    show(rows, console)
+    console.print(f"Coverage of 95% intervals in the null experiment: {covered}")
+    sound = checkpoints[FIRST_SEED, "sound"]
+    compared = compare(sound, corpus)
+    fine = Table("block", "corrected: gain on check", "true fine-tuning: gain on check", "FLOPs, true / corrected")
+    for r in compared:
+        fine.add_row(str(r["block"]), f"{r['corrected']:+.4f}", f"{r['true']:+.4f}", f"{r['flops_ratio']:.1f}")
+    console.print(fine)
+    save(arguments.out / "validity.json", {"rows": rows, "coverage": covered, "fine_tuning": compared})
+
+
+if __name__ == "__main__":
+    main()
