@@ -193,7 +193,7 @@ class Worker:
         return Done(time.perf_counter() - start, asdict(found))
 
     def solve_state(
-        self, problem: StateProblem, select: Floats, select_target: Floats, *shards: Floats
+        self, problem: StateProblem, select: Floats, select_target: Floats, pieces: int, *shards: Floats
     ) -> tuple[Floats, Floats, Done]:
         """Solve (or look up) a peeled block and apply it.
 
@@ -201,13 +201,14 @@ class Worker:
             problem: the problem.
             select: its input on select, [N, T, D].
             select_target: its target on select.
+            pieces: how many of the shards are its input; the output of a peeled block comes whole.
             shards: input and target on fit, one after another.
 
         Returns:
             Output on fit, output on select, and values `fit_residual`, `select_residual`.
         """
         start = time.perf_counter()
-        inputs, target = _halves(shards)
+        inputs, target = np.concatenate(shards[:pieces]), np.concatenate(shards[pieces:])
         if problem.solved:
             block = self.skeleton.load_block(problem.index, load_tensors(self.store, problem.key))
         else:
@@ -303,11 +304,6 @@ class Worker:
 
 def _by_name(states: States | Floats) -> States:
     return states if isinstance(states, dict) else {"trained": states}
-
-
-def _halves(shards: tuple[Floats, ...]) -> tuple[Floats, Floats]:
-    n = len(shards) // 2
-    return np.concatenate(shards[:n]), np.concatenate(shards[n:])
 
 
 def _thirds(shards: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:

@@ -55,6 +55,7 @@ class Controller:
         self.pulse.start()
         try:
             self._start_pool()
+            log.info("controller %s: ready, %d workers", self.owner, self.settings.workers)
             while not self.stop.is_set():
                 try:
                     claim = self.leases.claim(self.owner)

@@ -117,6 +117,7 @@ class NetworkAudit:
             problem,
             source.select,
             self._select_state(target),
+            len(source.fit),
             *source.fit,
             *self.blocks.walk().states[FIT][target],
             outputs=2,

@@ -8,9 +8,10 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def start_ray(settings: Settings) -> None:
     # and its processes stay in it: start it where there is nothing.
     nothing = tempfile.mkdtemp(prefix="peelbound-ray-")
     atexit.register(shutil.rmtree, nothing, ignore_errors=True)
-    with contextlib.chdir(nothing):
+    with contextlib.chdir(nothing), _signals_kept():
         if settings.ray_address:
             ray.init(address=settings.ray_address, log_to_driver=False)
             return
@@ -66,6 +67,17 @@ def start_ray(settings: Settings) -> None:
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """`ray.init` takes SIGTERM for itself and would exit at once; a controller first hands its audit back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not handler:  # only the main thread's handlers are Ray's to take
+            signal.signal(signal.SIGTERM, handler)
 
 
 class Pool:
