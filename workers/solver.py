@@ -111,17 +111,14 @@ def solve_corrected(
     tokens = before.shape[0] * before.shape[1]
     device = skeleton.device
 
-    def accumulate(weights: Floats) -> float:
-        """Add the objective's gradient into `.grad`, grain by grain; return Σ w⟨g, Δ⟩."""
-        total = 0.0
+    def accumulate(weights: Floats) -> None:
+        """Add the objective's gradient into `.grad`, grain by grain, its linear term weighted token by token."""
         for part in grains(len(before), grain):
             g = tensor_of(gradient[part], device) * tensor_of(weights[part], device)[..., None]
             delta = skeleton.run(index, block, tensor_of(before[part], device)) - tensor_of(after[part], device)
             first = (g * delta).sum()
             penalty = 0.5 * (tensor_of(proximal[part], device) * delta.square().sum(-1)).sum()
             ((first + penalty) / tokens).backward()
-            total += float(first)
-        return total
 
     agreement = _gradient_agreement(parameters, accumulate, documents)
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
@@ -138,17 +135,18 @@ def solve_corrected(
             delta = skeleton.run(index, block, tensor_of(before[part], device)) - tensor_of(after[part], device)
             moved += float((tensor_of(gradient[part], device) * delta).sum())
     _frozen(block)
-    _require_finite(block, index)
+    _require_finite(block, index, moved)
     return CorrectedSolution(-moved / tokens, agreement, top_share)
 
 
-def _gradient_agreement(
-    parameters: list[nn.Parameter], accumulate: Callable[[Floats], float], documents: Ints
-) -> float:
-    """Cosine similarity of the parameter gradients at Δ = 0, where they are the true ones, on halves of documents."""
+def _gradient_agreement(parameters: list[nn.Parameter], accumulate: Callable[[Floats], None], documents: Ints) -> float:
+    """Cosine similarity of the parameter gradients at Δ = 0, where they are the true ones, on halves of documents.
+
+    Tokens of no document (−1) are in neither half.
+    """
     halves: list[list[Tensor]] = []
     for parity in (0, 1):
-        accumulate((documents % 2 == parity).astype(np.float32))
+        accumulate(((documents >= 0) & (documents % 2 == parity)).astype(np.float32))
         halves.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
         for p in parameters:
             p.grad = None
@@ -226,10 +224,11 @@ def relative_error(output: Floats, target: Floats) -> float:
     return float(np.square(output - target, dtype=np.float64).sum()) / max(spread, 1e-30)
 
 
-def _require_finite(block: nn.Module, index: int) -> None:
-    if not all(bool(torch.isfinite(p).all()) for p in block.parameters()):
+def _require_finite(block: nn.Module, index: int, moved: float = 0.0) -> None:
+    """Refuse weights that are not finite, or that moved the output by what is not."""
+    if not (math.isfinite(moved) and all(bool(torch.isfinite(p).all()) for p in block.parameters())):
         raise CheckpointError(
-            f"Re-solving block {index} diverged: its weights became NaN or Inf.",
+            f"Re-solving block {index} diverged: its weights or its output became NaN or Inf.",
             slug="solver-diverged",
             remedy="Lower options.block_learning_rate or options.network_learning_rate.",
             pointer="/options",
