@@ -24,11 +24,13 @@ from peelbound.local import read_token, running_url
 from peelbound.service.schemas.record import AuditRecord, AuditState, EventType
 from peelbound.service.schemas.record import Progress as AuditProgress
 from peelbound.service.schemas.report import Summary
-from peelbound.service.schemas.request import AuditRequest, Calibration, Preset, Provenance
+from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration, Preset, Provenance
 
 OUTPUT = Path("demo-output").absolute()
 FROZEN_BLOCK = 3
 RECIPES = {"sound": Recipe(), "frozen": Recipe(frozen_block=FROZEN_BLOCK)}
+# Less than the preset would do, so that six audits on two cores take minutes: a looser bound, a narrower matrix.
+OPTIONS = AuditOptions(rhos=[0.5], network_steps=50, matrix_band=1)
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
@@ -149,6 +151,7 @@ def audited(client: Client, corpus: Corpus, checkpoints: list[Checkpoint], progr
             checkpoint=checkpoint.path.as_uri(),
             calibration=calibration,
             preset=Preset.STANDARD,
+            options=OPTIONS,
             run=checkpoint.run,
             step=checkpoint.step,
             training_loss=checkpoint.training_loss,
