@@ -206,15 +206,15 @@ def _state_settings(options: AuditOptions) -> StateSettings:
     if options.network_solver is SolverName.BASELINE:
         return StateSettings(
             optimiser="adamw",
-            steps=_given(options.network_steps, 1000),
-            learning_rate=_given(options.network_learning_rate, 3e-3),
-            batch=16,
+            steps=_given(options.network_steps, 400),
+            learning_rate=_given(options.network_learning_rate, 5e-3),
+            batch=8,
         )
     return StateSettings(
         optimiser="muon",
         steps=_given(options.network_steps, 80),
-        learning_rate=_given(options.network_learning_rate, 1e-2),
-        batch=16,
+        learning_rate=_given(options.network_learning_rate, 2e-2),
+        batch=8,
     )
 
 
