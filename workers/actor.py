@@ -242,7 +242,7 @@ class Worker:
         select: Floats,
         *fit: Floats,
     ) -> Done:
-        """Refit the head on h[K] of fit, stop on select; values: `chosen_step` and losses per token of the splits."""
+        """Refit the head on h[K] of fit, stop on select; values: step, extra parameters, losses per token by split."""
         start = time.perf_counter()
         found = head.refit(
             self.skeleton,
@@ -253,7 +253,7 @@ class Worker:
             self.grain,
             self._on_step,
         )
-        measured = {"chosen_step": found.chosen_step, "parameters": sum(p.numel() for p in found.parameters.values())}
+        measured = {"chosen_step": found.chosen_step, "extra_parameters": self.skeleton.untied_parameters()}
         save_solution(self.store, problem.key, found.parameters, measured)
         losses = {"fit": found.fit, "fit_unchanged": found.fit_unchanged, "select": found.select}
         return Done(time.perf_counter() - start, {**measured, **losses})

@@ -165,6 +165,12 @@ class Skeleton:
         """Clones of the parameters that act after the last block: final norm, output projection; a tied one untied."""
         return {name: self._model.get_parameter(name).detach().clone() for name in self._head_names}
 
+    def untied_parameters(self) -> int:
+        """How many numbers `head_parameters` hold that the model shares with its other parts: those of a tied head."""
+        names = dict(self._model.named_parameters(remove_duplicate=False))
+        shared = {p for name, p in names.items() if name not in self._head_names}
+        return sum(names[name].numel() for name in self._head_names if names[name] in shared)
+
     def logits(self, h: Tensor, head: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's own way from the last block's output to logits: [B, T, D] -> [B, T, V].
 

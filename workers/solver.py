@@ -29,7 +29,7 @@ class CorrectedSolution:
     """Measurements of a corrected solve; the weights are in the block itself."""
 
     predicted_gain: float
-    """−Σ⟨g, Δ⟩ per token on fit: what the linear term promises, in nats."""
+    """−Σ⟨g, Δ⟩ over fit: what the linear term promises, in nats, for all tokens together."""
     gradient_agreement: float
     """Cosine similarity of ∂ΣCE/∂θ between two halves of the fit documents."""
     top_token_share: float
@@ -136,7 +136,7 @@ def solve_corrected(
             moved += float((tensor_of(gradient[part], device) * delta).sum())
     _frozen(block)
     _require_finite(block, index, moved)
-    return CorrectedSolution(-moved / tokens, agreement, top_share)
+    return CorrectedSolution(-moved, agreement, top_share)
 
 
 def _gradient_agreement(parameters: list[nn.Parameter], accumulate: Callable[[Floats], None], documents: Ints) -> float:

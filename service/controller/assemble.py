@@ -172,7 +172,7 @@ class Assembly:
             check_loss=self._mean(check, CHECK),
             gain=self._paired(self._trained.loss_sums[CHECK], check, "head control"),
             head_refitted=head.chosen_step > 0,
-            extra_parameters=head.parameters if self._context.checkpoint.tied_embeddings else 0,
+            extra_parameters=head.extra_parameters,
         )
 
     def _networks(self) -> list[NetworkReport]:
@@ -248,7 +248,9 @@ class Assembly:
             ahead = [
                 (-e.excess_gain.estimate, i)
                 for i, e in zip(blocks.blocks, evidence, strict=True)
-                if e.excess_gain is not None and e.excess_gain.low > self._context.thresholds.excess_gain
+                if e.excess_gain is not None
+                and e.gain.low > 0
+                and e.excess_gain.low > self._context.thresholds.excess_gain
             ]
             named = min(ahead)[1] if ahead else None
         cost = self._paired(blocks.trained.loss_sums[CHECK], self._trained.loss_sums[CHECK], "planted cost")

@@ -16,7 +16,7 @@ Sums = NDArray[np.float64]
 ZERO_STEP = 0.0
 """The ρ of the trained block itself: always a candidate."""
 
-CHECK, SELECT = "check", "select"
+FIT, SELECT, CHECK = "fit", "select", "check"
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ class BlockMeasurements:
 
     def candidates(self, block: int) -> list[BlockCandidate]:
         """The block's candidates, the zero step first."""
+        tokens = float(self.trained.tokens[FIT].sum())
         steps = [
             BlockCandidate(
                 rho=rho,
                 select_gain=self.choice.gains[block, rho],
-                predicted_gain=self.solutions[block, rho]["predicted_gain"],
+                predicted_gain=self.solutions[block, rho]["predicted_gain"] / tokens,
             )
             for at, rho in sorted(self.choice.names)
             if at == block

@@ -183,7 +183,7 @@ class BlockAudit:
         scores, solutions = self.solve()
         blocks = range(1, self.audited.blocks + 1)
         candidates = {
-            (i, s.rho): Reference(f"block {i} rho {s.rho:g}", i, i, solution=self.problem(i, s).key)
+            (i, s.rho): Reference(f"block {i} rho {s.rho}", i, i, solution=self.problem(i, s).key)
             for i in blocks
             for s in self.settings
         }

@@ -41,32 +41,37 @@ class Meter:
     def worked(self, flops: float) -> None:
         """FLOPs of a pass were done."""
         self._work += flops
-        self._maybe()
+        self._sample()
 
     def solved(self, flops: float) -> None:
         """A peel problem was solved."""
         self._problems += 1
         self._work += flops
-        self._recent.append((self._clock(), self._problems - self._cached, self._work - self._saved))
-        self._maybe()
+        self._sample()
 
     def found(self, problems: int, flops: float) -> None:
-        """Peel problems were found in object storage, or work turned out not to be needed."""
+        """Peel problems were found in object storage."""
         self._problems += problems
         self._cached += problems
         self._work += flops
         self._saved += flops
         self._maybe()
 
+    def unneeded(self, problems: int, flops: float) -> None:
+        """Peel problems of the plan turned out to be others of it."""
+        self._planned -= problems
+        self._work_planned -= flops
+        self._maybe()
+
     def progress(self) -> Progress:
-        """How far it is now."""
+        """How far it is now, at the pace of the last minute, or since the last but one report where that is longer."""
         now = self._clock()
-        while self._recent and now - self._recent[0][0] > WINDOW_SECONDS:
+        while len(self._recent) > 2 and now - self._recent[1][0] >= WINDOW_SECONDS:
             self._recent.popleft()
         rate = eta = None
         if len(self._recent) > 1 and now > self._recent[0][0]:
             since, problems, work = self._recent[0]
-            rate = (self._problems - self._cached - problems) / (now - since)
+            rate = (self._problems - self._cached - problems) / (now - since) or None
             pace = (self._work - self._saved - work) / (now - since)
             eta = max(0.0, self._work_planned - self._work) / pace if pace > 0 else None
         return Progress(
@@ -79,6 +84,12 @@ class Meter:
             problems_per_second=rate,
             eta_seconds=eta,
         )
+
+    def _sample(self) -> None:
+        now = self._clock()
+        if not self._recent or now - self._recent[-1][0] >= REPORT_SECONDS:
+            self._recent.append((now, self._problems - self._cached, self._work - self._saved))
+        self._maybe()
 
     def _maybe(self) -> None:
         if self._clock() - self._last >= REPORT_SECONDS:

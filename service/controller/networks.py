@@ -28,7 +28,8 @@ class HeadResult:
 
     key: str
     chosen_step: int
-    parameters: int
+    extra_parameters: int
+    """What it has beyond the audited model: an output projection that was tied."""
     loss_sums: dict[str, Sums]
     """Per document: `fit`, `fit_unchanged` (with the head as it was), `select`."""
 
@@ -202,7 +203,7 @@ class NetworkAudit:
             "fit_unchanged": self.data.loss_sums(FIT, values["fit_unchanged"]).tolist(),
             "select": self.data.loss_sums(SELECT, values["select"]).tolist(),
         }
-        kept = {"losses": losses, "chosen_step": values["chosen_step"], "parameters": values["parameters"]}
+        kept = {"losses": losses, "chosen_step": values["chosen_step"], "extra_parameters": values["extra_parameters"]}
         self.measurements.measured("head-losses", asked, lambda: kept)
         self.meter.solved(self._head_cost())
 
@@ -218,6 +219,7 @@ class NetworkAudit:
     def networks(self, maps: Sequence[Anchors]) -> list[Network]:
         """Build the reference networks of these maps; peel problems that they share are solved once."""
         nodes = trie(maps)
+        self._drop_what_is_shared(len(nodes), len(maps))
         self._nodes = {(): TRAINED}
         problems: dict[tuple[int, ...], StateProblem] = {}
         for node in nodes:
@@ -244,6 +246,14 @@ class NetworkAudit:
             trail = [by_path[path[:depth]] for depth in range(1, len(path) + 1)]
             networks.append(Network(map_name(anchors), anchors, trail, head))
         return networks
+
+    def _drop_what_is_shared(self, nodes: int, maps: int) -> None:
+        """The plan could not know which prefixes, or which whole map, a suggested map shares with the others."""
+        planned_maps = len(self.plan.maps) + self.plan.suggested_maps
+        planned_nodes = self.plan.problem_counts["reference_network"]
+        spared_nodes, spared_heads = planned_nodes - nodes, planned_maps - maps
+        work = self._cost() * spared_nodes + self._head_cost() * spared_heads
+        self.meter.unneeded(spared_nodes + spared_heads, work)
 
     def _find_head(self, source: str) -> HeadResult | None:
         seed = seed_of(self.plan.seed, "head")
@@ -316,4 +326,4 @@ def _prefixes(path: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def _head_result(key: str, found: dict[str, Any]) -> HeadResult:
     sums = {name: np.array(values) for name, values in found["losses"].items()}
-    return HeadResult(key, found["chosen_step"], found["parameters"], sums)
+    return HeadResult(key, found["chosen_step"], found["extra_parameters"], sums)

@@ -38,12 +38,9 @@ class Data:
         self.fit_documents = ray.put(self.splits[FIT].document.astype(np.int64))
 
     def _cut(self, name: str, split: Split, pool: Pool) -> list[Shard]:
-        grains = -(-len(split.ids) // pool.grain)
-        bounds = np.linspace(0, grains, min(len(pool), grains) + 1).round().astype(int) * pool.grain
-        rows = [slice(int(a), min(int(b), len(split.ids))) for a, b in pairwise(bounds)]
         return [
             Shard(name, worker, part, ray.put(split.ids[part]), ray.put(self.masks[name][part]))
-            for worker, part in enumerate(rows)
+            for worker, part in enumerate(shard_rows(len(split.ids), pool.grain, len(pool)))
         ]
 
     def tokens(self, split: str) -> NDArray[np.float64]:
@@ -56,15 +53,29 @@ class Data:
 
     def loss_sums(self, split: str, losses: NDArray[np.float32]) -> NDArray[np.float64]:
         """Losses [N, T−1] summed by document, in the order of the tokens, in float64."""
-        mask = self.masks[split]
-        owner = self.splits[split].document[:, :-1][mask]
-        return _sums(owner, losses[mask], self.splits[split].documents)
+        return loss_sums(self.splits[split], self.masks[split], losses)
 
     def token_sums(self, split: str, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Values of every token [N, T] summed by document."""
-        document = self.splits[split].document
-        owned = document >= 0
-        return _sums(document[owned], values[owned], self.splits[split].documents)
+        return token_sums(self.splits[split], values)
+
+
+def shard_rows(sequences: int, grain: int, workers: int) -> list[slice]:
+    """Cut sequences into whole grains, for as many workers as there are grains: equal shares but for one grain."""
+    count = -(-sequences // grain)
+    bounds = np.linspace(0, count, min(workers, count) + 1).round().astype(int) * grain
+    return [slice(int(a), min(int(b), sequences)) for a, b in pairwise(bounds)]
+
+
+def loss_sums(split: Split, mask: NDArray[np.bool_], losses: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Losses [N, T−1] under the mask, summed by document; a loss is its context token's document's."""
+    return _sums(split.document[:, :-1][mask], losses[mask], split.documents)
+
+
+def token_sums(split: Split, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Values of every token [N, T] summed by document; tokens of no document are left out."""
+    owned = split.document >= 0
+    return _sums(split.document[owned], values[owned], split.documents)
 
 
 def _sums(owner: NDArray[np.int32], values: NDArray[np.float32], documents: int) -> NDArray[np.float64]:

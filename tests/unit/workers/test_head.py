@@ -37,6 +37,7 @@ def untrained() -> Subject:
 def test_a_refit_lowers_the_loss_that_it_fits(untrained: Subject) -> None:
     found = refit(untrained)
     assert found.chosen_step in (3, 6, 9, 12)
+    assert untrained.skeleton.untied_parameters() == 0
     assert found.fit.sum() < 0.99 * found.fit_unchanged.sum()
 
 
@@ -96,6 +97,7 @@ def test_select_does_not_enter_the_fit(untrained: Subject) -> None:
 def test_a_tied_embedding_does_not_move(family: str) -> None:
     subject = random_subject(family, sequences=16)
     assert subject.architecture.tied_embeddings
+    assert subject.skeleton.untied_parameters() == 96 * 32
     before = passes.embed(subject.skeleton, subject.ids, GRAIN)
     unchanged = subject.skeleton.head_parameters()
     every = data(subject, slice(None))
