@@ -75,7 +75,7 @@ class Controller:
             self._pool = Pool(self.settings, self.store, self.pulse.check)
         return self._pool
 
-    def _restart_ray(self) -> None:
+    def _stop_ray(self) -> None:
         ray.shutdown()
         self._pool = None
 
@@ -99,6 +99,9 @@ class Controller:
         except UserError as error:
             self.leases.fail(claim, as_problem(error))
             log.info("audit %s: failed: %s", claim.audit_id, error)
+        except WorkerLost as error:
+            self._stop_ray()  # the next attempt gets a fresh one
+            self._retry(claim, error)
         except PeelboundError as error:
             self._retry(claim, error)
         except Exception as error:  # a fault of ours in one audit must not end the others; it is logged whole
@@ -133,7 +136,6 @@ class Controller:
                 losses += 1
                 log.warning("audit %s: %s (%d)", claim.audit_id, error, losses)
                 if losses > WORKER_LOSSES:
-                    self._restart_ray()
                     raise
             finally:
                 pool.abandon()

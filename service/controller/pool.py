@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -52,6 +53,7 @@ def start_ray(settings: Settings) -> None:
     """Connect to the cluster at `ray_address`, or start a Ray of our own on this machine, bound to loopback."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # they are those of abandoned tasks
     # Ray puts the working directory first on its workers' import path, where a user's own peelbound.py would hide us,
     # and its processes stay in it: start it where there is nothing.
     nothing = tempfile.mkdtemp(prefix="peelbound-ray-")
@@ -60,6 +62,8 @@ def start_ray(settings: Settings) -> None:
         if settings.ray_address:
             ray.init(address=settings.ray_address, log_to_driver=False)
             return
+        # Wherever clusters are possible Ray takes 127.0.0.1 for the machine's own address, and listens on all it has.
+        ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(
             num_cpus=settings.workers,
             object_store_memory=settings.ray_object_store_bytes,

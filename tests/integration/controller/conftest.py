@@ -1,0 +1,78 @@
+"""What the controller's tests share: a model, documents, and a service with a controller of two workers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.settings import Settings
+from tests.integration.controller.harness import (
+    ControllerProcess,
+    Service,
+    a_controller,
+    a_service,
+    request_for,
+    save_documents,
+    save_model,
+)
+from tests.s3_server import S3Server, s3_server
+
+__all__ = ["s3_server"]
+
+
+@dataclass
+class Inputs:
+    """What audits read, and the audit that most tests ask for."""
+
+    directory: Path
+    model: Path
+    documents: Path
+
+    def request(self, **changes: Any) -> AuditRequest:
+        """A standard audit, but for these fields."""
+        return request_for(self.model, self.documents, **changes)
+
+
+@dataclass
+class Running:
+    """A service and its one controller."""
+
+    service: Service
+    controller: ControllerProcess
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    directory = tmp_path_factory.mktemp("inputs")
+    return Inputs(directory, save_model(directory / "model"), save_documents(directory / "documents.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two workers on SQLite and a directory, with a wrong key to an S3 server.
+
+    Tests keep apart by tenants, whose results are their own.
+    """
+    directory = tmp_path_factory.mktemp("service")
+    settings = Settings(
+        state_dir=directory / "state",
+        workers=2,
+        allow=[str(inputs.directory), "s3://models"],
+        poll_seconds=0.05,
+        retry_seconds=0.1,
+        s3_endpoint_url=s3_server.endpoint_url,
+        s3_access_key_id=SecretStr(s3_server.access_key_id),
+        s3_secret_access_key=SecretStr("wrong"),
+    )
+    with a_service(settings) as service, a_controller(settings, directory / "log") as controller:
+        yield Running(service, controller)
+
+
+@pytest.fixture(scope="session")
+def reference(running: Running, inputs: Inputs) -> bytes:
+    """The report of the standard audit, as two undisturbed workers made it."""
+    return running.service.succeeded(running.service.submit(inputs.request(), "reference"), "reference")

@@ -1,0 +1,112 @@
+"""Whatever is killed, stopped or cancelled: the audit ends as it should, and nothing is solved twice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from peelbound.service.schemas.record import AuditState
+from peelbound.service.schemas.request import AuditOptions, Preset
+from peelbound.service.settings import Settings
+from tests.integration.controller.conftest import Inputs, Running
+from tests.integration.controller.harness import a_controller, a_service, gone, until
+
+
+def test_a_killed_worker_is_replaced(running: Running, inputs: Inputs, reference: bytes) -> None:
+    service, tenant = running.service, "worker-killed"
+    audit = service.submit(inputs.request(), tenant)
+    until(lambda: service.half_solved(tenant))
+    victim = running.controller.workers()[0]
+    victim.kill()
+    before = service.results(tenant=tenant)
+    assert service.succeeded(audit, tenant) == reference
+    after = service.results(tenant=tenant)
+    assert {name: after[name] for name in before} == before
+    assert service.record(audit, tenant).attempt == 1
+    assert service.states(audit, tenant) == ["queued", "running", "succeeded"]
+    assert gone(victim)
+    assert len(running.controller.workers()) == 2
+
+
+@dataclass(frozen=True)
+class Long:
+    """An audit that would take many minutes: on what, and the result that is there when that begins."""
+
+    options: AuditOptions
+    after: str
+
+
+LONG = {
+    "block reference": Long(
+        AuditOptions(block_steps=10_000, matrix_band=0, positive_control=False, grain=4), "trained"
+    ),
+    "peeled block": Long(AuditOptions(network_steps=100_000, grain=4), "trained"),
+    "head": Long(AuditOptions(head_steps=100_000, block_steps=1, maps=[[3]], matrix_band=0, grain=4), "select"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_cancelled_audit_leaves_its_workers_usable(
+    name: str, running: Running, inputs: Inputs, reference: bytes
+) -> None:
+    service, tenant, long = running.service, f"cancelled-{name.replace(' ', '-')}", LONG[name]
+    workers = {worker.pid for worker in running.controller.workers()}
+    audit = service.submit(inputs.request(options=long.options), tenant)
+    until(lambda: service.results(long.after, tenant))
+    assert service.audits.cancel(tenant, audit).state is AuditState.CANCELLING
+    assert service.wait(audit, tenant).state is AuditState.CANCELLED
+    assert service.states(audit, tenant) == ["queued", "running", "cancelling", "cancelled"]
+    assert service.audits.manifest_key(tenant, audit) is None
+    assert service.succeeded(service.submit(inputs.request(), tenant), tenant) == reference
+    assert {worker.pid for worker in running.controller.workers()} == workers
+
+
+def test_sigterm_hands_the_audit_back_and_another_finishes_it(inputs: Inputs, reference: bytes, tmp_path: Path) -> None:
+    """One failure would end this audit, and its lease outlives the test: it must be handed back, and at once."""
+    settings = Settings(state_dir=tmp_path / "state", allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600)
+    with a_service(settings) as service:
+        with a_controller(settings, tmp_path / "first.log") as first:
+            audit = service.submit(inputs.request())
+            until(lambda: service.half_solved())
+            family = first.family()
+            assert first.terminate() == 0
+            until(lambda: all(gone(process) for process in family))
+        before = service.results()
+        record = service.record(audit)
+        assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 1, None)
+        with a_controller(settings, tmp_path / "second.log"):
+            assert service.succeeded(audit) == reference
+        after = service.results()
+        assert {name: after[name] for name in before} == before
+        assert service.states(audit) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    """The test plays the kernel that ends whoever takes too much memory."""
+    settings = Settings(state_dir=tmp_path / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1)
+    quick, poison = inputs.request(preset=Preset.QUICK), inputs.request(options=LONG["block reference"].options)
+    with a_service(settings) as service, a_controller(settings, tmp_path / "log") as controller:
+        audit = service.submit(poison, "poison")
+        until(lambda: service.results("trained", "poison"))
+        killed = set()
+        while not service.record(audit, "poison").state.ended:
+            for worker in controller.workers():
+                if worker.pid not in killed:
+                    killed.add(worker.pid)
+                    worker.kill()
+        record = service.record(audit, "poison")
+        assert record.state is AuditState.FAILED
+        assert record.problem is not None
+        assert record.problem.slug == "worker-lost"
+        assert len(killed) == 3
+        assert service.run(quick).state is AuditState.SUCCEEDED
+
+
+def test_ray_listens_on_loopback_only(running: Running, reference: bytes) -> None:
+    assert reference
+    processes = [running.controller.itself(), *running.controller.family()]
+    listening = [c for p in processes for c in p.net_connections("inet") if c.status == "LISTEN"]
+    assert len(listening) > 3
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}

@@ -1,0 +1,110 @@
+"""The same request gives the same report, to the last byte: whoever works on it, wherever things lie, and when."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from peelbound.service.schemas.report import Report
+from peelbound.service.settings import Settings
+from tests.integration.controller.conftest import Inputs, Running
+from tests.integration.controller.harness import a_controller, a_service, aged, request_for
+from tests.s3_server import S3Server
+
+FOREIGN = ("api", "service", "workers", "ray", "torch", "peelbound")
+
+
+def test_the_report_holds_all_that_a_standard_audit_measures(reference: bytes) -> None:
+    report = Report.model_validate_json(reference)
+    assert report.calibration.splits["check"].documents >= 30
+    assert len(report.blocks) == 3
+    assert {network.name for network in report.networks} >= {"YES-0", "direct"}
+    assert [(cell.source, cell.target) for cell in report.matrix] == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
+    assert report.positive_control is not None
+    assert all(block.smallest_visible_effect > 0 for block in report.blocks)
+
+
+def test_one_worker_among_foreign_folders_gives_the_same_bytes(
+    inputs: Inputs, reference: bytes, tmp_path: Path
+) -> None:
+    """The controller runs in a user's directory, whose modules are named like ours and like those that we import."""
+    user = tmp_path / "user"
+    for name in FOREIGN:
+        (user / name).mkdir(parents=True)
+        (user / name / "__init__.py").write_text(f"raise ImportError('the {name} of the user was imported')\n")
+    settings = Settings(state_dir=tmp_path / "state", workers=1, allow=[str(inputs.directory)])
+    with a_service(settings) as service, a_controller(settings, tmp_path / "log", cwd=user):
+        assert service.succeeded(service.submit(inputs.request())) == reference
+
+
+def test_a_repeated_audit_is_answered_from_what_is_kept(running: Running, inputs: Inputs, reference: bytes) -> None:
+    service = running.service
+    kept = service.results(tenant="reference")
+    named = inputs.request(run="r", step=7, training_loss=5.5, labels={"a": "b"})
+    for request in (inputs.request(), named):
+        audit = service.submit(request, "reference")
+        assert service.succeeded(audit, "reference") == reference
+        assert service.timings(audit, "reference")["reused"]
+    assert service.results(tenant="reference") == kept
+
+
+def test_a_copied_checkpoint_is_read_once_and_nothing_is_solved(
+    running: Running, inputs: Inputs, reference: bytes
+) -> None:
+    service = running.service
+    kept = service.results(tenant="reference")
+    copy = aged(Path(shutil.copytree(inputs.model, inputs.directory / "copy")))
+    audit = service.submit(request_for(copy, inputs.documents), "reference")
+    assert but_request(service.succeeded(audit, "reference")) == but_request(reference)
+    timings = service.timings(audit, "reference")
+    assert (timings["reused"], timings["walks"]) == (False, 1)
+    progress = service.record(audit, "reference").progress
+    assert progress is not None
+    assert progress.problems_done == progress.problems_cached > 0
+    later = service.results(tenant="reference")
+    assert later.keys() - kept.keys() == {name for name in later if name.startswith("report/")} - kept.keys()
+    assert {name: later[name] for name in kept} == kept
+
+
+@pytest.fixture(scope="module")
+def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Three workers that keep their results on S3 and may read the same inputs there and in the directory."""
+    directory, bucket = tmp_path_factory.mktemp("s3-service"), s3_server.new_bucket()
+    settings = Settings(
+        state_dir=directory / "state",
+        store_url=f"s3://{bucket}/results",
+        workers=3,
+        allow=[str(inputs.directory), f"s3://{bucket}/inputs"],
+        s3_endpoint_url=s3_server.endpoint_url,
+        s3_access_key_id=SecretStr(s3_server.access_key_id),
+        s3_secret_access_key=SecretStr(s3_server.secret_access_key),
+    )
+    client = s3_server.access().client()
+    for file in inputs.model.iterdir():
+        client.put_object(Bucket=bucket, Key=f"inputs/model/{file.name}", Body=file.read_bytes())
+    client.put_object(Bucket=bucket, Key="inputs/documents.jsonl", Body=inputs.documents.read_bytes())
+    with a_service(settings) as service, a_controller(settings, directory / "log") as controller:
+        yield Running(service, controller)
+
+
+def test_three_workers_with_a_store_on_s3_give_the_same_bytes(on_s3: Running, inputs: Inputs, reference: bytes) -> None:
+    assert on_s3.service.succeeded(on_s3.service.submit(inputs.request())) == reference
+
+
+def test_inputs_on_s3_change_nothing_but_their_names(on_s3: Running, reference: bytes) -> None:
+    store = on_s3.service.settings.store_url
+    inputs = f"{store.removesuffix('/results')}/inputs"
+    request = request_for(f"{inputs}/model", f"{inputs}/documents.jsonl")
+    report = on_s3.service.succeeded(on_s3.service.submit(request, "from-s3"), "from-s3")
+    assert but_request(report) == but_request(reference)
+    assert json.loads(report)["request"] == request.identity()
+
+
+def but_request(report: bytes) -> dict[str, object]:
+    """The report without what it repeats of the request."""
+    found: dict[str, object] = json.loads(report)
+    del found["request"]
+    return found
