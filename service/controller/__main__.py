@@ -10,6 +10,7 @@ from peelbound.service.controller.loop import Controller
 from peelbound.service.database.engine import make_engine, migrate
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
+from peelbound.service.uris import AllowList
 from peelbound.workers.errors import PeelboundError
 
 
@@ -26,6 +27,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, told)
     settings = Settings()
     try:
+        AllowList(settings.allow)
         engine = make_engine(settings.resolved_database_url)
         migrate(engine)
         Controller(settings, engine, open_store(settings), stop).run()

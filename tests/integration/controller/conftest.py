@@ -32,9 +32,9 @@ class Inputs:
     model: Path
     documents: Path
 
-    def request(self, **changes: Any) -> AuditRequest:
+    def request(self, checkpoint: Path | str | None = None, **changes: Any) -> AuditRequest:
         """A standard audit, but for these fields."""
-        return request_for(self.model, self.documents, **changes)
+        return request_for(checkpoint or self.model, self.documents, **changes)
 
 
 @dataclass
