@@ -19,7 +19,7 @@ EXHAUSTIVE_BLOCKS = 6
 """More blocks than this have more than 32 maps: `exhaustive` refuses."""
 CONTROL_COST = 0.05
 """Nats that the planted damage of the positive control should cost on select."""
-CONTROL_SIGMAS = (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6)
+CONTROL_SIGMAS = (0.1, 0.18, 0.3, 0.5, 0.85, 1.4, 2.4, 4.0)
 """Noise levels among which the one with a cost nearest to `CONTROL_COST` is planted."""
 
 

@@ -1,0 +1,199 @@
+"""What an audit takes: bytes, memory, idle workers, and how long until it starts.
+
+    python -m bench.resources [walks] [memory] [again] [up] [large] [--out bench/out/resources]
+
+walks   bytes read in a `quick` audit against checkpoint × walks of the plan, and the share of the time in which the two
+        workers were busy, on a model of 12 blocks
+memory  a worker's peak of private memory above its baseline against the plan's sum, at 8 and at 64 blocks
+again   a second, identical audit
+up      `peelbound up` until it is ready
+large   `quick` on a llama-shaped model of 30 blocks and 135M parameters, 4k tokens
+
+Models have random weights: what an audit takes does not depend on them. Everything is compared within one run.
+"""
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.local import LocalAudits, local_audits, save
+from peelbound.service.controller.planning import plan_request
+from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration, Preset, Provenance
+
+LETTERS = 200
+
+
+def random_model(path: Path, *, hidden: int, intermediate: int, blocks: int, heads: int, kv: int, vocab: int) -> Path:
+    """Save a llama-shaped model with random bf16 weights, once."""
+    if not (path / "config.json").exists():
+        config = LlamaConfig(
+            vocab_size=vocab, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=blocks,
+            num_attention_heads=heads, num_key_value_heads=kv, max_position_embeddings=2048, tie_word_embeddings=True,
+            bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).bfloat16().save_pretrained(path)
+    return path
+
+
+def request(path: Path, *, length: int, fit: int, select: int, check: int, **options: Any) -> AuditRequest:
+    """A quick audit on random token ids, one document a sequence."""
+    generator = torch.Generator().manual_seed(0)
+    documents = torch.randint(1, LETTERS, (fit + select + check + 30, length), generator=generator).tolist()
+    calibration = Calibration(
+        token_ids=documents, provenance=Provenance.UNSEEN, sequence_length=length,
+        fit_sequences=fit, select_sequences=select, check_sequences=check,
+    )  # fmt: skip
+    return AuditRequest(
+        checkpoint=str(path.resolve()), calibration=calibration, preset=Preset.QUICK, options=AuditOptions(**options)
+    )
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gives and how many seconds it takes."""
+    start = time.monotonic()
+    return work(), time.monotonic() - start
+
+
+def walks(out: Path, audits: LocalAudits) -> dict[str, Any]:
+    """Bytes and busy share."""
+    model = random_model(out / "twelve", hidden=256, intermediate=704, blocks=12, heads=4, kv=4, vocab=4096)
+    asked = request(model, length=128, fit=32, select=16, check=32)
+    plan = plan_request(asked, audits.settings)
+    timings = audits.run(asked).timings
+    return {
+        "walks_planned": len(plan.walks),
+        "walks_made": timings["walks"],
+        "bytes_ratio": timings["bytes_read"] / (plan.checkpoint_bytes * len(plan.walks)),
+        "busy_share": timings["busy_share"],
+        "seconds": timings["seconds"],
+        "seconds_estimated": plan.estimated_seconds,
+    }
+
+
+def again(out: Path, audits: LocalAudits) -> dict[str, Any]:
+    """The audit of `walks` once more."""
+    model = out / "twelve"
+    asked = request(model, length=128, fit=32, select=16, check=32)
+    audits.run(asked)
+    result, seconds = timed(lambda: audits.run(asked))
+    return {"reused": result.timings["reused"], "seconds": seconds}
+
+
+def memory(out: Path) -> dict[str, Any]:
+    """Peak private memory of a worker above its baseline, at two depths."""
+    rows: dict[str, Any] = {}
+    for blocks in (8, 64):
+        shape = {"hidden": 512, "intermediate": 1408, "heads": 8, "kv": 8, "vocab": 1024}
+        model = random_model(out / f"deep-{blocks}", blocks=blocks, **shape)
+        asked = request(model, length=32, fit=8, select=4, check=8, block_steps=2, rhos=[0.3], head_steps=4)
+        with local_audits(out / f"state-memory-{blocks}", out) as audits:
+            plan = plan_request(asked, audits.settings)
+            audits.pool.start(asked.options.grain)
+            audits.pool.broadcast("ready")
+            with watching() as peaks:
+                audits.run(asked)
+        above = max(peak - baseline for baseline, peak in peaks.values())
+        rows[str(blocks)] = {"above_baseline": above, "planned": plan.worker_bytes, "states": plan.state_bytes}
+    rows["ratio_64_to_8"] = rows["64"]["above_baseline"] / rows["8"]["above_baseline"]
+    return rows
+
+
+@contextmanager
+def watching(interval: float = 0.02) -> Iterator[dict[int, tuple[int, int]]]:
+    """First and largest private memory (RssAnon, bytes) of every worker process while the body runs."""
+    peaks: dict[int, tuple[int, int]] = {}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(interval):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if process.name().startswith("ray::Worker"):
+                        now = _private(process.pid)
+                        first, largest = peaks.get(process.pid, (now, now))
+                        peaks[process.pid] = (first, max(largest, now))
+                except (psutil.Error, OSError):
+                    continue
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _private(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def up(out: Path) -> dict[str, Any]:
+    """Seconds from the command until the service says where it is."""
+    service = ["up", "--json", "--state-dir", str(out / "up"), "--port", "0"]
+    command = [str(Path(sys.executable).parent / "peelbound"), *service]
+    start = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = time.monotonic() - start
+        process.terminate()
+    return {"seconds": seconds}
+
+
+def large(out: Path, audits: LocalAudits) -> dict[str, Any]:
+    """A 135M-parameter model with 4k tokens."""
+    model = random_model(out / "large", hidden=576, intermediate=1536, blocks=30, heads=9, kv=3, vocab=49152)
+    asked = request(model, length=128, fit=12, select=6, check=14)
+    plan = plan_request(asked, audits.settings)
+    timings = audits.run(asked).timings
+    return {
+        "parameters": plan.parameters,
+        "seconds": timings["seconds"],
+        "seconds_estimated": plan.estimated_seconds,
+        "busy_share": timings["busy_share"],
+        "gflops_per_worker": plan.flops / timings["seconds"] / timings["workers"] / 1e9,
+    }
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["walks", "again", "up", "memory", "large"])
+    parser.add_argument("--out", type=Path, default=Path("bench/out/resources"))
+    arguments = parser.parse_args()
+    console = Console(width=110)
+    results: dict[str, Any] = {}
+    alone = {"up": up, "memory": memory}
+    on_a_pool = {"walks": walks, "again": again, "large": large}
+    for part in arguments.parts:
+        if part in alone:
+            results[part] = alone[part](arguments.out)
+        else:
+            with local_audits(arguments.out / f"state-{part}", arguments.out) as audits:
+                results[part] = on_a_pool[part](arguments.out, audits)
+        table = Table("figure", "value", title=part)
+        for name, value in results[part].items():
+            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+        console.print(table)
+        save(arguments.out / "resources.json", results)
+
+
+if __name__ == "__main__":
+    main()
