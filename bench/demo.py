@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -189,16 +190,19 @@ def run_pages(client: Client) -> list[Path]:
 
 def table(audits: list[Audited]) -> Table:
     """The audits side by side; losses in nats per token."""
-    result = Table(title="Two runs, audited on files that neither has seen (losses in nats per token)")
-    result.add_column("checkpoint")
-    for loss in ("training loss", "loss on check", "YES bound", "head control"):
+    result = Table(box=SIMPLE_HEAD, title="Audited on files that neither run has seen; losses in nats per token")
+    result.add_column("checkpoint", no_wrap=True)
+    for loss in ("training\nloss", "loss on\ncheck", "YES\nbound", "head\ncontrol"):
         result.add_column(loss, justify="right")
-    result.add_column("verdict")
+    result.add_column("verdict", no_wrap=True)
     result.add_column("blocks named")
     for audit in audits:
         cloud = audit.summary.cloud
-        named = [f"{block} inert" for block in audit.summary.inert_blocks]
-        named += [f"{block} lagging" for block in audit.summary.lagging_blocks]
+        named = [
+            f"{finding} {', '.join(map(str, blocks))}"
+            for finding, blocks in (("inert", audit.summary.inert_blocks), ("lagging", audit.summary.lagging_blocks))
+            if blocks
+        ]
         result.add_row(
             audit.checkpoint.name,
             f"{audit.checkpoint.training_loss:.3f}",
@@ -206,7 +210,7 @@ def table(audits: list[Audited]) -> Table:
             "—" if cloud.bound_check is None else f"{cloud.bound_check:.3f}",
             f"{cloud.head_control_check:.3f}",
             audit.summary.status,
-            ", ".join(named) or "none",
+            "; ".join(named) or "none",
             end_section=audit.checkpoint.step == RECIPES[audit.checkpoint.run].steps,
         )
     return result
