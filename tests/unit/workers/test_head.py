@@ -93,6 +93,17 @@ def test_select_does_not_enter_the_fit(untrained: Subject) -> None:
         assert torch.equal(parameter, found[1].parameters[name])
 
 
+def test_the_learning_rate_decays_linearly_from_its_peak(untrained: Subject) -> None:
+    """Four of Adam's steps, each as long as its rate where the gradient does not turn: 1 + 3/4 + 1/2 + 1/4."""
+    every = data(untrained, slice(None))
+    gentle = HeadSettings(steps=4, learning_rate=1e-4, batch=16, evaluations=1)
+    found = head.refit(untrained.skeleton, every, every, gentle, 0, GRAIN, no_interruption)
+    assert found.chosen_step == 4
+    own = untrained.skeleton.head_parameters()
+    lengths = torch.cat([(found.parameters[name] - p).abs().flatten() for name, p in own.items()])
+    assert float(lengths.median()) == pytest.approx(2.5e-4, rel=0.05)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_a_tied_embedding_does_not_move(family: str) -> None:
     subject = random_subject(family, sequences=16)

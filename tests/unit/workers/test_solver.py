@@ -105,6 +105,31 @@ def test_a_corrected_solve_reduces_its_objective_and_foretells_a_gain(
     assert not any(p.requires_grad or p.grad is not None for p in block.parameters())
 
 
+def test_later_steps_follow_the_gradient_of_the_clipped_and_proximal_objective(trained: Subject) -> None:
+    settings = replace(CORRECTED, rho=0.05, gradient_clip=1.0, learning_rate=1e-2)
+    block, moved = trained.block(2), trained.block(2)
+    seen: list[Tensor] = []
+
+    def take(step: int) -> None:
+        if step == 1:
+            moved.load_state_dict(block.state_dict())
+        if step == 2:
+            seen.extend(p.grad.clone() for p in block.parameters() if p.grad is not None)
+            raise Enough
+
+    with pytest.raises(Enough):
+        solve(trained, 2, block, settings, on_step=take)
+
+    before, after, gradient = (torch.from_numpy(x) for x in (trained.h(1), trained.h(2), trained.g(2)))
+    terms = solver.corrected_terms(trained.h(1), trained.h(2), trained.g(2), settings)
+    linear, proximal = torch.from_numpy(terms[0]), torch.from_numpy(terms[1])
+    assert 0 < float((linear < 1).float().mean()) < 1
+    delta = trained.skeleton.run(2, moved.requires_grad_(True), before) - after
+    value = (linear * (gradient * delta).sum(-1) + proximal * delta.square().sum(-1) / 2).mean()
+    for got, want in zip(seen, torch.autograd.grad(value, list(moved.parameters())), strict=True):
+        assert float((got - want).norm() / want.norm()) < 1e-3
+
+
 def test_a_damaged_block_wins_back_loss_on_tokens_that_it_was_not_fitted_to(trained: Subject) -> None:
     damaged = trained.with_block(1, trained.skeleton.load_block(1, noisy(trained.parts[1], sigma=0.6, seed=0)))
     fit, check = (Subject(damaged.whole, damaged.ids[rows], damaged.mask[rows]) for rows in (slice(12), slice(12, 24)))
