@@ -32,6 +32,9 @@ _ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
 }
 
+TRAINED = "trained"
+"""Name of the audited network among the references."""
+
 States = dict[str, Floats]
 """Hidden states by the name of the reference that they belong to, each [N, T, D]."""
 
@@ -220,8 +223,8 @@ class Worker:
             solver.solve_state(
                 self.skeleton, problem.index, block, inputs, target, problem.settings, problem.seed, self._on_step
             )
-        fit_output = passes.forward(self.skeleton, problem.index, block, inputs, self.grain)
-        select_output = passes.forward(self.skeleton, problem.index, block, select, self.grain)
+        fit_output = passes.forward(self.skeleton, problem.index, block, inputs, self.grain, competitor=True)
+        select_output = passes.forward(self.skeleton, problem.index, block, select, self.grain, competitor=True)
         values = {
             "fit_residual": solver.relative_error(fit_output, target),
             "select_residual": solver.relative_error(select_output, select_target),
@@ -234,7 +237,8 @@ class Worker:
         """Push a shard through a stored peeled block."""
         start = time.perf_counter()
         block = self.skeleton.load_block(index, load_tensors(self.store, key))
-        return passes.forward(self.skeleton, index, block, states, self.grain), Done(time.perf_counter() - start)
+        after = passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
+        return after, Done(time.perf_counter() - start)
 
     def refit_head(
         self,
@@ -278,12 +282,14 @@ class Worker:
         states, after = _by_name(states), {}
         for reference in references:
             if reference.leaves == block.index:
-                after[reference.name] = self._leave(reference, part, states["trained"])
+                after[reference.name] = self._leave(reference, part, states[TRAINED])
             elif reference.leaves < block.index <= reference.rejoins:
                 after[reference.name] = states[reference.name]
         for name, value in states.items():
             if name not in after:
-                after[name] = passes.forward(self.skeleton, block.index, module, value, self.grain)
+                after[name] = passes.forward(
+                    self.skeleton, block.index, module, value, self.grain, competitor=name != TRAINED
+                )
         return after, Done(time.perf_counter() - start)
 
     def _leave(self, reference: Reference, part: Part, states: Floats) -> Floats:
@@ -294,20 +300,21 @@ class Worker:
             block = self._load(TrainedBlock(index, reference.damage), part)
         else:
             return states
-        return passes.forward(self.skeleton, index, block, states, self.grain)
+        return passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
 
     def losses(self, states: States | Floats, ids: Ints, mask: NDArray[np.bool_], head_key: str | None = None) -> Done:
         """Losses per token [N, T−1] of every reference of a shard, by name, with the trained or a refitted head."""
         start = time.perf_counter()
         fitted = None if head_key is None else load_tensors(self.store, head_key)
         values = {
-            n: passes.losses(self.skeleton, h, ids, mask, self.grain, fitted) for n, h in _by_name(states).items()
+            name: passes.losses(self.skeleton, h, ids, mask, self.grain, fitted, competitor=name != TRAINED)
+            for name, h in _by_name(states).items()
         }
         return Done(time.perf_counter() - start, values)
 
 
 def _by_name(states: States | Floats) -> States:
-    return states if isinstance(states, dict) else {"trained": states}
+    return states if isinstance(states, dict) else {TRAINED: states}
 
 
 def _thirds(shards: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:

@@ -44,26 +44,49 @@ def embed(skeleton: Skeleton, ids: Ints, grain: int) -> Floats:
         )
 
 
-def forward(skeleton: Skeleton, index: int, block: nn.Module, states: Floats, grain: int) -> Floats:
+def forward(
+    skeleton: Skeleton, index: int, block: nn.Module, states: Floats, grain: int, *, competitor: bool = False
+) -> Floats:
     """Push states [N, T, D] through block `index`.
 
+    Args:
+        skeleton: the model.
+        index: 1..K.
+        block: the trained block, or one in its place.
+        states: h[index−1] of the trained network or of a competitor.
+        grain: sequences a pass.
+        competitor: whether block or states are one's that we built, not the trained network's.
+
     Raises:
-        CheckpointError: the output is not finite (slug ``checkpoint-not-finite``, names the block).
+        CheckpointError: the output is not finite; slug ``checkpoint-not-finite``, or ``solver-diverged`` for a
+            competitor. Names the block.
     """
     outputs = []
     with torch.no_grad():
         for part in grains(len(states), grain):
             output = skeleton.run(index, block, tensor_of(states[part], skeleton.device))
             if not torch.isfinite(output).all():
-                raise CheckpointError(
-                    f"The output of block {index} holds NaN or Inf on the calibration tokens.",
-                    slug="checkpoint-not-finite",
-                    remedy="The weights are finite but overflow in float32: audit an earlier checkpoint of this run.",
-                    pointer="/checkpoint",
-                    block=index,
-                )
+                raise _not_finite(f"The output of block {index}", competitor, index)
             outputs.append(array_of(output))
     return np.concatenate(outputs)
+
+
+def _not_finite(what: str, competitor: bool, index: int | None = None) -> CheckpointError:
+    if competitor:
+        return CheckpointError(
+            f"{what} holds NaN or Inf in a network that was solved anew: its solver diverged.",
+            slug="solver-diverged",
+            remedy="Lower options.block_learning_rate, options.network_learning_rate or options.rhos.",
+            pointer="/options",
+            block=index,
+        )
+    return CheckpointError(
+        f"{what} holds NaN or Inf on the calibration tokens.",
+        slug="checkpoint-not-finite",
+        remedy="The weights are finite but overflow in float32: audit an earlier checkpoint of this run.",
+        pointer="/checkpoint",
+        block=index,
+    )
 
 
 def cosine(before: Floats, after: Floats) -> Floats:
@@ -144,6 +167,8 @@ def losses(
     mask: NDArray[np.bool_],
     grain: int,
     head: dict[str, Tensor] | None = None,
+    *,
+    competitor: bool = False,
 ) -> Floats:
     """Cross-entropy in nats of every next token, [N, T−1]; zero where `mask` [N, T−1] is False.
 
@@ -151,13 +176,20 @@ def losses(
         states: h[K], [N, T, D].
         ids: [N, T].
         head: parameters in place of the model's own final norm and output projection.
+        competitor: whether states or head are of a network that we built.
+
+    Raises:
+        CheckpointError: a loss is not finite; the slugs are those of `forward`.
     """
     rows = []
     with torch.no_grad():
         for part in grains(len(states), grain):
             h, x = tensor_of(states[part], skeleton.device), tensor_of(ids[part], skeleton.device)
             rows.append(array_of(grain_losses(skeleton, h, x, tensor_of(mask[part], skeleton.device), head)))
-    return np.concatenate(rows)
+    found = np.concatenate(rows)
+    if not np.isfinite(found).all():
+        raise _not_finite("The loss", competitor or head is not None)
+    return found
 
 
 def loss_gradient(
@@ -173,4 +205,7 @@ def loss_gradient(
             loss.sum().backward()
             rows.append(array_of(loss))
         gradients.append(array_of(h.grad if h.grad is not None else torch.zeros_like(h)))
-    return np.concatenate(rows), np.concatenate(gradients)
+    found = np.concatenate(rows)
+    if not np.isfinite(found).all():
+        raise _not_finite("The loss", competitor=False)
+    return found, np.concatenate(gradients)
