@@ -63,7 +63,9 @@ def test_a_cancelled_audit_leaves_its_workers_usable(
 
 def test_sigterm_hands_the_audit_back_and_another_finishes_it(inputs: Inputs, reference: bytes, tmp_path: Path) -> None:
     """One failure would end this audit, and its lease outlives the test: it must be handed back, and at once."""
-    settings = Settings(state_dir=tmp_path / "state", allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600)
+    settings = Settings(
+        state_dir=tmp_path / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600
+    )
     with a_service(settings) as service:
         with a_controller(settings, tmp_path / "first.log") as first:
             audit = service.submit(inputs.request())
@@ -89,11 +91,11 @@ def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds
     quick, poison = inputs.request(preset=Preset.QUICK), inputs.request(options=LONG["block reference"].options)
     with a_service(settings) as service, a_controller(settings, tmp_path / "log") as controller:
         audit = service.submit(poison, "poison")
-        until(lambda: service.results("trained", "poison"))
         killed = set()
         while not service.record(audit, "poison").state.ended:
             for worker in controller.workers():
-                if worker.pid not in killed:
+                progress = service.record(audit, "poison").progress
+                if worker.pid not in killed and progress is not None and progress.phase == "block_references":
                     killed.add(worker.pid)
                     worker.kill()
         record = service.record(audit, "poison")

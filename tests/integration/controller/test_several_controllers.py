@@ -13,6 +13,7 @@ def test_each_audit_runs_once_and_that_of_a_killed_controller_goes_on(
     settings = Settings(
         state_dir=tmp_path / "state",
         database_url=database_url,
+        workers=1,
         allow=[str(inputs.directory)],
         lease_seconds=3,
         poll_seconds=0.05,
