@@ -1,6 +1,6 @@
 """Does the verdict find what is wrong, and accuse nobody else? On models where we know the answer.
 
-    python -m bench.validity [--seeds 5] [--steps 400] [--out bench/out/validity]
+    python -m bench.validity [--seeds 5] [--steps 300] [--out bench/out/validity]
 
 For each seed, two models of six blocks are trained on the standard library's source: a sound one, and one in which a
 block was left frozen by mistake. Both are audited (`standard`) on files that training never saw. Then, on the first
@@ -136,7 +136,7 @@ def main() -> None:
     """Train, audit, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("bench/out/validity"))
     arguments = parser.parse_args()
     console = Console(width=140)

@@ -35,7 +35,10 @@ class Thresholds:
     z_min: float = 6.0
     """A lagging block's scale scores both have a larger |z| …"""
     z_spread: float = 2.5
-    """… and one larger than this many medians of the other blocks' |z|."""
+    """… and one larger than this many medians of the other blocks' |z| …"""
+    scale_effect: float = 0.01
+    """… and, with their lower bounds, matter by more than this: nats per unit of strength. |z| alone grows with the
+    number of documents, and no trained network is at its optimum exactly."""
 
 
 @dataclass(frozen=True)

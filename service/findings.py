@@ -38,10 +38,12 @@ def scale_limit(scores: Sequence[ScaleScores], position: int, thresholds: Thresh
     return max(thresholds.z_min, thresholds.z_spread * median(others)) if others else thresholds.z_min
 
 
-def scale_side(scores: ScaleScores, limit: float | None) -> str | None:
-    """Which way a block's output is off: both scores beyond the limit on the same side, or None."""
+def scale_side(scores: ScaleScores, limit: float | None, thresholds: Thresholds) -> str | None:
+    """Which way a block's output is off: both scores beyond the limit on the same side and material, or None."""
     attention, mlp = scores
     if attention is None or mlp is None or limit is None:
+        return None
+    if min(_surely(attention), _surely(mlp)) <= thresholds.scale_effect:
         return None
     if min(attention.z, mlp.z) > limit:
         return TOO_STRONG
@@ -50,12 +52,17 @@ def scale_side(scores: ScaleScores, limit: float | None) -> str | None:
     return None
 
 
+def _surely(score: Score) -> float:
+    """Lower 95% bound of the score's size, in nats per unit of strength."""
+    return abs(score.mean) * (1 - 1.96 / abs(score.z)) if score.z else 0.0
+
+
 def most_suspect(scores: Sequence[ScaleScores], thresholds: Thresholds) -> int | None:
     """The block (1..K) that the scale scores name first: the one farthest beyond its limit, or None."""
     named: list[tuple[float, int]] = []
     for position, (attention, mlp) in enumerate(scores):
         limit = scale_limit(scores, position, thresholds)
-        if limit and attention and mlp and scale_side((attention, mlp), limit):
+        if limit and attention and mlp and scale_side((attention, mlp), limit, thresholds):
             named.append((-min(abs(attention.z), abs(mlp.z)) / limit, position + 1))
     return min(named)[1] if named else None
 
@@ -68,7 +75,7 @@ def _judge(
     influences = [other.block_influence for index, other in enumerate(blocks) if index != position]
     others = median(influences) if influences else None
     limit = scale_limit(scores, position, thresholds)
-    side = scale_side(scores[position], limit)
+    side = scale_side(scores[position], limit, thresholds)
     words = _Words(position, block, thresholds)
 
     finding, because = BlockFinding.SOUND, words.sound()

@@ -45,6 +45,11 @@ class Plan:
     seed: int
 
     @property
+    def control_steps(self) -> tuple[CorrectedSettings, ...]:
+        """Candidates for the damaged copy: the longest step alone, since its way back is long."""
+        return self.corrected[-1:]
+
+    @property
     def walks(self) -> tuple[str, ...]:
         """The passes over the checkpoint's blocks, in order, when nothing is found in object storage."""
         once = ("trained states", "gradients and block references", "select", "check")

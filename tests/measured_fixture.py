@@ -78,6 +78,7 @@ class Synthetic:
                 },
                 self.tokens,
                 [0.04 + 0.01 * block for block in blocks],
+                [0.03 + 0.01 * block for block in blocks],
                 [10.0 * block for block in blocks],
             ),
             scores={kind: list(rows) for kind, rows in products.items()},

@@ -45,7 +45,7 @@ def block(**changes: Any) -> BlockEvidence:
 
 
 def scored(attention: float, mlp: float) -> BlockEvidence:
-    return block(attention_scale=Score(mean=attention / 1000, z=attention), mlp_scale=Score(mean=mlp / 1000, z=mlp))
+    return block(attention_scale=Score(mean=attention / 300, z=attention), mlp_scale=Score(mean=mlp / 300, z=mlp))
 
 
 INERT = block(skip_cost=around(0.0003, 0.0004), block_influence=0.0004)

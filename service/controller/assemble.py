@@ -91,7 +91,7 @@ class Assembly:
         networks = self._networks()
         bound = bound_of(networks, trained.fit, head_control.fit_loss)
         blocks = self._block_evidence(measured.blocks)
-        control = self._control() if measured.control else None
+        control = self._control(blocks) if measured.control else None
         judgement = judge(
             Evidence(
                 trained=trained,
@@ -212,9 +212,9 @@ class Assembly:
                 gain=found.intervals[i],
                 excess_gain=None if excess is None else excess.intervals[i],
                 smallest_visible_effect=(
-                    smallest_visible_effect(found.intervals[i].standard_error, found.critical)
+                    smallest_visible_effect(found.intervals[i].standard_error, max(found.critical, on_select.critical))
                     if blocks.choice.chosen[index] != 0
-                    else smallest_visible_effect(float(expected[i]), found.critical or on_select.critical)
+                    else smallest_visible_effect(float(expected[i]), max(found.critical, on_select.critical))
                 ),
                 chosen_rho=blocks.choice.chosen[index],
                 skip_cost=skips.intervals[i],
@@ -237,27 +237,28 @@ class Assembly:
             for (s, t), interval in zip(cells, intervals, strict=True)
         ]
 
-    def _control(self) -> ControlReport:
+    def _named(self, blocks: BlockMeasurements, evidence: Sequence[BlockEvidence]) -> int | None:
+        """The block that the evidence names first: by its scale scores, else by its excess gain."""
+        thresholds = self._context.thresholds
+        named = most_suspect([(e.attention_scale, e.mlp_scale) for e in evidence], thresholds)
+        ahead = [
+            (-e.excess_gain.estimate, index)
+            for index, e in zip(blocks.blocks, evidence, strict=True)
+            if e.excess_gain is not None and e.gain.low > 0 and e.excess_gain.low > thresholds.excess_gain
+        ]
+        return named or (min(ahead)[1] if ahead else None)
+
+    def _control(self, undamaged: Sequence[BlockEvidence]) -> ControlReport:
         control = self._measured.control
         assert control is not None
         blocks, index = control.measured, control.damage.block
         evidence = self._block_evidence(blocks)
-        scores = [(e.attention_scale, e.mlp_scale) for e in evidence]
-        named = most_suspect(scores, self._context.thresholds)
-        if named is None:
-            ahead = [
-                (-e.excess_gain.estimate, i)
-                for i, e in zip(blocks.blocks, evidence, strict=True)
-                if e.excess_gain is not None
-                and e.gain.low > 0
-                and e.excess_gain.low > self._context.thresholds.excess_gain
-            ]
-            named = min(ahead)[1] if ahead else None
+        named = self._named(blocks, evidence)
+        seen = named is not None and (named == index or named != self._named(self._measured.blocks, undamaged))
         cost = self._paired(blocks.trained.loss_sums[CHECK], self._trained.loss_sums[CHECK], "planted cost")
         damaged = evidence[index - 1]
-        seen = named is not None
         detail = f"Weight noise of {control.damage.sigma:g} standard deviations in block {index} was " + (
-            "not seen." if not seen else f"seen, and block {named} was named."
+            f"seen, and block {named} was named." if seen else "not seen: no block is named that was not named before."
         )
         return ControlReport(
             block=index,

@@ -23,7 +23,7 @@ from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.networks import NetworkAudit, cell_name
 from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
-from peelbound.service.controller.walks import Walker
+from peelbound.service.controller.walks import TrainedWalk, Walker
 from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
 from peelbound.service.schemas.record import Progress
@@ -32,7 +32,7 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.actor import Damage, Reference
-from peelbound.workers.errors import ObjectMissing
+from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 from peelbound.workers.keys import canonical, key_of, platform_fingerprint, seed_of, source_hash
 
 
@@ -97,15 +97,17 @@ class Audit:
         self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
         started, busy = time.monotonic(), pool.busy_seconds
         keep = frozenset({FIT, CHECK} | ({SELECT} if plan.maps or plan.band else set()))
-        walk = None
+        first: list[TrainedWalk] = []
         if known is None:
             # Every key needs the digest, which takes reading everything: the first walk does so anyhow.
             self.meter.phase("trained_states")
-            walk = Walker(audited, data, pool, self.meter).trained(keep)
+            first.append(Walker(audited, data, pool, self.meter).trained(keep))
             known = audited.digest()
             digests.keep(known)
-        measurements = Measurements(self.store, self.tenant, self._identity(known, inputs, plan, environment))
-        blocks = BlockAudit(audited, data, pool, measurements, self.meter, plan.corrected, keep=keep, walk=walk)
+        measurements = Measurements(
+            self.store, self.tenant, self._identity(known, inputs, plan, environment), environment["service"]
+        )
+        blocks = BlockAudit(audited, data, pool, measurements, self.meter, plan.corrected, keep=keep, first=first)
         networks = NetworkAudit(audited, data, pool, measurements, self.meter, plan, blocks)
         measured = self._measure(blocks, networks, plan)
         self.meter.phase("reporting")
@@ -149,7 +151,7 @@ class Audit:
             picked = picked_network(built, trained.tokens[SELECT])
             meet_check = [n for n in built if n is picked or len(n.anchors) == 1]
         check = networks.check_losses(meet_check, head_control)
-        blocks.forget()
+        networks.forget()
         control = self._positive_control(blocks, measured, levels, plan) if levels else None
         return Measured(measured, head_control, built, check, residuals, control)
 
@@ -161,8 +163,8 @@ class Audit:
         return list(dict.fromkeys(maps))
 
     def _noise_levels(self, trained: Trained, plan: Plan) -> list[Reference]:
-        """References with more and more weight noise in the block whose influence is the median: a typical one."""
-        ranked = sorted(range(1, plan.blocks + 1), key=lambda block: trained.influence[block - 1])
+        """References with more and more weight noise in the block whose influence on select is the median."""
+        ranked = sorted(range(1, plan.blocks + 1), key=lambda block: trained.select_influence[block - 1])
         block = ranked[(plan.blocks - 1) // 2]
         seed = seed_of(plan.seed, "damage")
         return [
@@ -178,7 +180,7 @@ class Audit:
         if nearest.damage is None:
             raise RuntimeError("a noise level without damage")
         self.meter.phase("positive_control")
-        copy = blocks.damaged(nearest.damage, plan.corrected[-1:])
+        copy = blocks.damaged(nearest.damage, plan.control_steps)
         return Control(nearest.damage, costs[nearest.name], copy.measure())
 
     def _environment(self) -> dict[str, str]:
@@ -196,13 +198,18 @@ class Audit:
 
     def _report_key(self, digest: str, inputs: Inputs, environment: dict[str, str]) -> str:
         splits = {name: split.sha256 for name, split in inputs.calibration.splits.items()}
-        content = {"checkpoint": digest, "splits": splits, "environment": environment}
+        content = {
+            "checkpoint": digest,
+            "splits": splits,
+            "duplicates_dropped": inputs.calibration.duplicates_dropped,
+            "environment": environment,
+        }
         return f"tenants/{self.tenant}/results/report/{key_of([self.request.identity(), content])}.json"
 
     def _find_report(self, key: str) -> bytes | None:
         try:
             return self.store.get(key)
-        except ObjectMissing:
+        except (ObjectMissing, ObjectCorrupt):
             return None
 
 

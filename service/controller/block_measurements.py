@@ -28,6 +28,9 @@ class Trained:
     tokens: dict[str, Sums]
     """Tokens with a loss, by split."""
     influence: list[float]
+    """On check, per block."""
+    select_influence: list[float]
+    """The same on select, for choices."""
     weight_norms: list[float]
 
     def loss(self, split: str) -> float:

@@ -41,7 +41,7 @@ class BlockAudit:
         settings: Sequence[CorrectedSettings],
         *,
         keep: frozenset[str],
-        walk: TrainedWalk | None = None,
+        first: list[TrainedWalk] | None = None,
         damage: Damage | None = None,
     ) -> None:
         """Bind to a network.
@@ -54,7 +54,7 @@ class BlockAudit:
             meter: the progress.
             settings: the candidates, by ρ.
             keep: splits whose trained states others will need.
-            walk: the walk forward, where it was made already.
+            first: holds the walk forward where it was made already; it is taken out, so that nobody else keeps it.
             damage: planted in one block, or None.
         """
         self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
@@ -62,7 +62,7 @@ class BlockAudit:
         self._keep = keep | {FIT, CHECK}
         self._planted = None if damage is None else asdict(damage)
         self._walker = Walker(audited, data, pool, meter, damage)
-        self._walk = walk
+        self._walk = first.pop() if first else None
 
     def walk(self) -> TrainedWalk:
         """The walk forward, once; its states stay until `forget`."""
@@ -90,6 +90,7 @@ class BlockAudit:
             return {
                 "losses": {name: self.data.loss_sums(name, rows).tolist() for name, rows in walk.losses.items()},
                 "influence": walk.influence,
+                "select_influence": walk.select_influence,
                 "weight_norms": walk.weight_norms,
             }
 
@@ -98,6 +99,7 @@ class BlockAudit:
             {name: np.array(rows) for name, rows in found["losses"].items()},
             {name: self.data.tokens(name) for name in self.data.splits},
             found["influence"],
+            found["select_influence"],
             found["weight_norms"],
         )
 

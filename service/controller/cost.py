@@ -104,7 +104,7 @@ class CostModel:
         """FLOPs of all peel problems, suggested maps counted without shared prefixes."""
         counts = plan.problem_counts
         corrected = sum(self.corrected(s, sizes.fit) for s in plan.corrected) * plan.blocks
-        corrected += self.corrected(plan.corrected[-1], sizes.fit) * counts.get("positive_control", 0)
+        corrected += self.corrected(plan.control_steps[0], sizes.fit) * counts.get("positive_control", 0)
         state = self.state(plan.state, sizes.fit, sizes.select, sizes.length)
         refit = self.refit(plan.head, sizes.fit, sizes.select, sizes.length)
         states = counts.get("matrix", 0) + counts.get("reference_network", 0)

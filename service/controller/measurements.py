@@ -14,15 +14,27 @@ class Measurements:
     """The results of one audited model on one calibration set, in object storage.
 
     The key of a result hashes its kind, what it was asked for, and the identity that all of them share: checkpoint,
-    splits, grain and platform.
+    splits, grain and platform. Solutions are the workers' alone; what is measured also depends on the service's own
+    sources, which sum by document, and its key on their hash.
     """
 
-    def __init__(self, store: ObjectStore, tenant: str, identity: Json) -> None:
-        self.store, self.tenant, self.identity = store, tenant, identity
+    def __init__(self, store: ObjectStore, tenant: str, identity: Json, sources: str) -> None:
+        """Bind to a model and its data.
+
+        Args:
+            store: object storage.
+            tenant: whose results these are.
+            identity: what every solution depends on.
+            sources: hash of the code that measures.
+        """
+        self.store, self.tenant, self.identity, self.sources = store, tenant, identity, sources
 
     def key(self, kind: str, asked: Json) -> str:
         """Object key, without suffix, of a result."""
         return f"tenants/{self.tenant}/results/{kind}/{key_of([self.identity, kind, asked])}"
+
+    def _measured_key(self, kind: str, asked: Json) -> str:
+        return f"{self.key(kind, [self.sources, asked])}.json"
 
     def solution(self, key: str) -> dict[str, Any] | None:
         """The measurements beside a stored solution, or None where it is not solved yet."""
@@ -31,7 +43,7 @@ class Measurements:
     def find(self, kind: str, asked: Json) -> Any:
         """A stored measurement, or None."""
         try:
-            return json.loads(self.store.get(f"{self.key(kind, asked)}.json"))
+            return json.loads(self.store.get(self._measured_key(kind, asked)))
         except ObjectMissing:
             return None
 
@@ -44,5 +56,5 @@ class Measurements:
         if found is not None:
             return found
         data = canonical(measure())
-        self.store.put(f"{self.key(kind, asked)}.json", data, media_type="application/json")
+        self.store.put(self._measured_key(kind, asked), data, media_type="application/json")
         return json.loads(data)

@@ -82,6 +82,11 @@ class NetworkAudit:
         self._select_rows: dict[int, Ref] = {}
         self._nodes: dict[tuple[int, ...], str] = {}
 
+    def forget(self) -> None:
+        """Drop the trained states and what was made of them."""
+        self._select_rows.clear()
+        self.blocks.forget()
+
     # Peel problems
 
     def _problem(self, block: int, target: int, source: str) -> StateProblem:
@@ -268,10 +273,13 @@ class NetworkAudit:
         self.meter.phase("reference_networks")
         outputs: dict[tuple[int, ...], _Outputs] = {(): self._trained(0)}
         values: dict[tuple[int, ...], dict[str, float]] = {}
+        parents = {node.parent: node.path for node in nodes}  # the last child of each
         for node in nodes:
             task = self._peel(problems[node.path], node.target, outputs[node.parent], values, node.path)
             fit, select = task.outputs
             outputs[node.path] = _Outputs([fit], select)
+            if parents[node.parent] == node.path:
+                del outputs[node.parent]  # tasks in flight keep what they need
         self.pool.finish_all()
         return outputs, [values[node.path]["fit_residual"] for node in nodes]
 

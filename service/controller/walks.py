@@ -71,6 +71,8 @@ class TrainedWalk:
     """Cross-entropy of every token [N, T−1] by split."""
     influence: list[float] = field(default_factory=list)
     """1 − mean cosine similarity over check, per block."""
+    select_influence: list[float] = field(default_factory=list)
+    """The same over select."""
     weight_norms: list[float] = field(default_factory=list)
 
 
@@ -117,14 +119,14 @@ class Walker:
         """
         data, blocks = self.data, self.audited.blocks
         walk = TrainedWalk({name: {0: self._embed(shards)} for name, shards in data.shards.items()})
-        cosines = {index: Rows(data.shards[CHECK]) for index in range(1, blocks + 1)}
+        cosines = {(name, i): Rows(data.shards[name]) for name in (SELECT, CHECK) for i in range(1, blocks + 1)}
         norms: dict[int, float] = {}
         window = Window(self.pool)
 
         def took(index: int, shard: Shard, done: Done) -> None:
             norms[index] = done.values["weight_norm"]
-            if shard.split == CHECK:
-                cosines[index].put(shard, done.values["cosine"])
+            if shard.split != FIT:
+                cosines[shard.split, index].put(shard, done.values["cosine"])
             self._passed(FORWARD, shard)
 
         for index, part in self.audited.parts(range(1, blocks + 1)):
@@ -169,12 +171,15 @@ class Walker:
             self._submit_losses(shard, state, {"trained": rows[SELECT]})
         self.pool.finish_all()
         walk.losses = {name: _whole(r) for name, r in rows.items()}
-        owned = data.splits[CHECK].document >= 0
-        walk.influence = [
-            1.0 - float(_whole(cosines[index])[owned].mean(dtype=np.float64)) for index in range(1, blocks + 1)
-        ]
+        walk.influence, walk.select_influence = (
+            [self._influence(name, cosines[name, index]) for index in range(1, blocks + 1)] for name in (CHECK, SELECT)
+        )
         walk.weight_norms = [norms[index] for index in range(1, blocks + 1)]
         return walk
+
+    def _influence(self, split: str, cosines: Rows) -> float:
+        owned = self.data.splits[split].document >= 0
+        return 1.0 - float(_whole(cosines)[owned].mean(dtype=np.float64))
 
     def backward(self, walk: TrainedWalk, on_block: OnBlock) -> ScaleProducts:
         """Walk back: gradients of fit and check at every boundary, scale products.

@@ -195,16 +195,24 @@ def test_scale_scores_accuse_only_far_out_on_one_side(scores: list[tuple[float, 
     assert judged[0].side == side
     assert judged[0].finding is (BlockFinding.LAGGING if side else BlockFinding.SOUND)
     assert {block.finding for block in judged[1:]} == {BlockFinding.SOUND}
-    pairs = [(Score(mean=0, z=a), Score(mean=0, z=m)) for a, m in scores]
+    pairs = [(Score(mean=a / 300, z=a), Score(mean=m / 300, z=m)) for a, m in scores]
     assert most_suspect(pairs, LIMITS) == (1 if side else None)
 
 
 def test_the_block_farthest_beyond_its_limit_is_named_first() -> None:
     sound = [(Score(mean=0, z=1), Score(mean=0, z=-2))] * 4
-    pairs = [*sound, (Score(mean=0, z=9), Score(mean=0, z=8)), (Score(mean=0, z=15), Score(mean=0, z=11))]
+    pairs = [*sound, (Score(mean=0.1, z=9), Score(mean=0.1, z=8)), (Score(mean=0.1, z=15), Score(mean=0.1, z=11))]
     assert most_suspect(pairs, LIMITS) == 6
     assert most_suspect([(None, None), *pairs], LIMITS) == 7
     assert most_suspect([], LIMITS) is None
+
+
+def test_scale_scores_that_do_not_matter_accuse_nobody_however_many_documents() -> None:
+    sound = (Score(mean=0.0, z=1.0), Score(mean=0.0, z=-2.0))
+    tiny = (Score(mean=0.002, z=20.0), Score(mean=0.003, z=30.0))
+    assert most_suspect([tiny, sound, sound], LIMITS) is None
+    unsure = (Score(mean=0.012, z=7.0), Score(mean=0.012, z=7.0))  # 0.0086 at least
+    assert most_suspect([unsure, sound, sound], LIMITS) is None
 
 
 def test_a_gain_beyond_the_others_lags() -> None:

@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 
 def measurements(store: DirectoryStore, tenant: str = "me", **identity: Any) -> Measurements:
-    return Measurements(store, tenant, {"checkpoint": "abc", "grain": 8, **identity})
+    return Measurements(store, tenant, {"checkpoint": "abc", "grain": 8, **identity}, sources="service")
 
 
 def never() -> Any:
@@ -35,7 +35,8 @@ def test_a_found_measurement_equals_a_fresh_one_to_the_last_bit(
 ) -> None:
     own = measurements(store)
     key = {"asked": asked, "values": len(values), "first": values[:1]}
-    store.delete(f"{own.key('trained', key)}.json")
+    for stored in list(store.list("")):
+        store.delete(stored.key)
     fresh = own.measured("trained", key, lambda: {"losses": values})
     found = own.measured("trained", key, never)
     assert fresh == found == own.find("trained", key) == {"losses": values}
