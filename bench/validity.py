@@ -9,6 +9,7 @@ one-block fine-tuning. Thresholds are never tuned on these models' seeds.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from rich.table import Table
 from bench.fine_tuning import compare
 from bench.local import LocalAudits, local_audits, save
 from bench.stdlib_models import Corpus, Recipe, prepare_corpus, train_all
+from peelbound.service.controller.inputs import open_inputs
+from peelbound.service.controller.subject import loss_sums
 from peelbound.service.schemas.report import BlockFinding, Report
 from peelbound.service.schemas.request import AuditRequest, Calibration, Preset, Provenance
 from peelbound.service.statistics import PairedSums, paired_intervals
+from peelbound.workers.calibration import loss_mask
 
 FIRST_SEED = 100
 """Thresholds were chosen on models of smaller seeds."""
@@ -83,38 +87,42 @@ def row(seed: int, kind: str, report: Report, frozen: int | None) -> dict[str, A
     }
 
 
-def coverage(report: Report, audits: LocalAudits, draws: int = 400, documents: int = 100) -> dict[str, float]:
+def coverage(audits: LocalAudits, asked: AuditRequest, draws: int = 400, documents: int = 100) -> dict[str, float]:
     """Share of simultaneous 95% intervals that cover, where the truth is known: resampled from real differences.
 
-    The documents of the stored check table are taken as the population; samples are drawn from it with replacement.
+    The check documents of an audit are taken as the population, with their tokens and with what re-solving each block
+    changed in their losses; from it samples of documents are drawn with replacement. The differences are centred, so
+    that the truth is zero and a miss is a false claim.
     """
-    sums = _check_table(audits, report)
-    truth = sums.estimates()
+    sums = _gains_on_check(audits, asked)
+    centred = sums.residuals()
     rng = np.random.default_rng(0)
     joint = single = 0
     for _ in range(draws):
         chosen = rng.integers(0, sums.documents, documents)
-        sample = PairedSums(sums.difference_sums[chosen], sums.tokens[chosen])
+        sample = PairedSums(centred[chosen], sums.tokens[chosen])
         found = paired_intervals(sample, replicates=2000, seed=int(rng.integers(2**31))).intervals
-        joint += all(i.low <= t <= i.high for i, t in zip(found, truth, strict=True))
-        first = paired_intervals(
-            PairedSums(sample.difference_sums[:, :1], sample.tokens), replicates=2000, seed=int(rng.integers(2**31))
-        ).intervals[0]
-        single += first.low <= truth[0] <= first.high
-    return {"draws": draws, "documents": documents, "joint": joint / draws, "single": single / draws}
+        joint += all(i.low <= 0 <= i.high for i in found)
+        first = PairedSums(sample.difference_sums[:, -1:], sample.tokens)
+        alone = paired_intervals(first, replicates=2000, seed=int(rng.integers(2**31))).intervals[0]
+        single += alone.low <= 0 <= alone.high
+    blocks = centred.shape[1]
+    return {"draws": draws, "documents": documents, "columns": blocks, "joint": joint / draws, "single": single / draws}
 
 
-def _check_table(audits: LocalAudits, report: Report) -> PairedSums:
-    """Skip costs per document out of the audit's own measurement: the heaviest tails that a report has."""
-    import json
-
+def _gains_on_check(audits: LocalAudits, asked: AuditRequest) -> PairedSums:
+    """Changes of the loss per document, of every block reference that met check, from the audit's own measurement."""
+    split = open_inputs(asked, audits.settings).calibration.splits["check"]
+    mask = loss_mask(split)
+    tokens = loss_sums(split, mask, np.ones_like(mask, dtype=np.float32))
+    trained = audits.run(asked).report.trained.check.estimate
     for info in audits.store.list("tenants/bench/results/check/"):
-        table = json.loads(audits.store.get(info.key))
-        trained = np.array(table["trained"])
-        if len(trained) == report.calibration.splits["check"].documents:
-            rows = [np.array(v) - trained for k, v in sorted(table.items()) if k.startswith("without")]
-            return PairedSums(np.stack(rows, axis=1), np.full(len(trained), 100.0))
-    raise LookupError("no check table")
+        table = {name: np.array(rows) for name, rows in json.loads(audits.store.get(info.key)).items()}
+        same = len(table["trained"]) == len(tokens) and np.isclose(table["trained"].sum() / tokens.sum(), trained)
+        gaining = sorted(name for name in table if "rho" in name)
+        if same and gaining:
+            return PairedSums(np.stack([table["trained"] - table[name] for name in gaining], axis=1), tokens)
+    raise LookupError("no check table of this audit")
 
 
 def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
@@ -153,7 +161,7 @@ def main() -> None:
             rows.append(row(seed, kind, report, frozen))
             console.print(f"seed {seed} {kind}: {report.verdict.headline}")
             save(arguments.out / "validity.json", rows)
-        covered = coverage(report, audits)
+        covered = coverage(audits, request(checkpoints[FIRST_SEED, "sound"], corpus))
     show(rows, console)
     console.print(f"Coverage of 95% intervals in the null experiment: {covered}")
     sound = checkpoints[FIRST_SEED, "sound"]

@@ -21,6 +21,8 @@ FLOPS_PER_WORKER = 4e10
 MASTER_BYTES = 4
 SOLVER_BYTES = 16
 """Per parameter being solved: fp32 weight, gradient, and two moments of Adam."""
+HEAD_COPIES = 7
+"""Of the output projection during its refit: as it was, live, gradient, two moments, the best so far, a candidate."""
 
 
 def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
@@ -72,11 +74,17 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
 
 
 def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
-    """Two blocks, one being solved, the activations of one grain (about 34 widths a token), and fit's states."""
-    sizes, width = Sizes.of(inputs.calibration), inputs.checkpoint.architecture.hidden_size
-    activations = 34 * MASTER_BYTES * width * plan.grain * sizes.length
-    states = 3 * MASTER_BYTES * width * sizes.fit
-    return int(cost.block_parameters * (2 * MASTER_BYTES + SOLVER_BYTES)) + activations + states
+    """Peak of a worker above its baseline: what it holds throughout, and the largest of its three kinds of task."""
+    sizes, architecture = Sizes.of(inputs.calibration), inputs.checkpoint.architecture
+    width = MASTER_BYTES * architecture.hidden_size
+    rest = MASTER_BYTES * (architecture.parameter_count() - cost.block_parameters * plan.blocks)
+    grain = 34 * width * plan.grain * sizes.length  # activations: about 34 widths a token
+    logits = 4 * MASTER_BYTES * architecture.vocab_size * sizes.length  # of one sequence: with gradient and softmax
+    solve = cost.block_parameters * SOLVER_BYTES + 3 * width * sizes.fit + grain
+    refit = HEAD_COPIES * MASTER_BYTES * cost.head_parameters + width * (sizes.fit + sizes.select) + logits
+    candidates = plan.blocks * len(plan.corrected) + len(plan.matrix_cells) + 1
+    carried = 2 * width * max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1)) + grain + logits
+    return int(rest + 2 * MASTER_BYTES * cost.block_parameters + max(solve, refit, carried))
 
 
 def _result_bytes(plan: Plan, cost: CostModel) -> int:
