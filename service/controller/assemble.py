@@ -280,6 +280,7 @@ class Assembly:
             "Gains shrink whenever the learning rate anneals: compare checkpoints of a run at equal schedule.",
             "A reference that gains nothing at this budget says nothing about longer or rescheduled training.",
             "Scale scores are computed on fit and check; nothing is fitted for them.",
+            "Windows are packed without a beginning-of-sequence token, and documents in a window see each other.",
         ]
         if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
             caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
