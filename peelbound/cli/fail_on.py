@@ -8,7 +8,8 @@ from peelbound.service.schemas.report import CheckpointVerdict, Summary
 
 STATUSES = ("improvable", "adaptable", "in_sample_only", "inconclusive", "estimate_only")
 BLOCKS = ("inert", "lagging")
-DEFAULT = "improvable,inert,lagging"
+DEFAULT = "improvable,adaptable,inconclusive,estimate_only,inert,lagging"
+"""A gain that was found, a block that stands out, and what was measured on too little text to prove anything."""
 
 
 class FailOn(click.ParamType[frozenset[str]]):
@@ -35,7 +36,8 @@ fail_on_option = click.option(
     default=DEFAULT,
     show_default=True,
     help="Exit with 1 when the verdict is one of these: improvable, adaptable, in_sample_only, inconclusive, "
-    "estimate_only (about the checkpoint), inert, lagging (about any block), or never.",
+    "estimate_only (about the checkpoint), inert, lagging (about any block); or never, alone. By default a "
+    "verdict that rests on too little text does not pass either.",
 )
 
 
