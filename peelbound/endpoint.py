@@ -3,12 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from peelbound.errors import ServiceNotFound
 from peelbound.local import default_state_dir, read_token, running_url
-
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True)
@@ -22,16 +19,19 @@ class Endpoint:
 def find_endpoint(url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> Endpoint:
     """The service given, else the one in `PEELBOUND_URL`, else the embedded one that runs on the state directory.
 
-    The token is the one given, else `PEELBOUND_TOKEN`; the embedded service's token file is used on loopback only.
+    The token is the one given, else `PEELBOUND_TOKEN`. The token file of the state directory is read for one address
+    only: that of the service which holds the directory now. Whatever else listens on loopback may be anybody's.
 
     Raises:
         ServiceNotFound: none of the three.
     """
     state_dir = state_dir or default_state_dir()
-    address = url or os.environ.get("PEELBOUND_URL") or running_url(state_dir)
+    running = running_url(state_dir)
+    address = url or os.environ.get("PEELBOUND_URL") or running
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")
+    address = address.rstrip("/")
     token = token or os.environ.get("PEELBOUND_TOKEN")
-    if token is None and urlsplit(address).hostname in _LOOPBACK:
+    if token is None and address == running:
         token = read_token(state_dir)
-    return Endpoint(address.rstrip("/"), token)
+    return Endpoint(address, token)

@@ -33,7 +33,7 @@ Exit codes:
 \b
 Environment:
   PEELBOUND_URL        the service (default: the one that `peelbound up` runs here)
-  PEELBOUND_TOKEN      the bearer token (default: that service's own)
+  PEELBOUND_TOKEN      the bearer token (default, for the service that runs here: its own)
   PEELBOUND_STATE_DIR  where `peelbound up` keeps its state
 """
 

@@ -1,0 +1,54 @@
+"""The state directory's token goes to the service that holds the directory, and to nobody else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peelbound.endpoint import Endpoint, find_endpoint
+from peelbound.errors import ServiceNotFound
+from peelbound.local import ensure_secret, holding, publish_url
+
+URL = "http://127.0.0.1:8734"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEELBOUND_URL", raising=False)
+    monkeypatch.delenv("PEELBOUND_TOKEN", raising=False)
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> str:
+    return ensure_secret(tmp_path / "token")
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """A state directory whose service answers under URL."""
+    with holding(tmp_path):
+        publish_url(tmp_path, URL)
+        yield tmp_path
+
+
+@pytest.mark.parametrize("address", [None, URL, f"{URL}/"])
+def test_the_service_that_holds_the_directory_gets_its_token(held: Path, token: str, address: str | None) -> None:
+    assert find_endpoint(address, state_dir=held) == Endpoint(URL, token)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8735", "http://localhost:1", "https://peelbound.example"])
+def test_another_address_gets_only_a_token_that_is_given(
+    held: Path, token: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_endpoint(address, state_dir=held) == Endpoint(address, None)
+    monkeypatch.setenv("PEELBOUND_TOKEN", "theirs")
+    assert find_endpoint(address, state_dir=held) == Endpoint(address, "theirs")
+    assert token != "theirs"
+
+
+def test_an_address_whose_service_has_ended_gets_no_token(tmp_path: Path, token: str) -> None:
+    assert token
+    (tmp_path / "url").write_text(URL)
+    assert find_endpoint(URL, state_dir=tmp_path).token is None
+    with pytest.raises(ServiceNotFound):
+        find_endpoint(state_dir=tmp_path)
