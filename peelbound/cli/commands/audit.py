@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from httpx2 import TransportError
 
 from peelbound.cli.connect import service_for
 from peelbound.cli.fail_on import fail_on_option
@@ -10,6 +11,8 @@ from peelbound.cli.failures import Failure, reporting
 from peelbound.cli.judging import follow_and_judge
 from peelbound.cli.output import json_option, print_json
 from peelbound.cli.request_options import request_options
+from peelbound.client import Client
+from peelbound.errors import ProblemError
 from peelbound.service.schemas.request import AuditRequest
 
 _SOLVED = "What was solved is kept: the same command goes on from there."
@@ -51,14 +54,24 @@ def command(
                 click.echo(f"The controller's log: {service.controller_log}", err=True)
             raise
         finally:
-            if service.own and service.client.get(record.id).state.ended:
-                # Nobody could find it again: its database ends with the call. What was solved stays in the store.
-                service.client.delete(record.id)
+            if service.own:
+                forget(service.client, record.id)
+
+
+def forget(client: Client, audit_id: str) -> None:
+    """Delete an ended audit of our own service: nobody could find it again, since its database ends with the call.
+
+    What was solved stays in the store. A failure to tidy up is no reason to change what the command has found, so it is
+    said and goes no further.
+    """
+    try:
+        if client.get(audit_id).state.ended:
+            client.delete(audit_id)
+    except (ProblemError, TransportError) as error:
+        click.echo(f"The audit's files stay in the store: {error}", err=True)
 
 
 def _submit_only(request: AuditRequest, idempotency_key: str | None, as_json: bool) -> None:
-    from peelbound.client import Client
-
     with Client() as client:
         record = client.submit(request, idempotency_key=idempotency_key)
     if as_json:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from peelbound.cli.commands.audit import forget
 from peelbound.client import Client
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.report import Report
@@ -26,7 +27,8 @@ MISSING_SHARD = Problem.make(
         (frozen_report(), "adaptable,inconclusive", 0),
         (frozen_report(), "inert", 1),
         (frozen_report(), "never", 0),
-        (estimate_report(), None, 0),
+        (estimate_report(), None, 1),
+        (estimate_report(), "improvable,inert,lagging", 0),
         (estimate_report(), "estimate_only", 1),
     ],
 )
@@ -153,3 +155,18 @@ def test_markup_in_a_name_is_printed_as_it_is(served: Run, service: Service) -> 
         record = client.submit(REQUEST.model_copy(update={"checkpoint": "/data/[bold]x[/bold]"}))
     assert "/data/[bold]x[/bold]" in served("show", record.id).stdout
     assert "[bold]x" in served("list").stdout
+
+
+def test_what_cannot_be_tidied_up_does_not_change_the_outcome(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(service.url, service.token) as client:
+        record = client.submit(REQUEST)
+        forget(client, record.id)
+        assert client.get(record.id).id == record.id, "it has not ended"
+        client.cancel(record.id)
+        forget(client, record.id)
+        forget(client, record.id)
+    assert "stay in the store" in capsys.readouterr().err
+    with Client("http://127.0.0.1:9", service.token) as nobody:
+        forget(nobody, record.id)
