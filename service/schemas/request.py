@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from peelbound.service.schemas.base import WireModel
 
@@ -29,12 +29,23 @@ class Preset(StrEnum):
     EXHAUSTIVE = "exhaustive"
 
 
+def _encodable(text: str) -> str:
+    """JSON can escape half of a surrogate pair; neither UTF-8 nor a tokenizer has a form for it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a lone surrogate stands at character {error.start}") from error
+    return text
+
+
 class Calibration(WireModel):
     """The data an audit measures on: exactly one of `uri`, `texts`, `token_ids`."""
 
     uri: str | None = Field(default=None, min_length=1, max_length=2048)
     """`file://`, `s3://` or an absolute path: `.jsonl` (a document a line), `.txt`, or a directory of such files."""
-    texts: Annotated[list[str], Field(min_length=1, max_length=100_000)] | None = None
+    texts: (
+        Annotated[list[Annotated[str, AfterValidator(_encodable)]], Field(min_length=1, max_length=100_000)] | None
+    ) = None
     """Documents inline."""
     token_ids: Annotated[list[list[int]], Field(min_length=1, max_length=100_000)] | None = None
     """Documents inline as token ids (each inner list is one document)."""

@@ -107,3 +107,23 @@ def test_every_slug_in_the_sources_is_described_and_served(api: Api) -> None:
 
 def test_an_unknown_problem_type_is_a_problem_itself(api: Api) -> None:
     problem(api.client.get("/problems/no-such"), 404, "route-not-found")
+
+
+def test_half_a_surrogate_pair_in_a_text_is_refused_where_it_stands(api: Api) -> None:
+    body = b'{"checkpoint": "/data/ckpt", "calibration": {"texts": ["fine \\ud83d\\ude00", "x\\ud800"]}}'
+    for path in ("/v1/audits", "/v1/audits:plan"):
+        response = api.client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert problem(response, 422, "request-invalid")["pointer"] == "/calibration/texts/1"
+
+
+@pytest.mark.parametrize("member", ['"run": "\\ud800"', '"labels": {"a": "\\ud800"}', '"labels": {"\\ud800": "a"}'])
+def test_half_a_surrogate_pair_elsewhere_is_refused(api: Api, member: str) -> None:
+    body = f'{{"checkpoint": "/data/ckpt", "calibration": {{"texts": ["x"]}}, {member}}}'.encode()
+    response = api.client.post("/v1/audits", content=body, headers={"Content-Type": "application/json"})
+    problem(response, 422, "request-invalid")
+
+
+def test_half_a_surrogate_pair_in_a_name_is_refused(api: Api) -> None:
+    body = b'{"checkpoint": "/data/\\udfff", "calibration": {"uri": "/data/t"}, "\\ud800": 1}'
+    response = api.client.post("/v1/audits", content=body, headers={"Content-Type": "application/json"})
+    problem(response, 422, "request-invalid")
