@@ -24,7 +24,9 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/python:
 	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 	  echo "Peelbound needs Python 3.11 or newer; found: '$(PYTHON)'. Name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	'$(PYTHON)' -m venv .venv
+	@# Without Debian's python3-venv an interpreter without pip is left, which the next make would take as done.
+	'$(PYTHON)' -m venv .venv || { rm -rf .venv; \
+	  echo "No virtual environment could be made; on Debian and Ubuntu install python3-venv." >&2; exit 1; }
 
 .PHONY: demo
 demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit their checkpoints (about 8 minutes)
