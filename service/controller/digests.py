@@ -5,11 +5,14 @@ versions of the files (stat or etag) then stand for it, but never those of files
 """
 
 import json
+import logging
 
 from peelbound.service.storage.base import ObjectStore
-from peelbound.workers.errors import CheckpointChanged, ObjectMissing
+from peelbound.workers.errors import CheckpointChanged, ObjectCorrupt, ObjectMissing
 from peelbound.workers.keys import canonical
 from peelbound.workers.source import ByteSource
+
+log = logging.getLogger(__name__)
 
 
 class Digests:
@@ -28,6 +31,9 @@ class Digests:
         try:
             digest: str = json.loads(self._store.get(self._key))["sha256"]
         except ObjectMissing:
+            return None
+        except ObjectCorrupt as error:
+            log.warning("reading the checkpoint again: %s", error)
             return None
         return digest
 

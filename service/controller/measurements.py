@@ -1,13 +1,20 @@
-"""Results by content: what was solved or measured once, with all that it depends on, is never computed again."""
+"""Results by content: what was solved or measured once, with all that it depends on, is never computed again.
+
+A result whose bytes are damaged counts as absent: it is computed and written anew, or one bad sector would fail every
+audit that ever asks for it.
+"""
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from peelbound.service.storage.base import ObjectStore
-from peelbound.workers.errors import ObjectMissing
+from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 from peelbound.workers.keys import Json, canonical, key_of
 from peelbound.workers.results import load_measurements
+
+log = logging.getLogger(__name__)
 
 
 class Measurements:
@@ -37,14 +44,25 @@ class Measurements:
         return f"{self.key(kind, [self.sources, asked])}.json"
 
     def solution(self, key: str) -> dict[str, Any] | None:
-        """The measurements beside a stored solution, or None where it is not solved yet."""
-        return load_measurements(self.store, key)
+        """The measurements beside a stored solution, or None where it is not solved yet, or not whole any more."""
+        try:
+            found = load_measurements(self.store, key)
+            if found is not None and self.store.info(f"{key}.safetensors") is None:
+                log.warning("the solution %s has lost its tensors: solving it again", key)
+                return None
+        except ObjectCorrupt as error:
+            log.warning("solving again: %s", error)
+            return None
+        return found
 
     def find(self, kind: str, asked: Json) -> Any:
-        """A stored measurement, or None."""
+        """A stored measurement, or None where there is none, or none that is whole."""
         try:
             return json.loads(self.store.get(self._measured_key(kind, asked)))
         except ObjectMissing:
+            return None
+        except ObjectCorrupt as error:
+            log.warning("measuring again: %s", error)
             return None
 
     def measured(self, kind: str, asked: Json, measure: Callable[[], Any]) -> Any:

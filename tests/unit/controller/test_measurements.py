@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from peelbound.service.controller.digests import Digests
 from peelbound.service.controller.measurements import Measurements
 from peelbound.service.storage.directory import DirectoryStore
 from peelbound.workers.errors import CheckpointChanged
+from peelbound.workers.results import save_solution
 
 
 @pytest.fixture
@@ -81,6 +83,49 @@ def test_a_measurement_that_fails_leaves_nothing(store: DirectoryStore) -> None:
     assert own.solution(own.key("trained", None)) is None
 
 
+# Damage
+
+
+def flip(store: DirectoryStore, key: str, at: int = 1) -> None:
+    """What a bad sector does to a stored object."""
+    file = store.root / f"{key}.object"
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_damaged_measurement_is_measured_and_written_again(store: DirectoryStore) -> None:
+    own = measurements(store)
+    own.measured("trained", None, lambda: {"losses": [1.0]})
+    (stored,) = store.list("tenants/")
+    flip(store, stored.key)
+    assert own.find("trained", None) is None
+    assert own.measured("trained", None, lambda: {"losses": [1.0]}) == own.measured("trained", None, never)
+
+
+@pytest.mark.parametrize("damage", ["measurements flipped", "measurements gone", "tensors gone", "tensors cut off"])
+def test_a_solution_that_is_not_whole_counts_as_unsolved_until_it_is_solved_again(
+    store: DirectoryStore, damage: str
+) -> None:
+    own = measurements(store)
+    key = own.key("corrected", 1)
+    save_solution(store, key, {"weight": torch.ones(2)}, {"gap": 0.5})
+    assert own.solution(key) == {"gap": 0.5}
+    tensors = store.root / f"{key}.safetensors.object"
+    match damage:
+        case "measurements flipped":
+            flip(store, f"{key}.json")
+        case "measurements gone":
+            store.delete(f"{key}.json")
+        case "tensors gone":
+            store.delete(f"{key}.safetensors")
+        case "tensors cut off":
+            tensors.write_bytes(tensors.read_bytes()[:-1])
+    assert own.solution(key) is None
+    save_solution(store, key, {"weight": torch.ones(2)}, {"gap": 0.5})
+    assert own.solution(key) == {"gap": 0.5}
+
+
 # Digests
 
 
@@ -108,6 +153,16 @@ def test_a_digest_is_remembered_for_the_same_files_of_the_same_tenant(store: Dir
     assert Digests(store, "me", Files("a")).find() == "123"
     assert Digests(store, "me", Files("b")).find() is None
     assert Digests(store, "you", Files("a")).find() is None
+
+
+def test_a_damaged_digest_is_forgotten_until_it_is_kept_again(store: DirectoryStore) -> None:
+    digests = Digests(store, "me", Files("a"))
+    digests.keep("123")
+    (stored,) = store.list("tenants/")
+    flip(store, stored.key)
+    assert digests.find() is None
+    digests.keep("123")
+    assert digests.find() == "123"
 
 
 def test_nothing_is_remembered_of_files_written_just_now(store: DirectoryStore) -> None:
