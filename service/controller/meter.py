@@ -7,11 +7,13 @@ from collections.abc import Callable
 from peelbound.service.schemas.record import Progress
 
 WINDOW_SECONDS = 60.0
-REPORT_SECONDS = 0.5
+SAMPLE_SECONDS = 0.5
+REPORT_SECONDS = 2.0
+"""Each report is a row in the database and an event that followers get."""
 
 
 class Meter:
-    """Counts finished peel problems and FLOPs, and reports at most twice a second."""
+    """Counts finished peel problems and FLOPs, and reports at most every two seconds, phases at once."""
 
     def __init__(self, report: Callable[[Progress], None], clock: Callable[[], float] = time.monotonic) -> None:
         """Start counting.
@@ -87,7 +89,7 @@ class Meter:
 
     def _sample(self) -> None:
         now = self._clock()
-        if not self._recent or now - self._recent[-1][0] >= REPORT_SECONDS:
+        if not self._recent or now - self._recent[-1][0] >= SAMPLE_SECONDS:
             self._recent.append((now, self._problems - self._cached, self._work - self._saved))
         self._maybe()
 
