@@ -15,7 +15,8 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, OperationalError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -27,6 +28,9 @@ BUSY_SECONDS = 30
 
 _MIGRATION_LOCK = 0x7065656C626E64
 """Key of PostgreSQL's advisory lock around migrations ("peelbnd")."""
+
+_READ_ONLY_TRANSACTION = "25006"
+"""PostgreSQL's SQLSTATE for a write where only reading is allowed."""
 
 Clock = Callable[[Connection], datetime]
 """Tells the time inside a transaction."""
@@ -44,7 +48,7 @@ def make_engine(url: str) -> Engine:
         raise _url_invalid("cannot be parsed") from error
     match parsed.get_backend_name():
         case "postgresql":
-            return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            return _postgresql(parsed)
         case "sqlite":
             return _sqlite(parsed)
         case other:
@@ -57,6 +61,19 @@ def _url_invalid(what: str) -> DatabaseUrlInvalid:
         f"The database URL {what}.",
         remedy="Use sqlite:////absolute/path.db or postgresql+psycopg://user@host/database.",
     )
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+
+    @event.listens_for(engine, "handle_error")
+    def leave_a_demoted_server(context: ExceptionContext) -> None:
+        # After a failover pooled connections may still lead to the old primary, which answers pings but takes no
+        # writes: only new ones reach the new primary.
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY_TRANSACTION:
+            context.is_disconnect = True
+
+    return engine
 
 
 def _sqlite(url: URL) -> Engine:
@@ -86,7 +103,8 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that commits at the end of the block and rolls back on an exception.
 
     Raises:
-        DatabaseUnavailable: no connection, lost on the way (maybe during COMMIT), or busy for too long.
+        DatabaseUnavailable: no connection, lost on the way (maybe during COMMIT), busy for too long, or a server that
+            takes no writes (after a failover).
         ValueRefused: a value that the database cannot hold.
     """
     with _typed_errors(), engine.begin() as connection:
@@ -113,9 +131,13 @@ def _typed_errors() -> Iterator[None]:
         raise ValueRefused(
             f"The database refused a value: {error.orig}", remedy="Leave out NUL characters and numbers out of range."
         ) from error
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:
         cause: Any = getattr(error, "orig", None) or error
-        raise DatabaseUnavailable(f"The database is not available: {cause}") from error
+        raise DatabaseUnavailable(
+            f"The database is not available: {cause}",
+            remedy="Try again: nothing is lost. If it lasts, see that the server that PEELBOUND_DATABASE_URL names is "
+            "up, can be reached and takes writes.",
+        ) from error
 
 
 def database_clock(connection: Connection) -> datetime:

@@ -9,6 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Engine, inspect
+from sqlalchemy.exc import ProgrammingError
 
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import database_clock, make_engine, migrate, reading, writing
@@ -94,8 +95,9 @@ def test_a_url_of_something_else_is_refused(url: str) -> None:
 
 def test_an_unreachable_server_is_an_infrastructure_error(tmp_path: Path) -> None:
     engine = make_engine(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailable) as caught:
         Audits(engine).get("acme", "x")
+    assert "PEELBOUND_DATABASE_URL" in caught.value.remedy
 
 
 def test_sqlite_is_set_up_for_several_processes(tmp_path: Path) -> None:
@@ -126,4 +128,39 @@ def test_a_connection_cut_by_the_server_is_an_infrastructure_error_and_the_next_
         be_cut_off()
     with reading(engine) as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    engine.dispose()
+
+
+def test_a_server_that_takes_no_writes_is_an_infrastructure_error_and_is_left(postgres_url: URL) -> None:
+    """As after a failover, when a pooled connection still leads to the old primary."""
+    engine = make_engine(postgres_url.render_as_string(hide_password=False))
+
+    def write_to_the_old_primary() -> None:
+        with writing(engine) as connection:
+            pids.append(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+            connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            connection.exec_driver_sql("CREATE TABLE unwanted (a int)")
+
+    pids: list[int] = []
+    with pytest.raises(DatabaseUnavailable):
+        write_to_the_old_primary()
+    with writing(engine) as connection:
+        pids.append(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE wanted (a int)")
+    engine.dispose()
+    assert pids[0] != pids[1]
+
+
+def test_a_transaction_that_has_failed_already_is_an_infrastructure_error(postgres_url: URL) -> None:
+    engine = make_engine(postgres_url.render_as_string(hide_password=False))
+
+    def go_on_after_an_error() -> None:
+        with writing(engine) as connection:
+            with pytest.raises(ProgrammingError):
+                connection.exec_driver_sql("SELECT * FROM nowhere")
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        go_on_after_an_error()
     engine.dispose()
