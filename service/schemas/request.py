@@ -38,14 +38,15 @@ def _encodable(text: str) -> str:
     return text
 
 
+Document = Annotated[str, AfterValidator(_encodable)]
+
+
 class Calibration(WireModel):
     """The data an audit measures on: exactly one of `uri`, `texts`, `token_ids`."""
 
     uri: str | None = Field(default=None, min_length=1, max_length=2048)
     """`file://`, `s3://` or an absolute path: `.jsonl` (a document a line), `.txt`, or a directory of such files."""
-    texts: (
-        Annotated[list[Annotated[str, AfterValidator(_encodable)]], Field(min_length=1, max_length=100_000)] | None
-    ) = None
+    texts: Annotated[list[Document], Field(min_length=1, max_length=100_000)] | None = None
     """Documents inline."""
     token_ids: Annotated[list[list[int]], Field(min_length=1, max_length=100_000)] | None = None
     """Documents inline as token ids (each inner list is one document)."""
