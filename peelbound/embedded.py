@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from peelbound.api.app import create_app
-from peelbound.local import StartFailed, ensure_secret, holding, publish_url
+from peelbound.local import PRIVATE_UMASK, StartFailed, ensure_secret, holding, private_files, publish_url
 from peelbound.service.database.engine import make_engine, migrate
 from peelbound.service.database.tokens import Tokens
 from peelbound.service.settings import Settings
@@ -74,7 +74,8 @@ def embedded(
         PeelboundError: the settings are wrong, or the database cannot be used.
     """
     with holding(settings.state_dir):
-        token, reading_token = _prepare(settings)
+        with private_files():
+            token, reading_token = _prepare(settings)
         with _listening(settings.host, settings.port) as listener, _serving(settings, listener):
             url = f"http://{_authority(settings, listener)}"
             log_path = controller_log or settings.state_dir / "controller.log"
@@ -157,6 +158,8 @@ def _supervised(settings: Settings, command: list[str] | None, log_path: Path) -
     if log_path.exists() and log_path.stat().st_size > LOG_BYTES:
         log_path.replace(log_path.with_suffix(".old.log"))
     stop = threading.Event()
+    with private_files():
+        log_path.touch()
     thread = threading.Thread(target=_supervise, args=(settings, command, log_path, stop), name="supervisor")
     thread.start()
     try:
@@ -179,6 +182,7 @@ def _supervise(settings: Settings, command: list[str], log_path: Path, stop: thr
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
+                umask=PRIVATE_UMASK,
                 start_new_session=True,  # Ctrl-C is for us; the controller is told in order
             )
         while process.poll() is None and not stop.wait(0.1):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+PRIVATE_UMASK = 0o077
+
 
 def default_state_dir() -> Path:
     """`PEELBOUND_STATE_DIR`, or the platform's place for a user's state."""
@@ -25,9 +27,35 @@ def read_token(state_dir: Path) -> str | None:
     return _read(state_dir / "token")
 
 
+def make_private(state_dir: Path) -> None:
+    """Make the directory, or tighten the one there is, so that only its owner can look inside (mode 0700).
+
+    Raises:
+        StartFailed: it cannot be made, or belongs to somebody else.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_dir.chmod(0o700)
+    except OSError as error:
+        raise StartFailed(f"{state_dir} cannot be a private state directory: {error.strerror}.") from error
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What is made in this block can be read by its owner only; for before threads are started, which share the mask.
+
+    SQLite gives the files that it later lays beside a database the mode of the database.
+    """
+    before = os.umask(PRIVATE_UMASK)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def ensure_secret(path: Path) -> str:
     """The secret in a file that only its owner can read; made on the first call."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -67,8 +95,9 @@ def holding(state_dir: Path) -> Iterator[None]:
 
     Raises:
         StateDirBusy: another process holds it.
+        StartFailed: it cannot be made private.
     """
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(state_dir)
     descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -12,7 +12,7 @@ import click
 from peelbound.client import Client
 from peelbound.errors import ServiceNotFound
 from peelbound.extras import require_server_extra
-from peelbound.local import default_state_dir
+from peelbound.local import default_state_dir, make_private
 
 
 def as_uri(place: str) -> str:
@@ -63,6 +63,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
 
     click.echo("No service runs here; one is started for this call.", err=True)
     configured = Settings()
+    make_private(default_state_dir())
     log_path = default_state_dir() / "controller-of-calls.log"  # outlives the call, to explain a failure
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be cleaned up after as Ctrl-C is
     try:

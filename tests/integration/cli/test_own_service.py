@@ -1,5 +1,6 @@
 """The service that a command starts for itself when none runs."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def test_its_audits_end_with_it_and_its_queue_is_nobodys(places: list[str], tmp_
             assert list(service.client.iterate()) == []
             service.client.submit(request)
     assert not (tmp_path / "state" / "peelbound.db").exists()
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_paths_become_absolute_and_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -100,6 +101,25 @@ def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -
     psutil.wait_procs(children, timeout=30)
     assert not any(child.is_running() for child in children)
     assert running_url(state) is None
+
+
+def test_what_the_state_directory_holds_is_private(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    state.chmod(0o755)
+    with embedded(Settings(state_dir=state, port=0), controller=STAND_IN) as running:
+        with Client(running.url, running.token) as client:
+            client.page()
+        eventually(lambda: len(stand_ins()) == 1)
+        eventually(lambda: running.controller_log.stat().st_size > 0)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()}
+        (child,) = stand_ins()
+        umask = re.search(r"^Umask:\s+(\d+)$", Path(f"/proc/{child.pid}/status").read_text(), re.MULTILINE)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    private = {"peelbound.db", "peelbound.db-wal", "peelbound.db-shm", "controller.log", "token", "link-token", "lock"}
+    assert {modes[name] for name in private} == {0o600}
+    assert umask is not None
+    assert int(umask[1], 8) == 0o077
 
 
 def test_a_restart_keeps_token_and_audits(tmp_path: Path) -> None:
