@@ -35,23 +35,29 @@ def command(
     as_json: bool,
 ) -> None:
     """Run the whole service on this machine until SIGTERM or Ctrl-C."""
-    if host is not None and not _is_loopback(host) and not allowed_host:
-        raise click.UsageError(f"{host} can be reached from other machines: say by which name, with --allowed-host.")
     require_server_extra()
+    from pydantic import ValidationError
+
     from peelbound.embedded import Running, embedded
     from peelbound.service.settings import Settings
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    settings = Settings()
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
-    settings = settings.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-        | {
-            "state_dir": (state_dir or default_state_dir()).absolute(),
-            "allow": [*settings.allow, *(_prefix(text) for text in allow)],
-            "allowed_hosts": [*settings.allowed_hosts, *allowed_host],
-        }
-    )
+    try:
+        configured = Settings()
+        settings = Settings(
+            **{name: value for name, value in given.items() if value is not None},
+            state_dir=(state_dir or default_state_dir()).absolute(),
+            allow=[*configured.allow, *(_prefix(text) for text in allow)],
+            allowed_hosts=[*configured.allowed_hosts, *allowed_host],
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise click.UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if not _is_loopback(settings.host) and all(map(_is_loopback, settings.allowed_hosts)):
+        raise click.UsageError(
+            f"{settings.host} can be reached from other machines: say by which name, with --allowed-host."
+        )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -88,7 +94,7 @@ def _print_facts(link: str, url: str, state_dir: Path, allow: list[str]) -> None
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
 

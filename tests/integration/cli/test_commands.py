@@ -101,6 +101,7 @@ def test_a_refused_request_is_exit_code_3_with_field_and_remedy(served: Run) -> 
         ("list", "--label", "x"),
         ("frobnicate",),
         ("up", "--host", "0.0.0.0"),
+        ("up", "--workers", "5000"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(served: Run, words: tuple[str, ...]) -> None:
@@ -108,6 +109,15 @@ def test_wrong_usage_is_exit_code_2(served: Run, words: tuple[str, ...]) -> None
     assert done.returncode == 2, done.stderr
     assert "Error" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "variables", [{"PEELBOUND_HOST": "0.0.0.0"}, {"PEELBOUND_WORKERS": "many"}, {"PEELBOUND_PORT": "70000"}]
+)
+def test_up_judges_what_the_environment_says_too(run: Run, variables: dict[str, str]) -> None:
+    done = run("up", **variables)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("words", [("list",), ("show", "x"), ("wait", "x"), (*AUDIT, "--no-wait")])
