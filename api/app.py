@@ -15,6 +15,7 @@ from peelbound.api.limits import BodyLimit
 from peelbound.api.metrics import AuditMetrics, RequestMetrics
 from peelbound.api.openapi import document
 from peelbound.api.planning import Planner
+from peelbound.api.readiness import Readiness
 from peelbound.api.routes import audits, index, operations, plans, reports, runs
 from peelbound.service.settings import Settings
 
@@ -34,6 +35,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         registry.register(AuditMetrics(context))
         app.state.context = context
         app.state.planner = Planner(settings)
+        app.state.readiness = Readiness(context)
         app.state.registry = registry
         yield
         context.close()

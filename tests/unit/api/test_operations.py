@@ -1,8 +1,10 @@
 from datetime import UTC, datetime, timedelta
 
+from httpx2 import Response
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
+from peelbound.api.readiness import Readiness
 from peelbound.service.database.tables import AuditRow
 from tests.unit.api.harness import BODY, Api, problem
 
@@ -39,15 +41,21 @@ def test_refused_requests_are_counted_too(api: Api) -> None:
     assert found["peelbound_http_requests_total", "POST", "unmatched", "413"] == 1
 
 
+def ready(api: Api) -> Response:
+    """What `/readyz` says when nobody has asked before."""
+    api.client.app.state.readiness = Readiness(api.context)
+    return api.client.get("/readyz")
+
+
 def test_ready_says_since_when_work_waits_and_a_controller_was_seen(api: Api) -> None:
-    assert api.client.get("/readyz").json() == {
+    assert ready(api).json() == {
         "status": "ready",
         "oldest_claimable_seconds": None,
         "controller_seen_seconds": None,
     }
     api.submit()
     api.controller.leases.beat("test")
-    body = api.client.get("/readyz").json()
+    body = ready(api).json()
     assert body["oldest_claimable_seconds"] >= 0
     assert body["controller_seen_seconds"] >= 0
 
@@ -56,11 +64,11 @@ def test_not_ready_when_work_waits_in_vain(api: Api) -> None:
     api.submit()
     with api.context.engine.begin() as connection:
         connection.execute(update(AuditRow).values(claimable_at=datetime.now(UTC) - timedelta(hours=1)))
-    response = api.client.get("/readyz")
+    response = ready(api)
     assert "never" in problem(response, 503, "controller-absent")["detail"]
     assert response.headers["retry-after"]
     api.controller.leases.beat("test")
-    assert api.client.get("/readyz").status_code == 200
+    assert ready(api).status_code == 200
 
 
 def test_not_ready_when_the_store_takes_no_writes(api: Api) -> None:
@@ -68,5 +76,30 @@ def test_not_ready_when_the_store_takes_no_writes(api: Api) -> None:
     if objects.exists():
         objects.rename(objects.with_name("moved"))
     objects.write_text("a file where the directory was")
-    assert api.client.get("/readyz").status_code in (503, 507)
+    assert ready(api).status_code in (503, 507)
     assert api.client.get("/healthz").status_code == 200
+
+
+def test_an_answer_lasts_two_seconds_whatever_it_was(api: Api) -> None:
+    now = 100.0
+    api.client.app.state.readiness = Readiness(api.context, clock=lambda: now)
+    objects = api.context.settings.state_dir / "objects"
+    aside = objects.with_name("aside")
+
+    def status() -> int:
+        return api.client.get("/readyz").status_code
+
+    assert status() == 200
+    objects.rename(aside)
+    objects.write_text("a file where the directory was")
+    now = 101.9
+    assert status() == 200
+    now = 102.0
+    refused = status()
+    assert refused in (503, 507)
+    objects.unlink()
+    aside.rename(objects)
+    now = 103.9
+    assert status() == refused
+    now = 104.0
+    assert status() == 200
