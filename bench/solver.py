@@ -2,8 +2,8 @@
 
     python -m bench.solver CHECKPOINT CALIBRATION [--baseline-steps 400] [--out bench/out/solver.json]
 
-The baseline is AdamW from a fresh start, its learning rate tuned on select; it is also shown with fewer steps, since the
-number it is charged for is a choice. The fast candidates are the product's default (Muon for matrices, AdamW for the
+The baseline is AdamW from a fresh start, its learning rate tuned on select; it is also shown with fewer steps, since
+the number it is charged for is a choice. The fast candidates are the product's default (Muon for matrices, AdamW for the
 rest) at several numbers of steps, and AdamW with small batches. Both build the reference networks `direct` and
 `YES-0` block by block; compared is the cross-entropy on check with the head unchanged, minimum over the two maps. FLOPs
 count the passes of the solve and the Newton-Schulz products of Muon.
@@ -133,9 +133,8 @@ def main() -> None:
         for n in (2, 5)
     ]
     fast = [lab.outcome(settings) for settings in FAST]
-    table = Table(
-        "solver", "optimiser", "steps", "batch", "rate", "GFLOPs", "of baseline", "bound on check", "direct", "YES-0"
-    )
+    columns = ("optimiser", "steps", "batch", "rate", "GFLOPs", "of baseline", "bound on check", "direct", "YES-0")
+    table = Table("solver", *columns)
     rows: list[dict[str, Any]] = []
     for kind, outcome in (("baseline", baseline), *(("baseline", o) for o in fewer), *(("fast", o) for o in fast)):
         share = outcome.flops / baseline.flops
