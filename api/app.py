@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from peelbound import __version__
 from peelbound.api import problems
 from peelbound.api.context import Context
+from peelbound.api.gate import Gate
 from peelbound.api.hosts import HostGuard
 from peelbound.api.limits import BodyLimit
 from peelbound.api.metrics import AuditMetrics, RequestMetrics
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # The last one added sees a request first.
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(Gate)
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, registry=registry)
     problems.install(app)

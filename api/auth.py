@@ -9,8 +9,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
-from peelbound.api.context import Context, Service
+from peelbound.api.context import Context
 from peelbound.api.errors import ScopeMissing, Unauthenticated
 from peelbound.service.database.tokens import Identity
 
@@ -27,16 +28,28 @@ def page_identity(context: Context, request: Request) -> Identity | None:
     return identity if identity is not None and identity.scopes == READ_ONLY else None
 
 
-def _identity(
-    context: Service, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Identity:
-    identity = context.tokens.find(credentials.credentials) if credentials else page_identity(context, request)
+def identify(context: Context, request: Request) -> Identity:
+    """Whose the request is, by its bearer token or else its cookie.
+
+    Raises:
+        Unauthenticated: it brings neither, or one that nobody knows.
+    """
+    scheme, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
+    bearer = secret if scheme.lower() == "bearer" else ""
+    identity = context.tokens.find(bearer) if bearer else page_identity(context, request)
     if identity is None:
         raise Unauthenticated(
-            "The token is not known." if credentials else "The request brings no token.",
+            "The token is not known." if bearer else "The request brings no token.",
             remedy="Send Authorization: Bearer TOKEN; `peelbound up` keeps its token in the file `token` of its "
             "state directory.",
         )
+    return identity
+
+
+def _identity(
+    request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Identity:
+    identity: Identity = request.state.identity  # the gate left it here, before the body was read
     return identity
 
 

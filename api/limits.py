@@ -4,10 +4,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from peelbound.api.problems import http_problem, problem_response
-
-_CLOSE = {"Connection": "close"}
-"""The rest of the body is never read, so the connection cannot be used again."""
+from peelbound.api.problems import CLOSE, http_problem, problem_response
 
 
 class BodyLimit:
@@ -28,7 +25,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
-            await problem_response(http_problem(413, self.detail), _CLOSE)(scope, receive, send)
+            await problem_response(http_problem(413, self.detail), CLOSE)(scope, receive, send)
             return
         received = 0
 
@@ -37,7 +34,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise HTTPException(413, self.detail, _CLOSE)
+                raise HTTPException(413, self.detail, CLOSE)
             return message
 
         await self.app(scope, bounded, send)

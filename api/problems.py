@@ -14,6 +14,8 @@ from peelbound.workers.errors import PeelboundError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
+CLOSE = {"Connection": "close"}
+"""For an answer that comes before the body was read: the rest never is, so the connection cannot be used again."""
 
 _BY_STATUS = {
     400: ("body-unreadable", "The body cannot be read", "Send one JSON document with Content-Type: application/json."),
@@ -76,13 +78,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _at(request: Request, problem: Problem) -> Problem:
+def problem_at(request: Request, problem: Problem) -> Problem:
+    """The problem as one of this request."""
     return problem.model_copy(update={"instance": request.url.path})
 
 
 def _peelbound_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PeelboundError)
-    return problem_response(_at(request, as_problem(error)))
+    return problem_response(problem_at(request, as_problem(error)))
 
 
 def _http_exception(request: Request, error: Exception) -> Response:
@@ -93,7 +96,7 @@ def _http_exception(request: Request, error: Exception) -> Response:
         detail = f"{request.url.path} does not take {request.method}."
     else:
         detail = str(error.detail)
-    return problem_response(_at(request, http_problem(error.status_code, detail)), error.headers)
+    return problem_response(problem_at(request, http_problem(error.status_code, detail)), error.headers)
 
 
 def _unexpected(request: Request, _error: Exception) -> Response:
@@ -105,12 +108,12 @@ def _unexpected(request: Request, _error: Exception) -> Response:
         "The service met an error that it did not expect.",
         "Report when it was.",
     )
-    return problem_response(_at(request, problem))
+    return problem_response(problem_at(request, problem))
 
 
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem_response(_at(request, validation_problem(error.errors())))
+    return problem_response(problem_at(request, validation_problem(error.errors())))
 
 
 def validation_problem(errors: Sequence[dict[str, Any]]) -> Problem:

@@ -1,6 +1,9 @@
 from collections.abc import Iterator
 
+import anyio
 import pytest
+from sqlalchemy import text
+from starlette.types import Message, Scope
 
 from tests.unit.api.harness import BODY, Api, problem
 
@@ -62,6 +65,35 @@ def test_every_route_is_open_on_purpose_or_protected(stranger: Api) -> None:
 
 def test_a_bad_body_of_a_stranger_is_not_even_judged(stranger: Api) -> None:
     problem(stranger.client.post("/v1/audits", json={"nonsense": 1}), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize("headers", [[], [(b"authorization", b"Bearer peel_unknown")]])
+def test_the_body_of_a_stranger_is_not_even_read(stranger: Api, headers: list[tuple[bytes, bytes]]) -> None:
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/audits",
+        "query_string": b"",
+        "scheme": "http",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), *headers],
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    anyio.run(stranger.client.app, scope, receive, send)
+    assert sent[0]["status"] == 401
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_database_that_is_gone_is_said_at_the_gate(api: Api) -> None:
+    with api.context.engine.begin() as connection:
+        connection.execute(text("DROP TABLE tokens"))
+    problem(api.client.get("/v1/audits"), 503, "database-unavailable")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:8734"])
