@@ -8,6 +8,8 @@ A request to cancel wins over everything that has not been written yet: `succeed
 the audit cancelling and end it as cancelled instead.
 """
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -26,6 +28,7 @@ from peelbound.service.schemas.request import AuditRequest
 
 _AT_WORK = [AuditState.RUNNING, AuditState.CANCELLING]
 _FORGET_CONTROLLER_AFTER = timedelta(days=1)
+_LONGEST_BACKOFF_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,24 @@ class Leases:
         lease_seconds: how long a claim lasts without a heartbeat.
         max_attempts: an audit fails when infrastructure has ended this many of its attempts.
         clock: the time by which leases run out.
+        chance: a number in [0, 1), drawn for each backoff.
     """
 
     def __init__(
-        self, engine: Engine, *, lease_seconds: float, max_attempts: int, clock: Clock = database_clock
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float,
+        max_attempts: int,
+        clock: Clock = database_clock,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        self.lease_seconds = lease_seconds
         self._engine = engine
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
         self._clock = clock
+        self._chance = chance
 
     def claim(self, owner: str) -> Claim | None:
         """Take the oldest audit that is queued and due, or whose lease ran out; None when there is none.
@@ -195,27 +207,28 @@ class Leases:
             return self._end(connection, claim, AuditState.FAILED, problem=problem) is not None
 
     def retry(self, claim: Claim, problem: Problem, delay_seconds: float) -> AuditState | None:
-        """Give the audit back after an infrastructure failure, to be claimed again after the delay.
+        """Give the audit back after an infrastructure failure, to be claimed again after a backoff.
+
+        The backoff begins with `delay_seconds`, doubles with each failure and ends at 300 s; up to half of it is left
+        out by chance, so that audits that failed together do not come back together.
 
         Answers the state it is in now: queued, or failed when this was the last attempt, or cancelled. None when the
         claim is lost.
         """
         with writing(self._engine) as connection:
-            counted = AuditRow.failures + 1
-            last = (*_fence(claim), AuditRow.state == AuditState.RUNNING, counted >= self._max_attempts)
-            now = self._clock(connection)
-            if advance(connection, last, now, AuditState.FAILED, claim.attempt, problem=problem, failures=counted):
-                return AuditState.FAILED
-            return self._end(
-                connection,
-                claim,
-                AuditState.QUEUED,
-                event=EventType.RETRY,
-                problem=problem,
-                failures=counted,
-                claimable_at=now + timedelta(seconds=delay_seconds),
-                lease_owner=None,
-            )
+            failures = connection.scalar(select(AuditRow.failures).where(*_fence(claim)).with_for_update())
+            if failures is None:
+                return None
+            change: dict[str, Any] = {"problem": problem, "failures": failures + 1}
+            if failures + 1 >= self._max_attempts:
+                return self._end(connection, claim, AuditState.FAILED, **change)
+            due = self._clock(connection) + self._backoff(delay_seconds, failures)
+            change |= {"event": EventType.RETRY, "claimable_at": due, "lease_owner": None}
+            return self._end(connection, claim, AuditState.QUEUED, **change)
+
+    def _backoff(self, base: float, failures: int) -> timedelta:
+        doubled = min(base, _LONGEST_BACKOFF_SECONDS) * 2.0 ** min(failures, 64)  # bounded: floats overflow
+        return timedelta(seconds=min(doubled, _LONGEST_BACKOFF_SECONDS) * (1 - self._chance() / 2))
 
     def cancelled(self, claim: Claim) -> bool:
         """End an audit that was to be cancelled; False when the claim is lost or nobody asked for it."""

@@ -55,7 +55,17 @@ class Service:
 
     def __post_init__(self) -> None:
         self.audits = Audits(self.engine, clock=self.clock)
-        self.leases = Leases(self.engine, lease_seconds=LEASE_SECONDS, max_attempts=MAX_ATTEMPTS, clock=self.clock)
+        self.leases = self.leases_with(MAX_ATTEMPTS)
+
+    def leases_with(self, max_attempts: int, chance: float = 0.0) -> Leases:
+        """Another controller's end of the queue, whose backoffs are not left to chance."""
+        return Leases(
+            self.engine,
+            lease_seconds=LEASE_SECONDS,
+            max_attempts=max_attempts,
+            clock=self.clock,
+            chance=lambda: chance,
+        )
 
     def submit(self, tenant: str = "acme", **fields: object) -> str:
         record, created = self.audits.submit(tenant, a_request(**fields), None)

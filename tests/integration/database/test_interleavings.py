@@ -137,7 +137,8 @@ class Queue(RuleBasedStateMachine):
         else:
             model.failures += 1
             exhausted = model.failures >= MAX_ATTEMPTS
-            model.becomes(AuditState.FAILED if exhausted else Q, due=self.now + leases * LEASE_SECONDS)
+            backoff = leases * LEASE_SECONDS * 2 ** (model.failures - 1)
+            model.becomes(AuditState.FAILED if exhausted else Q, due=self.now + backoff)
         assert model is None or state is model.state
 
     @rule(claim=consumes(claims))

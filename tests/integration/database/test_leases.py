@@ -1,8 +1,14 @@
 """What controllers rely on: claims, fences, recovery, and that nothing runs twice."""
 
-import pytest
+import math
+from datetime import timedelta
 
+import pytest
+from sqlalchemy import select, update
+
+from peelbound.service.database.engine import reading, writing
 from peelbound.service.database.leases import Lease
+from peelbound.service.database.tables import AuditRow
 from peelbound.service.schemas.record import AuditState
 from tests.integration.database.harness import (
     LEASE_SECONDS,
@@ -181,10 +187,33 @@ class TestFailuresOfInfrastructure:
             record = service.audits.get("acme", audit)
             assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, attempt, PROBLEM)
             assert service.leases.claim("early") is None
-            service.clock.push(10)
+            service.clock.push(10 * 2 ** (attempt - 1))
         assert service.leases.retry(service.claim(), PROBLEM, delay_seconds=10) is AuditState.FAILED
         assert service.audits.get("acme", audit).problem == PROBLEM
         assert [event for event in service.events(audit) if event[0] == "retry"] == [("retry", "queued")] * 2
+
+    @pytest.mark.parametrize("base", [1e-3, 10.0, 1e9])
+    @pytest.mark.parametrize("chance", [0.0, 0.5])
+    def test_backoffs_double_with_each_failure_up_to_five_minutes(
+        self, service: Service, base: float, chance: float
+    ) -> None:
+        """Also where attempts were handed back in between, and however many failures there were."""
+        audit = service.submit()
+        leases = service.leases_with(10_000, chance)
+        for failures in (0, 1, 2, 10, 2_000):
+            with writing(service.engine) as connection:
+                connection.execute(update(AuditRow).values(failures=failures))
+            assert leases.hand_back(service.claim())
+            with writing(service.engine) as connection:
+                before = service.clock(connection)
+            assert leases.retry(service.claim(), PROBLEM, base) is AuditState.QUEUED
+            with reading(service.engine) as connection:
+                due, after = connection.scalars(select(AuditRow.claimable_at)).one(), service.clock(connection)
+            assert due is not None
+            backoff = timedelta(seconds=(1 - chance / 2) * min(300.0, math.ldexp(base, min(failures, 64))))
+            assert before + backoff <= due <= after + backoff
+            service.clock.push(300)
+        assert service.audits.get("acme", audit).attempt == 10
 
     def test_lost_leases_use_up_the_attempts(self, service: Service) -> None:
         audit = service.submit()
