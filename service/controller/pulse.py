@@ -2,6 +2,9 @@
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.leases import Claim, Lease, Leases
@@ -13,7 +16,7 @@ BEAT_SECONDS = 1.0
 
 
 class LeaseLost(PeelboundError):
-    """Another controller took the audit: whatever was done is to be discarded."""
+    """Another controller took the audit, or may have: whatever was done is to be discarded."""
 
     slug = "lease-lost"
     title = "The lease was lost"
@@ -26,10 +29,27 @@ class Stopping(PeelboundError):
     title = "The controller is stopping"
 
 
+@dataclass(eq=False)
+class _Held:
+    """A claim and what is known of it, in one object: late news of one claim cannot land on the next."""
+
+    claim: Claim
+    renewed: float
+    """When the last heartbeat that succeeded was sent; the lease lasts from then on at least."""
+    state: Lease = Lease.HELD
+
+
 class Pulse:
     """Beats once a second, for the controller and for the claim that it holds."""
 
-    def __init__(self, leases: Leases, owner: str, stop: threading.Event, interval: float = BEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        owner: str,
+        stop: threading.Event,
+        interval: float = BEAT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Bind; `start` begins to beat.
 
         Args:
@@ -37,10 +57,10 @@ class Pulse:
             owner: this controller's name.
             stop: set when the controller is to end.
             interval: seconds between beats.
+            clock: seconds.
         """
-        self._leases, self._owner, self._stop, self._interval = leases, owner, stop, interval
-        self._claim: Claim | None = None
-        self._state = Lease.HELD
+        self._leases, self._owner, self._stop, self._interval, self._clock = leases, owner, stop, interval, clock
+        self._held: _Held | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -56,27 +76,45 @@ class Pulse:
 
     def hold(self, claim: Claim | None) -> None:
         """Keep this claim alive from now on, or none."""
-        self._state = Lease.HELD
-        self._claim = claim
+        self._held = None if claim is None else _Held(claim, self._clock())
 
     def check(self) -> None:
-        """Raise `LeaseLost`, `Cancelled` or `Stopping` when the work in hand should end."""
-        if self._state is Lease.LOST:
-            raise LeaseLost("Another controller holds the audit.")
-        if self._state is Lease.CANCELLING:
-            raise Cancelled("The audit was cancelled.")
+        """Raise `LeaseLost`, `Cancelled` or `Stopping` when the work in hand should end.
+
+        A lease that no heartbeat has renewed for as long as it lasts is lost too, whatever kept the heartbeats from
+        arriving: another controller may have the audit by now.
+        """
+        held = self._held
+        if held is not None:
+            remedy = "Nothing needs to be done: the audit goes on from what is solved, here or on another controller."
+            if held.state is Lease.LOST:
+                raise LeaseLost("Another controller holds the audit, or it has ended.", remedy=remedy)
+            silent = self._clock() - held.renewed
+            if silent > self._leases.lease_seconds:
+                raise LeaseLost(
+                    f"No heartbeat has reached the database for {silent:.0f} s, and the lease lasts "
+                    f"{self._leases.lease_seconds:g} s.",
+                    remedy=f"{remedy} See that the database can be reached from the controller.",
+                )
+            if held.state is Lease.CANCELLING:
+                raise Cancelled("The audit was cancelled.")
         if self._stop.is_set():
             raise Stopping("The controller is stopping.")
 
+    def beat(self) -> None:
+        """One sign of life; what the database says of the claim is what `check` goes by."""
+        held, sent = self._held, self._clock()
+        self._leases.beat(self._owner)
+        if held is not None:
+            held.state = self._leases.heartbeat(held.claim)
+            held.renewed = sent
+
     def _run(self) -> None:
         while not self._ended.wait(self._interval):
-            claim = self._claim
             try:
-                self._leases.beat(self._owner)
-                state = Lease.HELD if claim is None else self._leases.heartbeat(claim)
+                self.beat()
             except DatabaseUnavailable as error:
-                # Not a reason to stop: the lease may well outlive the outage, and publishing is fenced.
+                # Not a reason to stop at once: the lease may well outlive the outage, and publishing is fenced.
                 log.warning("no heartbeat: %s", error)
-                continue
-            if claim is self._claim:
-                self._state = state
+            except Exception:  # a thread that ended unheard would let every audit's lease run out from here on
+                log.exception("no heartbeat, for a reason that was not expected")
