@@ -36,6 +36,7 @@ _TYPES = {
     "token-invalid": "A token of this name exists, or a scope is unknown.",
     "worker-error": "A worker process failed in a way it did not expect; the service's log holds the traceback.",
     "ray-error": "The cluster that solves failed; the audit is tried again.",
+    "workers-unavailable": "The cluster did not start the workers in time: it lacks the CPUs or GPUs they ask for.",
     "bad-request": "The request cannot be carried out as it stands; `detail` says why.",
     "controller-stopping": "The controller was told to stop and handed the audit back; another one goes on with it.",
     "worker-lost": "A worker process or its node died; the audit is tried again.",

@@ -9,13 +9,15 @@ import os
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 
 import ray
+from ray.exceptions import RayError
 from sqlalchemy import Engine
 from ulid import ULID
 
 from peelbound.service.controller.audit import Audit, Outcome
-from peelbound.service.controller.pool import Pool, start_ray
+from peelbound.service.controller.pool import Pool, RayFailed, start_pool, typed
 from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
 from peelbound.service.database.errors import DatabaseUnavailable
@@ -35,7 +37,14 @@ WORKER_LOSSES = 2
 class Controller:
     """Carries out one audit after another until told to stop."""
 
-    def __init__(self, settings: Settings, engine: Engine, store: ObjectStore, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: ObjectStore,
+        stop: threading.Event,
+        start_pool: Callable[[Settings, ObjectStore, Callable[[], None]], Pool] = start_pool,
+    ) -> None:
         """Bind to database and store.
 
         Args:
@@ -43,11 +52,13 @@ class Controller:
             engine: of the migrated database.
             store: object storage.
             stop: ends the loop; the audit in hand is handed back.
+            start_pool: starts Ray and a pool on it.
         """
         self.settings, self.store, self.stop = settings, store, stop
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{ULID()}"
         self.leases = Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
         self.pulse = Pulse(self.leases, self.owner, stop)
+        self._new_pool = start_pool
         self._pool: Pool | None = None
 
     def run(self) -> None:
@@ -71,8 +82,7 @@ class Controller:
 
     def _start_pool(self) -> Pool:
         if self._pool is None:
-            start_ray(self.settings)
-            self._pool = Pool(self.settings, self.store, self.pulse.check)
+            self._pool = self._new_pool(self.settings, self.store, self.pulse.check)
         return self._pool
 
     def _stop_ray(self) -> None:
@@ -99,7 +109,7 @@ class Controller:
         except UserError as error:
             self.leases.fail(claim, as_problem(error))
             log.info("audit %s: failed: %s", claim.audit_id, error)
-        except WorkerLost as error:
+        except (WorkerLost, RayFailed) as error:
             self._stop_ray()  # the next attempt gets a fresh one
             self._retry(claim, error)
         except PeelboundError as error:
@@ -115,8 +125,7 @@ class Controller:
             self.pulse.hold(None)
 
     def _retry(self, claim: Claim, error: PeelboundError) -> None:
-        delay = self.settings.retry_seconds * 2 ** (claim.attempt - 1)
-        state = self.leases.retry(claim, as_problem(error), delay)
+        state = self.leases.retry(claim, as_problem(error), self.settings.retry_seconds)
         log.warning("audit %s attempt %d: %s; now %s", claim.audit_id, claim.attempt, error, state)
 
     def _carry_out(self, claim: Claim) -> Outcome:
@@ -137,5 +146,14 @@ class Controller:
                 log.warning("audit %s: %s (%d)", claim.audit_id, error, losses)
                 if losses > WORKER_LOSSES:
                     raise
+            except RayError as error:
+                raise typed(error, "the audit") from error
             finally:
-                pool.abandon()
+                self._abandon(pool)
+
+    def _abandon(self, pool: Pool) -> None:
+        try:
+            pool.abandon()
+        except Exception:  # a Ray that is gone raises all sorts; none may hide what ended the audit
+            log.warning("tasks could not be stopped, starting Ray afresh", exc_info=True)
+            self._stop_ray()

@@ -37,6 +37,18 @@ Ref = Any
 CANCEL_SECONDS = 5.0
 """A task that has not noticed its cancellation after this long is killed with its process."""
 
+START_SECONDS = 120.0
+"""Workers that have not answered after this long are taken not to start: the cluster lacks what they ask for."""
+
+_REMEDY = "Ray is started afresh for the next attempt. If this goes on, look at its logs and at PEELBOUND_RAY_ADDRESS."
+
+
+class RayFailed(InfrastructureError):
+    """Ray itself failed, or does not start the workers: it is to be started afresh."""
+
+    slug = "ray-error"
+    title = "The cluster failed"
+
 
 @dataclass(eq=False)
 class Task:
@@ -47,6 +59,20 @@ class Task:
     outputs: list[Ref]
     done: Ref
     then: Callable[[Done], None] | None
+
+
+def start_pool(settings: Settings, store: ResultStore, check: Callable[[], None]) -> "Pool":
+    """A pool on a Ray that is started for it; see `Pool`.
+
+    Raises:
+        RayFailed: no cluster answers at `ray_address`, or a Ray of our own does not start.
+    """
+    try:
+        start_ray(settings)
+    except Exception as error:  # `ray.init` raises all sorts, a plain Exception when a node is slow to start
+        where = f"No Ray cluster answers at {settings.ray_address}" if settings.ray_address else "Ray does not start"
+        raise RayFailed(f"{where}: {error}", remedy=_REMEDY) from error
+    return Pool(settings, store, check)
 
 
 def start_ray(settings: Settings) -> None:
@@ -87,15 +113,22 @@ def _signals_kept() -> Iterator[None]:
 class Pool:
     """Actors that work for one controller, whatever audit it has."""
 
-    def __init__(self, settings: Settings, store: ResultStore, check: Callable[[], None]) -> None:
-        """Start the actors.
+    def __init__(
+        self,
+        settings: Settings,
+        store: ResultStore,
+        check: Callable[[], None],
+        start_seconds: float = START_SECONDS,
+    ) -> None:
+        """Bind; `start` starts the actors.
 
         Args:
             settings: how many, on what.
             store: where they put solutions.
             check: called a few times a second while waiting; raises to give up (cancelled, lease lost).
+            start_seconds: how long the actors may take to start.
         """
-        self._settings, self._store = settings, store
+        self._settings, self._store, self._start_seconds = settings, store, start_seconds
         self.check = check
         self.grain = 0
         self.busy_seconds = 0.0
@@ -106,7 +139,19 @@ class Pool:
         return self._settings.workers
 
     def start(self, grain: int) -> None:
-        """Have every actor alive, with this grain."""
+        """Have every actor alive, with this grain.
+
+        Raises:
+            RayFailed: they do not answer in time (slug `workers-unavailable`), or Ray fails.
+            WorkerLost: one died while it started.
+        """
+        try:
+            self._start(grain)
+            self._await_answers()
+        except RayError as error:
+            raise typed(error, "the start of the workers") from error
+
+    def _start(self, grain: int) -> None:
         if self.grain != grain:
             self._kill(self._actors)
             self._actors, self.grain = [], grain
@@ -115,6 +160,32 @@ class Pool:
         device = "cuda" if self._settings.worker_gpus else "cpu"
         while len(self._actors) < len(self):
             self._actors.append(start_worker(self._store, device, grain, 1, self._settings.worker_gpus))
+
+    def _await_answers(self) -> None:
+        """An actor that the cluster has no room for waits for ever, and so would every task that it is given."""
+        answers = [actor.process.options(concurrency_group="control").remote() for actor in self._actors]
+        deadline = time.monotonic() + self._start_seconds
+        left = answers
+        while left:
+            self.check()
+            _, left = ray.wait(left, num_returns=len(left), timeout=0.2)
+            if left and time.monotonic() > deadline:
+                error = self._unavailable(len(left))
+                self._kill(self._actors)
+                self._actors = []
+                raise error
+        ray.get(answers)
+
+    def _unavailable(self, missing: int) -> RayFailed:
+        gpus = self._settings.worker_gpus
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        return RayFailed(
+            f"{missing} of {len(self)} workers did not start within {self._start_seconds:g} s. Each asks for 1 CPU and "
+            f"{gpus:g} GPUs; the cluster offers {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs, besides "
+            "what the workers that did start have taken.",
+            slug="workers-unavailable",
+            remedy="Lower PEELBOUND_WORKERS or PEELBOUND_WORKER_GPUS, or give the cluster more nodes.",
+        )
 
     def submit(
         self,
@@ -141,7 +212,7 @@ class Pool:
         try:
             refs = getattr(self._actors[worker], method).options(num_returns=outputs + 1).remote(*args)
         except RayError as error:
-            raise _typed(error, method) from error
+            raise typed(error, method) from error
         *bulky, done = refs if outputs else [refs]
         task = Task(method, worker, bulky, done, then)
         self._in_flight[done] = task
@@ -164,13 +235,16 @@ class Pool:
 
     def _take_one(self) -> None:
         self.check()
-        ready, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=0.2)
+        try:
+            ready, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=0.2)
+        except RayError as error:
+            raise typed(error, "waiting") from error
         for ref in ready:
             task = self._in_flight.pop(ref)
             try:
                 done: Done = ray.get(ref)
             except RayError as error:
-                raise _typed(error, task.method) from error
+                raise typed(error, task.method) from error
             self.busy_seconds += done.seconds
             if task.then is not None:
                 task.then(done)
@@ -204,19 +278,27 @@ class Pool:
         return True
 
 
-def _typed(error: RayError, method: str) -> PeelboundError:
-    """Our own error behind one of Ray's."""
+def typed(error: RayError, method: str) -> PeelboundError:
+    """Our own error behind one of Ray's, met during `method`."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         if isinstance(cause, PeelboundError):
             return cause
         if isinstance(cause, MemoryError) or "out of memory" in str(cause).lower():
             return OutOfMemory(f"{method}: {cause}", remedy="Lower options.grain or calibration.sequence_length.")
-        return InfrastructureError(f"{method} failed on a worker: {type(cause).__name__}: {cause}", slug="worker-error")
+        return InfrastructureError(
+            f"{method} failed on a worker: {type(cause).__name__}: {cause}",
+            slug="worker-error",
+            remedy="Report it with the controller's log.",
+        )
     if isinstance(error, OutOfMemoryError):
         return OutOfMemory(
             f"{method}: the node ran out of memory.", remedy="Lower options.grain or give the node more memory."
         )
     if isinstance(error, ActorDiedError | ActorUnavailableError | ObjectLostError):
-        return WorkerLost(f"A worker died during {method}.")
-    return InfrastructureError(f"Ray failed during {method}: {error}", slug="ray-error")
+        return WorkerLost(
+            f"A worker died during {method}.",
+            remedy="See the kernel's log on its node: if it was killed for lack of memory, lower PEELBOUND_WORKERS, "
+            "options.grain or calibration.sequence_length. What is solved is not solved again.",
+        )
+    return RayFailed(f"Ray failed during {method}: {error}", remedy=_REMEDY)
