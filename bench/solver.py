@@ -3,10 +3,10 @@
     python -m bench.solver CHECKPOINT CALIBRATION [--baseline-steps 400] [--out bench/out/solver.json]
 
 The baseline is AdamW from a fresh start, its learning rate tuned on select; it is also shown with fewer steps, since
-the number it is charged for is a choice. The fast candidates are the product's default (Muon for matrices, AdamW for the
-rest) at several numbers of steps, and AdamW with small batches. Both build the reference networks `direct` and
-`YES-0` block by block; compared is the cross-entropy on check with the head unchanged, minimum over the two maps. FLOPs
-count the passes of the solve and the Newton-Schulz products of Muon.
+the number it is charged for is a choice. The fast candidates are the product's default (Muon for matrices, AdamW for
+the rest) at several numbers of steps, and AdamW with small batches. Both build the reference networks `direct` and
+`YES-0` block by block; compared is the cross-entropy on check with the head unchanged, the better of the two maps.
+FLOPs count the passes of the solve and the Newton-Schulz products of Muon.
 """
 
 import argparse
