@@ -42,6 +42,15 @@ def source_hash(package: str) -> str:
     return digest.hexdigest()
 
 
+def _cpu_model() -> str:
+    """The processor's name: the math libraries choose their kernels by model, not by instruction set alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def platform_fingerprint(device: str) -> dict[str, str]:
     """What floating-point results depend on besides their inputs.
 
@@ -50,10 +59,11 @@ def platform_fingerprint(device: str) -> dict[str, str]:
     """
     import torch
 
-    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    cuda = device.startswith("cuda") and torch.cuda.is_available()
     return {
         "device": device.split(":")[0],
-        "isa": kind,
+        "isa": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
+        "cpu": _cpu_model(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,

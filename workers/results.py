@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import safetensors.torch
 from torch import Tensor
 
-from peelbound.workers.errors import ObjectMissing
+from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 from peelbound.workers.keys import canonical
 
 
@@ -23,6 +23,10 @@ class ResultStore(Protocol):
 
     def get(self, key: str) -> bytes:
         """Read an object whose checksum was verified. Raises `ObjectMissing`, `ObjectCorrupt`."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; no error when there is none."""
         ...
 
 
@@ -43,6 +47,16 @@ def load_measurements(store: ResultStore, key: str) -> dict[str, Any] | None:
 
 
 def load_tensors(store: ResultStore, key: str) -> dict[str, Tensor]:
-    """The tensors of a solution."""
-    tensors: dict[str, Tensor] = safetensors.torch.load(store.get(f"{key}.safetensors"))
+    """The tensors of a solution.
+
+    Raises:
+        ObjectCorrupt, ObjectMissing: they are damaged or gone. Their measurements are removed, so that the next attempt
+            finds no solution and solves the problem again.
+    """
+    try:
+        data = store.get(f"{key}.safetensors")
+    except (ObjectCorrupt, ObjectMissing):
+        store.delete(f"{key}.json")
+        raise
+    tensors: dict[str, Tensor] = safetensors.torch.load(data)
     return tensors

@@ -28,6 +28,9 @@ class Failing:
     def get(self, key: str) -> bytes:
         return self._store.get(key)
 
+    def delete(self, key: str) -> None:
+        self._store.delete(key)
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
@@ -55,6 +58,17 @@ def test_what_was_never_saved_is_not_there(store: DirectoryStore) -> None:
     assert load_measurements(store, KEY) is None
     with pytest.raises(ObjectMissing):
         load_tensors(store, KEY)
+
+
+def test_damaged_tensors_are_no_solution_any_more(store: DirectoryStore, tmp_path: Path) -> None:
+    save_solution(store, KEY, TENSORS, {"fit_residual": 0.5})
+    (path,) = (tmp_path / "objects").rglob("*.safetensors.object")
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ObjectCorrupt):
+        load_tensors(store, KEY)
+    assert load_measurements(store, KEY) is None
 
 
 @pytest.mark.parametrize("writes", [0, 1])
