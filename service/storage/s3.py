@@ -22,7 +22,10 @@ _SHA256 = "sha256"
 _WRITER = "writer"
 _PROBE = ".check"
 _HEADS_AT_ONCE = 8
-_TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=8 << 20, max_concurrency=4)
+# The queue between network and disk holds 256 KiB pieces; boto3's default of 1000 would be a quarter of a gigabyte.
+_TRANSFER = TransferConfig(
+    multipart_threshold=16 << 20, multipart_chunksize=8 << 20, max_concurrency=4, max_io_queue=64
+)
 
 
 @dataclass(frozen=True)
