@@ -13,18 +13,16 @@ import numpy as np
 
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.config import read_config
-from peelbound.workers.checkpoint.header import ITEM_BYTES, StoredTensor
 from peelbound.workers.checkpoint.index import read_tensors
+from peelbound.workers.checkpoint.layout import PartLayout, Weight, lay_out
 from peelbound.workers.checkpoint.limits import Limits
-from peelbound.workers.checkpoint.part import WEIGHT_DTYPES, Part, TensorEntry
+from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.checkpoint.reader import Range, Reader
-from peelbound.workers.errors import CheckpointChanged, CheckpointError
+from peelbound.workers.errors import CheckpointChanged
 from peelbound.workers.keys import key_of
 from peelbound.workers.source import ByteSource
 
 TOKENIZER_FILE = "tokenizer.json"
-
-_Layout = list[tuple[StoredTensor, TensorEntry]]
 
 
 class Checkpoint:
@@ -36,7 +34,12 @@ class Checkpoint:
     """
 
     def __init__(
-        self, reader: Reader, limits: Limits, config: dict[str, Any], architecture: Architecture, layouts: list[_Layout]
+        self,
+        reader: Reader,
+        limits: Limits,
+        config: dict[str, Any],
+        architecture: Architecture,
+        layouts: list[PartLayout],
     ) -> None:
         self.config = config
         self.architecture = architecture
@@ -57,7 +60,8 @@ class Checkpoint:
         reader = Reader(source)
         config = read_config(reader, limits)
         architecture = Architecture.from_config_json(config)
-        layouts = _lay_out(architecture, read_tensors(reader, limits))
+        weights = {name: Weight.plain(stored) for name, stored in read_tensors(reader, limits).items()}
+        layouts = lay_out(architecture, weights)
         return cls(reader, limits, config, architecture, layouts)
 
     @property
@@ -68,7 +72,7 @@ class Checkpoint:
     @property
     def part_bytes(self) -> list[int]:
         """Bytes of each part as stored, parts 0..K."""
-        return [sum(stored.length for stored, _ in layout) for layout in self._layouts]
+        return [layout.bytes for layout in self._layouts]
 
     @property
     def total_bytes(self) -> int:
@@ -83,7 +87,7 @@ class Checkpoint:
     @property
     def dtypes(self) -> list[str]:
         """What the weights are stored as, by the names of the safetensors format."""
-        return sorted({stored.dtype for layout in self._layouts for stored, _ in layout})
+        return sorted({stored.dtype for layout in self._layouts for stored in layout.stored})
 
     def read_part(self, index: int) -> Part:
         """Read one part: 0 the rest, 1..K a block. Each of its bytes is read once and no other.
@@ -93,11 +97,10 @@ class Checkpoint:
             StorageUnavailable: the storage did not answer.
         """
         layout = self._layouts[index]
-        data = np.empty(sum(stored.length for stored, _ in layout), np.uint8)
-        self._reader.read_into(
-            data, [Range(stored.file, stored.start, stored.length, entry.offset) for stored, entry in layout]
-        )
-        part = Part.of(index, data, (entry for _, entry in layout))
+        data = np.empty(layout.bytes, np.uint8)
+        pairs = zip(layout.stored, layout.entries, strict=True)
+        self._reader.read_into(data, [Range(s.file, s.start, s.length, entry.offset) for s, entry in pairs])
+        part = Part.of(index, data, layout.entries, layout.logical)
         self._refuse_other_bytes(part)
         return part
 
@@ -142,33 +145,3 @@ class Checkpoint:
                 remedy="Audit a checkpoint that nobody writes to, for instance a copy.",
                 pointer="/checkpoint",
             )
-
-
-def _lay_out(architecture: Architecture, tensors: dict[str, StoredTensor]) -> list[_Layout]:
-    """Give each stored tensor its place: per part, what is read and where it goes.
-
-    What the architecture does not place (attention-mask buffers in old files) is not read.
-    """
-    placements = architecture.place({name: tensor.shape for name, tensor in tensors.items()})
-    parts: list[list[tuple[str, StoredTensor]]] = [[] for _ in range(architecture.block_count + 1)]
-    for stored_name, placement in placements.items():
-        stored = tensors[stored_name]
-        if stored.dtype not in WEIGHT_DTYPES:
-            raise CheckpointError(
-                f"{stored.file}: the weight {stored.name} is stored as {stored.dtype}.",
-                slug="checkpoint-dtype-unsupported",
-                remedy="Save the weights as float32, float16 or bfloat16.",
-                pointer="/checkpoint",
-            )
-        parts[placement.part].append((placement.name, stored))
-    return [_in_order(part) for part in parts]
-
-
-def _in_order(part: list[tuple[str, StoredTensor]]) -> _Layout:
-    """Widest dtype first, then by name: the reference writer's own order, so that neighbours are read together."""
-    layout: _Layout = []
-    offset = 0
-    for name, stored in sorted(part, key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0])):
-        layout.append((stored, TensorEntry(name, stored.dtype, stored.shape, offset, stored.length)))
-        offset += stored.length
-    return layout

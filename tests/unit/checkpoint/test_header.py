@@ -201,7 +201,7 @@ entries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.dictionaries(st.text(max_size=4), entries | json_values, max_size=3), st.integers(0, 40))
 def test_any_json_is_refused_or_covers_the_file_exactly(attempt, header, data_bytes):
     raw = json.dumps(header).encode()
