@@ -1,0 +1,22 @@
+"""Rounded activations, as BitNet b1.58 has them in front of every ternary linear map."""
+
+from torch import Tensor
+
+from peelbound.workers.quantisers.grid import straight_through
+
+_HIGH = 127
+_SMALLEST = 1e-5
+
+
+def quantise_tokens(x: Tensor) -> Tensor:
+    """8 bits per token: codes round(127 x / max |x|) cut to −128..127, per vector of the last dimension.
+
+    BitNet b1.58 (Ma et al. 2024, arXiv 2402.17764), section 2: absmax without zero point; bits as in transformers'
+    `ActQuant`. Straight-through gradient.
+
+    Args:
+        x: [..., features].
+    """
+    dense = x.detach()
+    rate = _HIGH / dense.abs().amax(-1, keepdim=True).clamp(min=_SMALLEST)
+    return straight_through((dense * rate).round().clamp(-_HIGH - 1, _HIGH) / rate, x)
