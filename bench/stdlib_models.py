@@ -15,7 +15,7 @@ import multiprocessing
 import queue
 import random
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -154,18 +154,35 @@ def prepare_corpus(
         train_files: at most this many files for training; None takes all.
         seed: of the split.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)  # noqa: S311 - a reproducible split, no secret
     files = library_files()
     chance.shuffle(files)
     held_out, training = files[:held_out_files], files[held_out_files:][:train_files]
-    texts = [_read(path) for path in training]
+    return write_corpus(
+        directory,
+        [_read(path) for path in training],
+        [(_read(path), str(path.relative_to(_library()))) for path in held_out],
+        vocabulary=vocabulary,
+    )
 
+
+def write_corpus(
+    directory: Path, training: Sequence[str], held_out: Sequence[tuple[str, str]], *, vocabulary: int
+) -> Corpus:
+    """Train the tokenizer on the training texts and write both parts.
+
+    Args:
+        directory: made if absent; its files are overwritten.
+        training: documents for training.
+        held_out: documents for calibration alone, each with where it is from.
+        vocabulary: pieces of the byte-level BPE, `<eos>` and the 256 bytes included.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        texts,
+        training,
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=[END_OF_DOCUMENT],
@@ -175,12 +192,12 @@ def prepare_corpus(
     )
     tokenizer.save(str(directory / "tokenizer.json"))
 
-    ids = [token for encoding in tokenizer.encode_batch(texts) for token in (*encoding.ids, _END_ID)]
+    ids = [token for encoding in tokenizer.encode_batch(training) for token in (*encoding.ids, _END_ID)]
     np.save(directory / "train.npy", np.asarray(ids, dtype=np.int32))
 
     with (directory / "held_out.jsonl").open("w", encoding="utf-8") as lines:
-        for path in held_out:
-            lines.write(json.dumps({"text": _read(path), "source": str(path.relative_to(_library()))}) + "\n")
+        for text, source in held_out:
+            lines.write(json.dumps({"text": text, "source": source}) + "\n")
     return Corpus.load(directory)
 
 
