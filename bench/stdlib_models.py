@@ -15,7 +15,7 @@ import multiprocessing
 import queue
 import random
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,6 +36,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
+
+from peelbound.workers.quantisers.maps import linear_maps, round_inputs
+from peelbound.workers.quantisers.quantise import quantise
+from peelbound.workers.quantisers.scheme import Scheme
 
 END_OF_DOCUMENT = "<eos>"
 _END_ID = 0
@@ -107,6 +111,10 @@ class Recipe:
     """Muon for the blocks' matrices; else AdamW throughout."""
     frozen_block: int | None = None
     """1..K: this block stays at its random initialisation."""
+    scheme: str | None = None
+    """Quantisation-aware training of the blocks' linear maps in this weight class (`ternary`, `int4-g32+a8`, …)."""
+    save_latent: bool = True
+    """With a scheme: whether the full-precision latent weights are saved, or what they are rounded to."""
     steps: int = 300
     save_at: tuple[int, ...] = (100, 200, 300)
     batch: int = 16
@@ -213,6 +221,7 @@ def train(corpus: Corpus, recipe: Recipe, directory: Path) -> Iterator[TrainingS
     optimizers = _optimizers(trained, muon=recipe.muon)
     chance = torch.Generator().manual_seed(recipe.seed)
     window = torch.arange(recipe.sequence_length)
+    quantised = _quantiser(model, recipe)
     losses: list[float] = []
     smoothed: list[float] = []
 
@@ -220,7 +229,7 @@ def train(corpus: Corpus, recipe: Recipe, directory: Path) -> Iterator[TrainingS
     for step in range(1, recipe.steps + 1):
         starts = torch.randint(len(corpus.train) - recipe.sequence_length, (recipe.batch, 1), generator=chance)
         batch = corpus.train[starts + window]  # [batch, sequence_length]
-        loss = model(input_ids=batch, labels=batch).loss
+        loss = torch.func.functional_call(model, quantised(), kwargs={"input_ids": batch, "labels": batch}).loss
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
@@ -235,7 +244,7 @@ def train(corpus: Corpus, recipe: Recipe, directory: Path) -> Iterator[TrainingS
         checkpoint = None
         if step in recipe.save_at:
             checkpoint = directory / f"step-{step}"
-            _save(model, tokenizer, checkpoint)
+            _save(model, tokenizer, checkpoint, {} if recipe.save_latent else quantised())
         yield TrainingStep(step, smoothed[-1], checkpoint)
 
     curve = {"frozen_block": recipe.frozen_block, "loss": losses, "training_loss": smoothed}
@@ -363,7 +372,25 @@ def _schedule(step: int, steps: int) -> float:
     return max(warm_up * decay, _SMALLEST_RATE)
 
 
-def _save(model: PreTrainedModel, tokenizer: Tokenizer, checkpoint: Path) -> None:
+def _quantiser(model: PreTrainedModel, recipe: Recipe) -> Callable[[], dict[str, Tensor]]:
+    """What gives the rounded weights that stand in for the latent ones, by name; rounds activations where asked."""
+    if recipe.scheme is None:
+        return dict
+    scheme = Scheme.parse(recipe.scheme)
+    blocks = _blocks(model)
+    prefix = next(name for name, module in model.named_modules() if module is blocks)
+    maps = linear_maps(blocks)
+    if scheme.activation_bits:
+        round_inputs(blocks, {linear.name for linear in maps})
+
+    def quantised() -> dict[str, Tensor]:
+        latent = {linear: blocks.get_parameter(linear.name) for linear in maps}
+        return {f"{prefix}.{m.name}": m.rows(quantise(m.rows(weight), scheme)) for m, weight in latent.items()}
+
+    return quantised
+
+
+def _save(model: PreTrainedModel, tokenizer: Tokenizer, checkpoint: Path, instead: Mapping[str, Tensor]) -> None:
     transformers_logging.disable_progress_bar()
-    model.save_pretrained(checkpoint)
+    model.save_pretrained(checkpoint, state_dict={**model.state_dict(), **instead})
     tokenizer.save(str(checkpoint / "tokenizer.json"))
