@@ -44,8 +44,8 @@ class Subject:
             tensors = {n: t for n, t in tensors.items() if n not in self.whole.all_tied_weights_keys}
         placed = self.architecture.place({name: tuple(t.shape) for name, t in tensors.items()})
         parts: list[dict[str, Tensor]] = [{} for _ in range(self.blocks + 1)]
-        for name, placement in placed.items():
-            parts[placement.part][placement.name] = tensors[name].clone()
+        for placement in placed:
+            parts[placement.part][placement.name] = tensors[placement.stored[0]].clone()
         return parts
 
     @cached_property

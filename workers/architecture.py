@@ -9,22 +9,26 @@ from transformers import PreTrainedModel
 
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.family import build_empty, find_blocks, read_config, recorded_classes
-from peelbound.workers.renames import rename, without_ignorable
+from peelbound.workers.renames import Conversion, Origin, origins, without_ignorable
 
 _SHOWN = 5  # names listed in an error
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a tensor of the files belongs.
+    """A tensor of the model, and what of the files it is made of.
 
     Attributes:
         part: 0 for what lies outside the blocks, 1..K for a block.
         name: within a block relative to it (``self_attn.q_proj.weight``), else the model's full parameter name.
+        stored: names in the files: one, or those that `conversion` makes it of, in its order.
+        conversion: None for one that is taken as it is.
     """
 
     part: int
     name: str
+    stored: tuple[str, ...]
+    conversion: Conversion | None = None
 
 
 class Architecture:
@@ -72,47 +76,50 @@ class Architecture:
         tied = self._model.all_tied_weights_keys
         return sum(p.numel() for name, p in self._model.named_parameters() if name not in tied)
 
-    def place(self, tensors: Mapping[str, tuple[int, ...]]) -> dict[str, Placement]:
-        """The place of every tensor in the files.
+    def place(self, tensors: Mapping[str, tuple[int, ...]]) -> list[Placement]:
+        """What the model's tensors are made of.
 
         Args:
             tensors: name in the files -> shape.
 
         Returns:
-            Name in the files -> place. Tensors that the library knows to be obsolete (rotary tables, causal masks of
-            old files) have no place and are absent.
+            Every tensor of the model but tied ones that the files lack. Tensors of the files that the library knows to
+            be obsolete (rotary tables, causal masks of old files) are in none.
 
         Raises:
             CheckpointError: ``checkpoint-tensors-missing``, ``checkpoint-tensors-unexpected``,
                 ``checkpoint-tensors-duplicate`` or ``checkpoint-tensor-shape``, naming the first few.
-            UnsupportedModel: the files need tensors merged or split (slug ``model-conversion``).
+            UnsupportedModel: the files need conversions that only a whole model can make (slug ``model-conversion``).
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in self._model.state_dict().items()}
-        renamed = rename(self._model, tensors)
+        found = origins(self._model, tensors)
+        strangers = {origin.target: origin.names[0] for origin in found if origin.target not in shapes}
         missing, unexpected = without_ignorable(
             self._model,
-            missing=self._needed(set(shapes), set(renamed.values())),
-            unexpected={name for name, target in renamed.items() if target not in shapes},
+            missing=self._needed(set(shapes), {origin.target for origin in found}),
+            unexpected=set(strangers.values()),
         )
         if missing:
             raise _refusal("missing", f"The files lack {_listed(missing)} of {self.name}.")
         if unexpected:
             raise _refusal("unexpected", f"{self.name} has no place for {_listed(unexpected)}.")
-        placed: dict[str, str] = {}
-        for name, target in renamed.items():
-            if target not in shapes:
+        placed: dict[str, Origin] = {}
+        for origin in found:
+            if origin.target not in shapes:
                 continue
-            if target in placed:
-                raise _refusal("duplicate", f"Both {placed[target]} and {name} are {target} of {self.name}.")
-            if tuple(tensors[name]) != shapes[target]:
+            if other := placed.get(origin.target):
+                both = f"{_summed(other.names)} and {_summed(origin.names)}"
+                raise _refusal("duplicate", f"Both {both} are {origin.target} of {self.name}.")
+            if origin.shape != shapes[origin.target]:
                 raise CheckpointError(
-                    f"{name} has shape {list(tensors[name])}; config.json calls for {list(shapes[target])}.",
+                    f"{_summed(origin.names)} has shape {list(origin.shape)}; "
+                    f"config.json calls for {list(shapes[origin.target])}.",
                     remedy="Use the config.json that was saved with these weights.",
                     pointer="/checkpoint",
                     slug="checkpoint-tensor-shape",
                 )
-            placed[target] = name
-        return {name: self._placement(target) for target, name in placed.items()}
+            placed[origin.target] = origin
+        return [self._placement(origin) for origin in placed.values()]
 
     def _needed(self, wanted: set[str], given: set[str]) -> set[str]:
         """What is wanted and not given, where one of several tied tensors stands for all."""
@@ -123,12 +130,17 @@ class Architecture:
             missing -= group if group & given else group - {source}
         return missing
 
-    def _placement(self, target: str) -> Placement:
+    def _placement(self, origin: Origin) -> Placement:
         prefix = f"{self.blocks_name}."
-        if not target.startswith(prefix):
-            return Placement(0, target)
-        index, name = target.removeprefix(prefix).split(".", 1)
-        return Placement(int(index) + 1, name)
+        if not origin.target.startswith(prefix):
+            return Placement(0, origin.target, origin.names, origin.conversion)
+        index, name = origin.target.removeprefix(prefix).split(".", 1)
+        return Placement(int(index) + 1, name, origin.names, origin.conversion)
+
+
+def _summed(names: tuple[str, ...]) -> str:
+    """One name, or the first of several that become one tensor."""
+    return names[0] if len(names) == 1 else f"{names[0]} with {len(names) - 1} others"
 
 
 def _listed(names: set[str]) -> str:

@@ -1,12 +1,10 @@
 """From a checkpoint's ``config.json`` to an empty model of the library's own class, refusing what cannot be peeled.
 
-Nothing here knows a family by name: what a block is, and whether the blocks are dense and stand on their own, is read
-off the configuration and the module tree. No code of the checkpoint's is run and nothing is fetched.
+Nothing here knows a family by name: what a block is, and whether the blocks stand on their own, is read off the
+configuration and the module tree. No code of the checkpoint's is run and nothing is fetched.
 """
 
-import re
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 import torch
@@ -36,16 +34,25 @@ _LIMITS = {
 # Bounds on the whole, whatever made it large.
 _MOST_PARAMETERS = 2**42
 _MOST_BUFFER_BYTES = 2**31
-_EXPERTS = re.compile(r"(Experts?|Router)$")
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input", "hybrid_layer_ids", "num_mem_blocks")
-_REMEDY = "Audit a dense decoder-only transformer of a family that transformers knows."
+_REMEDY = "Audit a decoder-only transformer of a family that transformers knows; docs/families.md lists them."
+# Of attention and experts the machine's choice is made here, not where the checkpoint was written; auto_map names code.
+# What is packed is unpacked by `checkpoint/encoding.py`, so the model is that of dense weights.
+_NOT_OURS = (
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+    "quantization_config",
+)
 
 
 def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
     """The library's configuration object for the contents of a ``config.json``.
 
     Raises:
-        UnsupportedModel: unknown or non-decoder family, remote code, quantised storage.
+        UnsupportedModel: unknown or non-decoder family, remote code.
         CheckpointError: values that no model can have (slug ``checkpoint-config-invalid``).
     """
     model_type = raw.get("model_type")
@@ -62,12 +69,9 @@ def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
         raise _unsupported("model-unknown", f"model_type {model_type!r} is unknown to this version of transformers.")
     if raw.get("is_encoder_decoder") or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise _not_decoder(model_type)
-    if raw.get("quantization_config"):
-        raise _unsupported("model-quantized", "The checkpoint's weights are packed by a quantiser.")
     config_class = CONFIG_MAPPING[model_type]
     _check_sizes(raw, config_class.attribute_map)
-    # auto_map would name code to run; a stored attention choice belongs to the machine it was made on.
-    kept = {k: v for k, v in raw.items() if k not in ("auto_map", "attn_implementation", "_attn_implementation")}
+    kept = {name: value for name, value in raw.items() if name not in _NOT_OURS}
     try:
         config = config_class.from_dict(kept)
     except Exception as error:  # the library's validators raise whatever they like: the configuration is at fault
@@ -77,7 +81,7 @@ def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
         raise _not_decoder(model_type)
     if config.get_text_config() is not config:
         raise _unsupported("model-not-decoder", f"model_type {model_type!r} is a composite of several models.")
-    _check_dense(config)
+    _check_independent(config)
     config.use_cache = False
     return config
 
@@ -87,7 +91,9 @@ def build_empty(config: PreTrainedConfig) -> PreTrainedModel:
 
     Buffers such as the rotary frequencies are computed by constructors and are in no file, so they must be real; under
     ``torch.device("meta")`` they would be lost without an error. Attention runs through ``sdpa`` where the library
-    says that the family supports it, else eager: that is what the library chooses when nothing is asked for.
+    says that the family supports it, else eager: that is what the library chooses when nothing is asked for. Experts
+    run eagerly, one after the other: the library's default sorts tokens by expert and leaves their order among equals
+    to the device.
     """
     with torch.device("meta"):
         _check_total(_construct(config))
@@ -100,7 +106,9 @@ def build_empty(config: PreTrainedConfig) -> PreTrainedModel:
 
 def _construct(config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, experts_implementation="eager"
+        )
     except Exception as error:  # constructors fail in as many ways as there are families: the configuration is at fault
         raise _invalid(f"transformers cannot build {config.model_type!r} from config.json: {error}") from error
     return model
@@ -110,7 +118,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The one list of decoder blocks in a model, and its name, by the library's own marks.
 
     Raises:
-        UnsupportedModel: none or several lists qualify, or the blocks are not dense and independent.
+        UnsupportedModel: none or several lists qualify, or the blocks are not independent.
     """
     names = set(model._no_split_modules or ())
     classes = tuple(recorded_classes(model, "hidden_states"))
@@ -167,11 +175,9 @@ def _check_total(model: PreTrainedModel) -> None:
         raise _invalid(f"config.json calls for {parameters} parameters and {buffer_bytes} bytes of tables.")
 
 
-def _check_dense(config: PreTrainedConfig) -> None:
-    for name, value in vars(config).items():
-        if name.endswith(("experts", "expert")) and isinstance(value, int) and value > 1:
-            raise _unsupported("model-moe", f"{config.model_type} is a mixture of experts ({name} = {value}).")
-        if name in _SHARING and value:
+def _check_independent(config: PreTrainedConfig) -> None:
+    for name in _SHARING:
+        if value := getattr(config, name, None):
             raise _shared(f"Blocks of {config.model_type} share state ({name} = {value}).")
 
 
@@ -193,11 +199,6 @@ def _check_blocks(model: PreTrainedModel, name: str, blocks: nn.ModuleList) -> N
             raise _not_decoder(family)
         if any(isinstance(m, nn.Conv1d) for _, m in inside) or not any(is_attention(m, attention) for _, m in inside):
             raise _shared(f"Block {index} of {family} is recurrent or convolutional, not attention alone.")
-        # Experts stand side by side: in a list, stacked in one parameter, or under a module that says so.
-        listed = (n for n, m in inside if isinstance(m, nn.ModuleList) or _EXPERTS.search(type(m).__name__))
-        stacked = (n for n, p in block.named_parameters() if p.ndim > 2 and p.numel() > max(p.shape))
-        if expert := next(chain(listed, stacked), None):
-            raise _unsupported("model-moe", f"Block {index} of {family} holds experts ({expert}).")
 
 
 def is_attention(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:

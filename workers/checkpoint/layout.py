@@ -88,7 +88,7 @@ def lay_out(architecture: Architecture, weights: Mapping[str, Weight]) -> list[P
         CheckpointError: what `Architecture.place` raises, or ``checkpoint-dtype-unsupported``.
     """
     placements = architecture.place({name: weight.shape for name, weight in weights.items()})
-    placed = [Placed(p.part, p.name, (weights[name],)) for name, p in placements.items()]
+    placed = [Placed(p.part, p.name, tuple(weights[n] for n in p.stored), p.conversion) for p in placements]
     parts: list[list[Placed]] = [[] for _ in range(architecture.block_count + 1)]
     for tensor in placed:
         for weight in tensor.weights:

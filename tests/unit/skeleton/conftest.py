@@ -36,8 +36,10 @@ class Subject:
     def parts(self) -> list[dict[str, Tensor]]:
         placed = self.architecture.place({name: tuple(t.shape) for name, t in self.files.items()})
         parts: list[dict[str, Tensor]] = [{} for _ in range(self.architecture.block_count + 1)]
-        for name, placement in placed.items():
-            parts[placement.part][placement.name] = self.files[name].clone()
+        for placement in placed:
+            stored = [self.files[name] for name in placement.stored]
+            made = placement.conversion(stored) if placement.conversion else stored[0].clone()
+            parts[placement.part][placement.name] = made
         return parts
 
     @cached_property

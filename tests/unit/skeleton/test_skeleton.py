@@ -119,8 +119,8 @@ def test_a_single_block_is_enough(family: str) -> None:
     tensors = whole.state_dict()
     rest: dict[str, Tensor] = {}
     block: dict[str, Tensor] = {}
-    for name, placement in architecture.place({name: tuple(t.shape) for name, t in tensors.items()}).items():
-        (block if placement.part else rest)[placement.name] = tensors[name]
+    for placement in architecture.place({name: tuple(t.shape) for name, t in tensors.items()}):
+        (block if placement.part else rest)[placement.name] = tensors[placement.stored[0]]
     skeleton = Skeleton(architecture, rest)
     ids = torch.arange(3, 15).reshape(2, 6)
     with torch.no_grad():
