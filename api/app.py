@@ -16,8 +16,10 @@ from peelbound.api.limits import BodyLimit
 from peelbound.api.metrics import AuditMetrics, RequestMetrics
 from peelbound.api.openapi import document
 from peelbound.api.planning import Planner
+from peelbound.api.rates import Rates
 from peelbound.api.readiness import Readiness
-from peelbound.api.routes import audits, index, operations, plans, reports, runs
+from peelbound.api.request_ids import RequestIds
+from peelbound.api.routes import audits, index, log, operations, plans, reports, runs
 from peelbound.service.settings import Settings
 
 
@@ -51,11 +53,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # The last one added sees a request first.
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
-    app.add_middleware(Gate)
+    app.add_middleware(Gate, rates=Rates(settings.requests_per_second, settings.request_burst))
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, registry=registry)
+    app.add_middleware(RequestIds)
     problems.install(app)
-    for module in (audits, plans, reports, runs, operations, index):
+    for module in (audits, plans, reports, runs, log, operations, index):
         app.include_router(module.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

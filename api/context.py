@@ -6,9 +6,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from peelbound.api.oidc import IdentityProvider
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import make_engine, migrate
 from peelbound.service.database.leases import Leases
+from peelbound.service.database.log import Log
+from peelbound.service.database.tenants import TenantLimits
 from peelbound.service.database.tokens import Tokens
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
@@ -25,6 +28,8 @@ class Context:
     audits: Audits
     leases: Leases
     tokens: Tokens
+    log: Log
+    provider: IdentityProvider | None
     store: ObjectStore
     allow: AllowList
 
@@ -36,9 +41,11 @@ class Context:
         return cls(
             settings=settings,
             engine=engine,
-            audits=Audits(engine),
+            audits=Audits(engine, limits=TenantLimits(settings.tenant_active_audits, settings.tenant_stored_bytes)),
             leases=Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
             tokens=Tokens(engine),
+            log=Log(engine),
+            provider=IdentityProvider(settings) if settings.oidc_issuer else None,
             store=open_store(settings),
             allow=AllowList(settings.allow),
         )

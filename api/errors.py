@@ -10,6 +10,20 @@ class Unauthenticated(UserError):
     title = "A valid token is needed"
 
 
+class RateLimited(UserError):
+    """The token asks faster than it may."""
+
+    slug = "rate-limited"
+    title = "Too many requests"
+
+
+class IdentityProviderUnavailable(InfrastructureError):
+    """The identity provider's keys cannot be read, and those known are too old."""
+
+    slug = "identity-provider-unavailable"
+    title = "The identity provider does not answer"
+
+
 class ScopeMissing(UserError):
     """The token is known but may not do this."""
 

@@ -1,16 +1,20 @@
-"""Who brings no known token is turned away before the body is read.
+"""Who brings no known token, or asks too fast, is turned away before the body is read.
 
 The routes ask for scopes; by then FastAPI has read and parsed the body, which may be large. So the token is looked up
 here, once, and the routes find whose it is in the request's state.
 """
+
+import math
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from peelbound.api.auth import identify
+from peelbound.api.errors import RateLimited
 from peelbound.api.hosts import PROBES
 from peelbound.api.problems import CLOSE, problem_at, problem_response
+from peelbound.api.rates import Rates
 from peelbound.service.problems import as_problem
 from peelbound.workers.errors import PeelboundError
 
@@ -19,17 +23,25 @@ PUBLIC_FOLDER = "/problems/"
 
 
 class Gate:
-    """ASGI middleware that answers 401 to strangers, but for the paths that are open to all."""
+    """ASGI middleware that answers 401 to strangers and 429 to the impatient, but for the paths open to all."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, rates: Rates) -> None:
         self.app = app
+        self.rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
         if scope["type"] == "http" and scope["path"] not in PUBLIC and not scope["path"].startswith(PUBLIC_FOLDER):
             request = Request(scope)
             try:
-                request.state.identity = await run_in_threadpool(identify, request.app.state.context, request)
+                identity = await run_in_threadpool(identify, request.app.state.context, request)
+                request.state.identity = identity
+                if wait := self.rates.wait(f"{identity.tenant}/{identity.id}"):
+                    raise RateLimited(
+                        "The token has asked more often than it may.",
+                        remedy="Wait as long as Retry-After says; poll with ?wait=60 instead of in a loop.",
+                        retry_after=math.ceil(wait),
+                    )
             except PeelboundError as error:
                 problem = problem_at(request, as_problem(error))
                 await problem_response(problem, CLOSE)(scope, receive, send)

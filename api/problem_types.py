@@ -2,7 +2,13 @@
 
 _TYPES = {
     "unauthenticated": "Every route but the probes and these pages needs a bearer token.",
-    "scope-missing": "Tokens carry scopes: read (look), write (submit, cancel, delete, plan), admin (metrics).",
+    "scope-missing": "Tokens carry scopes: read (look), write (submit, cancel, delete, plan), admin (metrics, log).",
+    "token-expired": "The token was valid once. Tokens are made with `peelbound token create`, or by the identity "
+    "provider.",
+    "rate-limited": "Each token may ask so many times per second, with bursts; Retry-After says how long to wait.",
+    "tenant-active-limit": "A tenant may have so many audits waiting and running at once.",
+    "tenant-storage-limit": "A tenant may store so many bytes; delete audits to make room.",
+    "identity-provider-unavailable": "The keys that sign the identity provider's tokens could not be read.",
     "link-token-too-powerful": "Links end up in histories and logs; they may only carry a token whose scope is read.",
     "host-refused": "The Host header must be one of the configured names, or a web page could reach the service "
     "through a name that it rebinds to this address.",

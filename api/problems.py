@@ -32,10 +32,10 @@ _MAX_ERRORS = 20
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """The HTTP response that carries a problem; 503 says when to try again, 401 how to authenticate."""
+    """The HTTP response that carries a problem; 429 and 503 say when to try again, 401 how to authenticate."""
     extra = {"X-Content-Type-Options": "nosniff"}
-    if problem.status == 503:
-        extra["Retry-After"] = str(RETRY_SECONDS)
+    if problem.status in (429, 503):
+        extra["Retry-After"] = str((problem.model_extra or {}).get("retry_after", RETRY_SECONDS))
     if problem.status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="peelbound"'
     return Response(
@@ -50,7 +50,9 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def responses(*statuses: int) -> Responses:
-    """OpenAPI responses for the problems that a route can answer."""
+    """OpenAPI responses for the problems that a route can answer; one that needs a token can also be asked too fast."""
+    if 401 in statuses:
+        statuses = tuple(sorted({*statuses, 429}))
     schema = {"$ref": "#/components/schemas/Problem"}
     titles = {
         401: "No valid token",
@@ -59,6 +61,7 @@ def responses(*statuses: int) -> Responses:
         409: "Not in this state",
         413: "The body is too large",
         422: "The request cannot be carried out; `pointer` names the field",
+        429: "Too many requests, or audits at once: try again after Retry-After seconds",
         503: "Try again after Retry-After seconds",
     }
     return {status: {"description": titles[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}

@@ -126,7 +126,7 @@ class AsyncClient:
             except httpx2.TransportError as error:
                 await asyncio.sleep(following.pause(error))
             except ProblemError as error:
-                if error.problem.status < 500:
+                if error.problem.status < 500 and error.problem.status != 429:
                     raise
                 await asyncio.sleep(following.pause(error))
 

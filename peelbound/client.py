@@ -122,7 +122,7 @@ class Client:
             except httpx2.TransportError as error:
                 time.sleep(following.pause(error))
             except ProblemError as error:
-                if error.problem.status < 500:
+                if error.problem.status < 500 and error.problem.status != 429:
                     raise
                 time.sleep(following.pause(error))
 

@@ -12,8 +12,12 @@ _STATUS = {
     "audit-not-ended": 409,
     "report-not-available": 409,
     "unauthenticated": 401,
+    "token-expired": 401,
     "scope-missing": 403,
     "link-token-too-powerful": 403,
+    "rate-limited": 429,
+    "tenant-active-limit": 429,
+    "tenant-storage-limit": 409,
     "storage-denied": 503,
     "storage-full": 507,
 }

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -33,6 +35,32 @@ class Settings(BaseSettings):
     """Values of the `Host` header (without port) that are answered."""
     allowed_origins: list[str] = Field(default_factory=list)
     """Further values of the `Origin` header that are answered; the service's own origin always is."""
+    requests_per_second: float = Field(default=50.0, ge=0)
+    """How fast each token may ask each API replica; 0 sets no limit."""
+    request_burst: int = Field(default=200, ge=1)
+    """How many requests a token that was quiet may send at once."""
+    tenant_active_audits: int | None = Field(default=10_000, ge=1)
+    """How many audits of one tenant may wait and run."""
+    tenant_stored_bytes: int | None = Field(default=None, ge=1)
+    """How much one tenant may keep in object storage before new audits are refused."""
+    oidc_issuer: str | None = None
+    """Issuer (`iss`) of JWTs that are taken as tokens too; None takes none."""
+    oidc_audience: str | None = None
+    """The audience (`aud`) that they must be for."""
+    oidc_jwks_url: str | None = None
+    """Where the issuer publishes its keys; https, or http on loopback."""
+    oidc_tenant_claim: str = Field(default="tenant", min_length=1)
+    """The claim that names the tenant."""
+    oidc_tenants: dict[str, str] = Field(default_factory=dict)
+    """Values of that claim and the tenants that they stand for; empty: the value is the tenant."""
+    oidc_scope_claim: str = Field(default="scope", min_length=1)
+    """The claim that holds scopes, as a list or separated by spaces."""
+    oidc_scopes: dict[str, Literal["read", "write", "admin"]] = {
+        "peelbound:read": "read",
+        "peelbound:write": "write",
+        "peelbound:admin": "admin",
+    }
+    """Values in that claim and the scopes that they stand for; others mean nothing."""
     workers: int = Field(default=2, ge=1, le=4096)
     """Ray actors that solve; each takes one CPU thread (or `worker_gpus` of a GPU)."""
     worker_gpus: float = Field(default=0.0, ge=0)
@@ -52,6 +80,17 @@ class Settings(BaseSettings):
     """Bound on the calibration files of one audit, together."""
     max_request_bytes: int = Field(default=64 << 20, ge=1024)
 
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> Self:
+        if self.oidc_issuer is None:
+            return self
+        if not self.oidc_audience or not self.oidc_jwks_url:
+            raise ValueError("oidc_issuer needs oidc_audience and oidc_jwks_url beside it")
+        url = urlsplit(self.oidc_jwks_url)
+        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")):
+            raise ValueError("oidc_jwks_url must be https: whoever can change the keys can be anybody")
+        return self
+
     @property
     def resolved_database_url(self) -> str:
         """The database's SQLAlchemy URL."""
@@ -69,5 +108,7 @@ class Settings(BaseSettings):
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
             if value is not None:
-                variables[f"PEELBOUND_{name.upper()}"] = json.dumps(value) if isinstance(value, list) else str(value)
+                variables[f"PEELBOUND_{name.upper()}"] = (
+                    json.dumps(value) if isinstance(value, list | dict) else str(value)
+                )
         return variables

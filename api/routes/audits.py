@@ -8,7 +8,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from peelbound.api import stream
 from peelbound.api.admission import admit
-from peelbound.api.auth import Reader, Writer
+from peelbound.api.auth import Acting, Reader, Writer
 from peelbound.api.context import Service
 from peelbound.api.errors import ParameterInvalid
 from peelbound.api.problems import Responses, responses
@@ -39,18 +39,19 @@ def with_links(record: AuditRecord) -> AuditRecord:
     "/v1/audits",
     operation_id="submitAudit",
     status_code=202,
-    responses=_REPEATED | responses(401, 403, 413, 422, 503),
+    responses=_REPEATED | responses(401, 403, 409, 413, 422, 503),
 )
 def submit(
     service: Service,
     caller: Writer,
+    by: Acting,
     request: AuditRequest,
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> AuditRecord:
     """Queue an audit. The same Idempotency-Key with the same body answers with the same audit."""
     admit(request, service.allow)
-    record, created = service.audits.submit(caller.tenant, request, idempotency_key)
+    record, created = service.audits.submit(caller.tenant, request, idempotency_key, by=by)
     response.headers["Location"] = f"/v1/audits/{record.id}"
     if not created:
         response.status_code = 200
@@ -107,22 +108,22 @@ async def get(
 
 
 @router.post("/v1/audits/{audit_id}/cancel", operation_id="cancelAudit", responses=responses(401, 403, 404, 409, 422))
-def cancel(service: Service, caller: Writer, audit_id: AuditId) -> AuditRecord:
+def cancel(service: Service, caller: Writer, by: Acting, audit_id: AuditId) -> AuditRecord:
     """Cancel an audit: at once when it is queued, within seconds when it runs."""
-    return with_links(service.audits.cancel(caller.tenant, audit_id))
+    return with_links(service.audits.cancel(caller.tenant, audit_id, by=by))
 
 
 @router.delete(
     "/v1/audits/{audit_id}", operation_id="deleteAudit", status_code=204, responses=responses(401, 403, 404, 409, 422)
 )
-def delete(service: Service, caller: Writer, audit_id: AuditId) -> None:
+def delete(service: Service, caller: Writer, by: Acting, audit_id: AuditId) -> None:
     """Delete an ended audit with its report and artifacts. Solved peel problems stay: other audits share them."""
     if not service.audits.get(caller.tenant, audit_id).state.ended:
         raise AuditNotEnded(f"Audit {audit_id} has not ended.", remedy="Cancel it first.")
     # Objects first: should this break off, the audit is still there to be deleted again.
     for stored in list(service.store.list(f"tenants/{caller.tenant}/audits/{audit_id}/")):
         service.store.delete(stored.key)
-    service.audits.delete(caller.tenant, audit_id)
+    service.audits.delete(caller.tenant, audit_id, by=by)
 
 
 def _existing(service: Service, caller: Reader, audit_id: AuditId) -> AuditRecord:

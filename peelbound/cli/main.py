@@ -19,6 +19,8 @@ COMMANDS = {
     "cancel": "Cancel an audit.",
     "delete": "Delete an ended audit with its report.",
     "report": "Print or save a report.",
+    "token": "Make, list and revoke the tokens of a service.",
+    "log": "Say who changed what in a service.",
 }
 
 HELP = """Audit a transformer checkpoint: peel it block by block and see what training left on the table.

@@ -23,6 +23,14 @@ def print_json(value: BaseModel) -> None:
     click.echo(value.model_dump_json(indent=2))
 
 
+def print_columns(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Lines of aligned columns, never cut or folded: what is in them is to be copied, or read by programs."""
+    lines = [list(titles), *(["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 def print_verdict(report: Report, console: Console) -> None:
     """The verdict in words, then a line per block."""
     verdict = report.verdict

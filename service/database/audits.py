@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select
 from ulid import ULID
 
+from peelbound.service.database import log
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.errors import (
@@ -14,7 +15,9 @@ from peelbound.service.database.errors import (
     IdempotencyConflict,
     RunNotFound,
 )
+from peelbound.service.database.log import Actor
 from peelbound.service.database.tables import AuditRow, EventRow, LabelRow, RequestRow
+from peelbound.service.database.tenants import TenantLimits, hold_to
 from peelbound.service.database.transitions import advance, append
 from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.record import AuditPage, AuditRecord, AuditState, Event, EventType, RunPoint, RunSeries
@@ -30,11 +33,14 @@ _GONE = [AuditState.FAILED, AuditState.CANCELLED]
 class Audits:
     """The audits of all tenants. Each method sees those of the tenant it is given, and no others."""
 
-    def __init__(self, engine: Engine, *, clock: Clock = database_clock) -> None:
+    def __init__(self, engine: Engine, *, clock: Clock = database_clock, limits: TenantLimits | None = None) -> None:
         self._engine = engine
         self._clock = clock
+        self._limits = limits or TenantLimits()
 
-    def submit(self, tenant: str, request: AuditRequest, idempotency_key: str | None) -> tuple[AuditRecord, bool]:
+    def submit(
+        self, tenant: str, request: AuditRequest, idempotency_key: str | None, *, by: Actor | None = None
+    ) -> tuple[AuditRecord, bool]:
         """Queue an audit. With a key that was used before for the same request, answer that audit and False.
 
         Requests are compared as such and not by a hash, so that a field added by an upgrade does not make a repeated
@@ -42,10 +48,11 @@ class Audits:
 
         Raises:
             IdempotencyConflict: the key was used for another request.
+            TenantActiveLimit, TenantStorageLimit: the tenant has or stores as much as it may.
         """
         with writing(self._engine) as connection:
             while True:
-                if audit_id := self._insert(connection, tenant, request, idempotency_key):
+                if audit_id := self._insert(connection, tenant, request, idempotency_key, by):
                     return _one_record(connection, tenant, audit_id), True
                 earlier = connection.scalar(
                     select(AuditRow.id).where(AuditRow.tenant == tenant, AuditRow.idempotency_key == idempotency_key)
@@ -62,7 +69,12 @@ class Audits:
         return found, False
 
     def _insert(
-        self, connection: Connection, tenant: str, request: AuditRequest, idempotency_key: str | None
+        self,
+        connection: Connection,
+        tenant: str,
+        request: AuditRequest,
+        idempotency_key: str | None,
+        by: Actor | None,
     ) -> str | None:
         """The new audit's id, or None where the key is taken. (Where it is being taken, we wait for the outcome.)"""
         now = self._clock(connection)
@@ -97,6 +109,8 @@ class Audits:
                 insert(LabelRow), [{**key, "name": name, "value": value} for name, value in request.labels.items()]
             )
         append(connection, tenant, audit_id, 1, now, EventType.STATE, {"state": AuditState.QUEUED, "attempt": 0})
+        log.write(connection, tenant, by, now, "audit.submit", audit_id)
+        hold_to(connection, tenant, self._limits)
         return audit_id
 
     def get(self, tenant: str, audit_id: str) -> AuditRecord:
@@ -172,7 +186,7 @@ class Audits:
             next_cursor=encode_cursor(ids[-1]) if len(ids) < len(candidates) else None,
         )
 
-    def cancel(self, tenant: str, audit_id: str) -> AuditRecord:
+    def cancel(self, tenant: str, audit_id: str, *, by: Actor | None = None) -> AuditRecord:
         """Cancel a queued audit at once; ask the controller of a running one to stop. Asking twice changes nothing.
 
         Raises:
@@ -193,9 +207,10 @@ class Audits:
             follows = {AuditState.QUEUED: AuditState.CANCELLED, AuditState.RUNNING: AuditState.CANCELLING}
             if target := follows.get(row.state):
                 advance(connection, _key(tenant, audit_id), now, target, row.attempt)
+                log.write(connection, tenant, by, now, "audit.cancel", audit_id)
             return _one_record(connection, tenant, audit_id)
 
-    def delete(self, tenant: str, audit_id: str) -> str | None:
+    def delete(self, tenant: str, audit_id: str, *, by: Actor | None = None) -> str | None:
         """Forget an audit that has ended, with its events; answers its manifest's key, if it published one.
 
         Raises:
@@ -208,6 +223,7 @@ class Audits:
                 delete(AuditRow).where(*key, AuditRow.state.in_(_ENDED)).returning(AuditRow.manifest_key)
             ).one_or_none()
             if gone is not None:
+                log.write(connection, tenant, by, self._clock(connection), "audit.delete", audit_id)
                 return gone[0]
             state = connection.scalar(select(AuditRow.state).where(*key))
         if state is None:

@@ -52,6 +52,27 @@ class TokenInvalid(UserError):
     title = "The token cannot be made"
 
 
+class TokenExpired(UserError):
+    """The token was valid and is no longer."""
+
+    slug = "token-expired"
+    title = "The token has expired"
+
+
+class TenantActiveLimit(UserError):
+    """The tenant has as many audits waiting and running as it may."""
+
+    slug = "tenant-active-limit"
+    title = "Too many audits wait or run"
+
+
+class TenantStorageLimit(UserError):
+    """The tenant stores as many bytes as it may."""
+
+    slug = "tenant-storage-limit"
+    title = "The tenant's storage is used up"
+
+
 class ValueRefused(UserError):
     """A value that the database cannot hold or compare, such as text with a NUL character."""
 

@@ -145,6 +145,35 @@ class TokenRow(Table):
     name: Mapped[str]
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    """From when the token opens nothing any more; None is never."""
+
+
+class TenantRow(Table):
+    """What was measured of a tenant; also the row that its submissions lock to be counted one after the other."""
+
+    __tablename__ = "tenants"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    measured_at: Mapped[datetime | None]
+
+
+class LogRow(Table):
+    """Who changed what. Triggers refuse UPDATE and DELETE."""
+
+    __tablename__ = "action_log"
+    __table_args__ = (Index(None, "tenant", "target", "id"),)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """A ULID of the time."""
+    at: Mapped[datetime]
+    actor: Mapped[str]
+    actor_name: Mapped[str]
+    action: Mapped[str]
+    target: Mapped[str]
+    request_id: Mapped[str]
 
 
 class ControllerRow(Table):

@@ -23,6 +23,7 @@ PROTECTED = [
     ("GET", "/v1/runs", "read"),
     ("GET", "/v1/runs/x", "read"),
     ("GET", "/v1/runs/x/report.html", "read"),
+    ("GET", "/v1/log", "admin"),
     ("GET", "/metrics", "admin"),
 ]
 

@@ -1,0 +1,69 @@
+"""The database of the settings, for commands that work on it without a server."""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from peelbound.extras import require_server_extra
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from peelbound.service.database.log import Actor
+    from peelbound.service.settings import Settings
+
+_NEEDED = ("sqlalchemy", "alembic", "pydantic_settings")
+
+
+def configured() -> "Settings":
+    """The settings of the environment.
+
+    Raises:
+        ServerExtraMissing: the packages that a service needs are not installed.
+    """
+    require_server_extra(_NEEDED)
+    from pydantic import ValidationError
+
+    from peelbound.service.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(step) for step in first["loc"])
+        raise click.UsageError(f"PEELBOUND_{name.upper()}: {first['msg']}" if name else first["msg"]) from None
+
+
+@contextmanager
+def service_database() -> "Iterator[Engine]":
+    """The database, with the schema that this version wants.
+
+    Raises:
+        ServerExtraMissing: the packages that a service needs are not installed.
+        PeelboundError: the database cannot be used.
+    """
+    settings = configured()
+    from peelbound.service.database.engine import make_engine, migrate
+
+    engine = make_engine(settings.resolved_database_url)
+    try:
+        migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def whoever_calls() -> "Actor":
+    """The caller, for the action log."""
+    from ulid import ULID
+
+    from peelbound.service.database.log import Actor
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        name = "unknown"
+    return Actor("cli", name, str(ULID()))

@@ -1,0 +1,91 @@
+"""What each tenant uses, and how much it may use."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, func, literal, select
+
+from peelbound.service.database.engine import reading, writing
+from peelbound.service.database.errors import TenantActiveLimit, TenantStorageLimit
+from peelbound.service.database.tables import AuditRow, TenantRow
+from peelbound.service.database.upsert import conflicting_insert
+from peelbound.service.schemas.record import AuditState
+
+_ACTIVE = [state for state in AuditState if not state.ended]
+
+
+@dataclass(frozen=True)
+class TenantLimits:
+    """What one tenant may have; None is no limit.
+
+    Attributes:
+        active_audits: queued, running and cancelling audits.
+        stored_bytes: bytes in object storage, as last measured.
+    """
+
+    active_audits: int | None = None
+    stored_bytes: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return self.active_audits is not None or self.stored_bytes is not None
+
+
+def hold_to(connection: Connection, tenant: str, limits: TenantLimits) -> None:
+    """Check the tenant with the audit that this transaction has just added; to be called before it commits.
+
+    The tenant's row is locked, so that of two transactions that add the last permitted audit, the later one sees the
+    other's.
+
+    Raises:
+        TenantActiveLimit: it has more audits at work or waiting than it may.
+        TenantStorageLimit: it stores as much as it may, or more.
+    """
+    if not limits.any:
+        return
+    connection.execute(conflicting_insert(connection, TenantRow).values(tenant=tenant).on_conflict_do_nothing())
+    stored = connection.scalars(
+        select(TenantRow.stored_bytes).where(TenantRow.tenant == tenant).with_for_update()
+    ).one()
+    if limits.stored_bytes is not None and stored >= limits.stored_bytes:
+        raise TenantStorageLimit(
+            f"{stored} bytes are stored for the tenant, of {limits.stored_bytes} that it may use.",
+            remedy="Delete audits that are no longer needed; the sum is measured anew every few minutes.",
+        )
+    if limits.active_audits is None:
+        return
+    some = (
+        select(literal(1))
+        .where(AuditRow.tenant == tenant, AuditRow.state.in_(_ACTIVE))
+        .limit(limits.active_audits + 1)
+        .subquery()
+    )
+    if connection.scalars(select(func.count()).select_from(some)).one() > limits.active_audits:
+        raise TenantActiveLimit(
+            f"The tenant already has {limits.active_audits} audits that wait or run, as many as it may have.",
+            remedy="Submit again when some of them have ended, or cancel some.",
+            retry_after=30,
+        )
+
+
+class Tenants:
+    """What was measured of each tenant."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def measured(self, tenant: str, stored_bytes: int, at: datetime) -> None:
+        """Note how much the tenant stores."""
+        values = {"stored_bytes": stored_bytes, "measured_at": at}
+        with writing(self._engine) as connection:
+            connection.execute(
+                conflicting_insert(connection, TenantRow)
+                .values(tenant=tenant, **values)
+                .on_conflict_do_update(index_elements=[TenantRow.tenant], set_=values)
+            )
+
+    def stored_bytes(self, tenant: str) -> int:
+        """What was measured last; 0 before."""
+        with reading(self._engine) as connection:
+            return connection.scalar(select(TenantRow.stored_bytes).where(TenantRow.tenant == tenant)) or 0

@@ -1,0 +1,127 @@
+"""What one tenant and one token may ask of the service."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from peelbound.api.rates import Rates
+from peelbound.service.database.audits import Audits
+from peelbound.service.database.errors import TenantActiveLimit
+from peelbound.service.database.tenants import TenantLimits, Tenants
+from peelbound.service.settings import Settings
+from tests.integration.database.harness import a_request, at_once
+from tests.unit.api.harness import ALL, BODY, Api, problem
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_passes_then_as_many_as_the_rate() -> None:
+    watch = Watch()
+    rates = Rates(2.0, 3, watch)
+    assert [rates.wait("one") for _ in range(3)] == [0, 0, 0]
+    assert rates.wait("one") == pytest.approx(0.5)
+    assert rates.wait("other") == 0
+    watch.now += 0.5
+    assert rates.wait("one") == 0
+    assert rates.wait("one") == pytest.approx(0.5)
+    watch.now += 3600
+    assert [rates.wait("one") > 0 for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_refused_request_does_not_put_the_next_one_off() -> None:
+    watch = Watch()
+    rates = Rates(1.0, 1, watch)
+    assert rates.wait("one") == 0
+    for _ in range(100):
+        assert rates.wait("one") == pytest.approx(1.0)
+    watch.now += 1
+    assert rates.wait("one") == 0
+
+
+def test_full_buckets_are_forgotten() -> None:
+    watch = Watch()
+    rates = Rates(1.0, 1, watch)
+    for number in range(10_000):
+        rates.wait(f"caller {number}")
+    watch.now += 2
+    rates.wait("one more")
+    assert len(rates._full_at) == 1
+
+
+def test_a_rate_of_nothing_is_no_limit() -> None:
+    rates = Rates(0.0, 1)
+    assert [rates.wait("one") for _ in range(1000)] == [0.0] * 1000
+
+
+class TestRates:
+    @pytest.fixture
+    def settings(self, tmp_path, database_url: str) -> Settings:  # type: ignore[no-untyped-def]
+        return Settings(
+            state_dir=tmp_path, database_url=database_url, allow=["/data"], requests_per_second=0.01, request_burst=5
+        )
+
+    def test_who_asks_too_fast_is_told_how_long_to_wait_and_others_are_not_held_up(self, api: Api) -> None:
+        for _ in range(5):
+            assert api.client.get("/v1/audits").status_code == 200
+        refused = api.client.post("/v1/audits", json=BODY)
+        problem(refused, 429, "rate-limited")
+        assert 90 <= int(refused.headers["retry-after"]) <= 100
+        assert api.client.get("/v1/audits", headers=api.token("read")).json()["items"] == []
+        assert api.client.get("/healthz").status_code == 200
+
+
+def test_a_tenant_at_its_limit_is_refused_until_an_audit_ends(api: Api) -> None:
+    context = api.context
+    audits = Audits(context.engine, limits=TenantLimits(active_audits=2))
+    first = audits.submit("acme", a_request(), "key")[0].id
+    audits.submit("acme", a_request(), None)
+    with pytest.raises(TenantActiveLimit):
+        audits.submit("acme", a_request(), None)
+    assert len(audits.page("acme").items) == 2
+    assert audits.submit("acme", a_request(), "key") == (audits.get("acme", first), False)
+    audits.submit("other", a_request(), None)
+    audits.cancel("acme", first)
+    audits.submit("acme", a_request(), None)
+
+
+def test_of_submissions_at_once_no_more_pass_than_may(api: Api) -> None:
+    audits = Audits(api.context.engine, limits=TenantLimits(active_audits=5))
+
+    def submit() -> bool:
+        try:
+            audits.submit("acme", a_request(), None)
+        except TenantActiveLimit:
+            return False
+        return True
+
+    assert sorted(at_once(*[submit] * 12)) == [False] * 7 + [True] * 5
+    assert len(audits.page("acme").items) == 5
+
+
+def test_a_full_tenant_gets_a_problem_that_says_when_to_come_back(api: Api) -> None:
+    for _ in range(100):
+        api.context.audits.submit("default", a_request(), None)
+    refused = api.client.post("/v1/audits", json=BODY)
+    problem(refused, 429, "tenant-active-limit")
+    assert int(refused.headers["retry-after"]) > 0
+    assert api.client.post("/v1/audits", json=BODY, headers=api.token(*ALL, tenant="other")).status_code == 202
+
+
+def test_a_tenant_that_stores_too_much_is_refused_until_it_stores_less(api: Api) -> None:
+    tenants = Tenants(api.context.engine)
+    audits = Audits(api.context.engine, limits=TenantLimits(stored_bytes=1000))
+    object.__setattr__(api.context, "audits", audits)
+    tenants.measured("default", 1000, datetime.now(UTC))
+    refused = api.client.post("/v1/audits", json=BODY)
+    assert "1000" in problem(refused, 409, "tenant-storage-limit")["detail"]
+    assert api.client.post("/v1/audits", json=BODY, headers=api.token(*ALL, tenant="other")).status_code == 202
+    tenants.measured("default", 999, datetime.now(UTC))
+    assert api.client.post("/v1/audits", json=BODY).status_code == 202
+    assert tenants.stored_bytes("default") == 999
+    assert tenants.stored_bytes("nobody") == 0

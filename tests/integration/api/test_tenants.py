@@ -1,0 +1,121 @@
+"""Two tenants on one service: neither sees, changes or counts what is the other's."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peelbound.service.database.audits import Audits
+from peelbound.service.database.errors import AuditNotFound, RunNotFound
+from tests.unit.api.harness import ALL, Api, problem
+
+PER_AUDIT = [
+    ("GET", "/v1/audits/{id}"),
+    ("GET", "/v1/audits/{id}/events"),
+    ("GET", "/v1/audits/{id}/report"),
+    ("GET", "/v1/audits/{id}/report.json"),
+    ("GET", "/v1/audits/{id}/report.html"),
+    ("GET", "/v1/audits/{id}/artifacts"),
+    ("GET", "/v1/audits/{id}/artifacts/report.json"),
+    ("POST", "/v1/audits/{id}/cancel"),
+    ("DELETE", "/v1/audits/{id}"),
+]
+"""Every route that takes an audit's id; a test compares them with the OpenAPI document."""
+
+
+def secret(api: Api, tenant: str) -> dict[str, str]:
+    return api.token(*ALL, tenant=tenant)
+
+
+@pytest.mark.parametrize(("method", "path"), PER_AUDIT)
+def test_an_audit_of_another_tenant_is_answered_as_one_that_never_was(api: Api, method: str, path: str) -> None:
+    ended = api.succeeded()
+    waiting = api.submit()
+    other = secret(api, "other")
+    never = "01KACM2V7M3J0Q4S8R0V5N9T2E"
+    expected = api.client.request(method, path.format(id=never), headers=other)
+    problem(expected, 404, "audit-not-found")
+    for audit_id in (ended, waiting):
+        refused = api.client.request(method, path.format(id=audit_id), headers=other)
+        assert refused.status_code == 404
+        assert refused.text.replace(audit_id, never) == expected.text
+        assert api.client.get(f"/v1/audits/{audit_id}").status_code == 200
+    assert api.client.get(f"/v1/audits/{waiting}").json()["state"] == "queued"
+    assert api.client.get(f"/v1/audits/{ended}/report.json").status_code == 200
+
+
+def test_the_list_of_routes_with_an_audits_id_is_whole(api: Api) -> None:
+    described = {
+        (method.upper(), path.replace("{audit_id}", "{id}").replace("{name}", "report.json"))
+        for path, methods in api.client.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        if "{audit_id}" in path
+    }
+    assert described == set(PER_AUDIT)
+
+
+def test_lists_runs_logs_and_pages_hold_ones_own_only(api: Api) -> None:
+    other = secret(api, "other")
+    mine = api.submit(run="secret-run", labels={"team": "secret-team"})
+    theirs = api.submit(headers=other, run="their-run")
+    assert [record["id"] for record in api.client.get("/v1/audits").json()["items"]] == [mine]
+    assert [record["id"] for record in api.client.get("/v1/audits", headers=other).json()["items"]] == [theirs]
+    for filters in ({"run": "secret-run"}, {"label": "team:secret-team"}, {"checkpoint_prefix": "/data"}):
+        ids = [record["id"] for record in api.client.get("/v1/audits", params=filters, headers=other).json()["items"]]
+        assert mine not in ids
+    assert api.client.get("/v1/runs", headers=other).json()["items"] == ["their-run"]
+    for path in ("/v1/runs/secret-run", "/v1/runs/secret-run/report.html"):
+        problem(api.client.get(path, headers=other), 404, "run-not-found")
+    assert mine not in api.client.get("/v1/log", headers=other).text
+    assert theirs not in api.client.get("/v1/log").text
+
+
+def test_an_idempotency_key_is_the_tenants_own(api: Api) -> None:
+    other = secret(api, "other")
+    key = {"Idempotency-Key": "the-same"}
+    mine = api.submit(headers=key, run="mine")
+    theirs = api.submit(headers=other | key, run="theirs")
+    assert mine != theirs
+
+
+def test_a_cursor_of_another_tenant_gives_nothing_away(api: Api) -> None:
+    other = secret(api, "other")
+    for _ in range(3):
+        api.submit()
+    cursor = api.client.get("/v1/audits", params={"limit": 1}).json()["next_cursor"]
+    page = api.client.get("/v1/audits", params={"cursor": cursor}, headers=other)
+    assert page.json() == {"items": [], "next_cursor": None}
+
+
+QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
+    "get": lambda audits, tenant, audit: audits.get(tenant, audit),
+    "state": lambda audits, tenant, audit: audits.state(tenant, audit),
+    "cancel": lambda audits, tenant, audit: audits.cancel(tenant, audit),
+    "delete": lambda audits, tenant, audit: audits.delete(tenant, audit),
+    "events": lambda audits, tenant, audit: audits.events(tenant, audit),
+    "manifest_key": lambda audits, tenant, audit: audits.manifest_key(tenant, audit),
+    "run_series": lambda audits, tenant, audit: audits.run_series(tenant, "the-run"),
+    "page": lambda audits, tenant, audit: audits.page(tenant),
+    "runs": lambda audits, tenant, audit: audits.runs(tenant),
+    "submit": lambda audits, tenant, audit: None,
+}
+"""Every method of the repository; what `submit` keeps apart are idempotency keys, tested above."""
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_of_the_repository_reaches_another_tenant(api: Api, name: str) -> None:
+    audit_id = api.submit(run="the-run")
+    ask = QUERIES[name]
+    if name in ("page", "runs", "submit"):
+        found = ask(api.context.audits, "other", audit_id)
+        assert not getattr(found, "items", found)
+    else:
+        with pytest.raises((AuditNotFound, RunNotFound)):
+            ask(api.context.audits, "other", audit_id)
+    assert api.context.audits.get("default", audit_id).state == "queued"
+
+
+def test_the_list_of_queries_is_whole() -> None:
+    public = {name for name, _ in inspect.getmembers(Audits, inspect.isfunction) if not name.startswith("_")}
+    assert public == set(QUERIES)
