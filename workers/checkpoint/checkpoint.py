@@ -10,15 +10,17 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from transformers.pytorch_utils import Conv1D
 
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.config import read_config
+from peelbound.workers.checkpoint.encoding import Encoding, unpack
 from peelbound.workers.checkpoint.index import read_tensors
-from peelbound.workers.checkpoint.layout import PartLayout, Weight, lay_out
+from peelbound.workers.checkpoint.layout import PartLayout, lay_out
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.checkpoint.reader import Range, Reader
-from peelbound.workers.errors import CheckpointChanged
+from peelbound.workers.errors import CheckpointChanged, UnsupportedModel
 from peelbound.workers.keys import key_of
 from peelbound.workers.source import ByteSource
 
@@ -31,6 +33,7 @@ class Checkpoint:
     Attributes:
         config: `config.json` as it was read.
         architecture: what the config describes.
+        encoding: how the weights are stored.
     """
 
     def __init__(
@@ -39,10 +42,12 @@ class Checkpoint:
         limits: Limits,
         config: dict[str, Any],
         architecture: Architecture,
+        encoding: Encoding,
         layouts: list[PartLayout],
     ) -> None:
         self.config = config
         self.architecture = architecture
+        self.encoding = encoding
         self._reader = reader
         self._limits = limits
         self._layouts = layouts
@@ -60,9 +65,10 @@ class Checkpoint:
         reader = Reader(source)
         config = read_config(reader, limits)
         architecture = Architecture.from_config_json(config)
-        weights = {name: Weight.plain(stored) for name, stored in read_tensors(reader, limits).items()}
+        encoding, weights = unpack(config, read_tensors(reader, limits))
+        _refuse_transposed(architecture, encoding)
         layouts = lay_out(architecture, weights)
-        return cls(reader, limits, config, architecture, layouts)
+        return cls(reader, limits, config, architecture, encoding, layouts)
 
     @property
     def bytes_read(self) -> int:
@@ -145,3 +151,14 @@ class Checkpoint:
                 remedy="Audit a checkpoint that nobody writes to, for instance a copy.",
                 pointer="/checkpoint",
             )
+
+
+def _refuse_transposed(architecture: Architecture, encoding: Encoding) -> None:
+    """Packed weights are [out, in]; a square one that the model holds as [in, out] could not be told by its shape."""
+    if encoding.packed and any(isinstance(module, Conv1D) for module in architecture.empty_model().modules()):
+        raise UnsupportedModel(
+            f"{architecture.name} keeps the weights of its linear maps transposed; packed ones are not read for it.",
+            slug="model-quantised",
+            remedy="Audit the checkpoint before quantisation, or save it dequantised and without quantization_config.",
+            pointer="/checkpoint",
+        )

@@ -6,7 +6,7 @@ from typing import Any
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.reader import Reader
 from peelbound.workers.checkpoint.strict_json import parse_object, quoted
-from peelbound.workers.errors import CheckpointError, UnsupportedModel
+from peelbound.workers.errors import CheckpointError
 from peelbound.workers.keys import canonical
 
 CONFIG_FILE = "config.json"
@@ -30,7 +30,6 @@ def read_config(reader: Reader, limits: Limits) -> dict[str, Any]:
     Raises:
         CheckpointError: ``checkpoint-config-missing``, ``checkpoint-config-too-large``, ``checkpoint-config-invalid``,
             ``checkpoint-remote-code`` or ``checkpoint-config-out-of-bounds``.
-        UnsupportedModel: ``model-quantised``.
     """
     if CONFIG_FILE not in reader.files:
         raise CheckpointError(
@@ -53,7 +52,6 @@ def read_config(reader: Reader, limits: Limits) -> dict[str, Any]:
         ) from None
     for section in _sections(config):
         _refuse_remote_code(section)
-        _refuse_quantised(section)
         _check_bounds(section, limits)
     return config
 
@@ -73,19 +71,6 @@ def _refuse_remote_code(section: dict[str, Any]) -> None:
             "it is never run.",
             slug="checkpoint-remote-code",
             remedy="Where transformers has this model_type built in, remove `auto_map` from config.json.",
-            pointer="/checkpoint",
-        )
-
-
-def _refuse_quantised(section: dict[str, Any]) -> None:
-    settings = section.get("quantization_config")
-    if settings:
-        method = settings.get("quant_method") if isinstance(settings, dict) else settings
-        raise UnsupportedModel(
-            f"{CONFIG_FILE} has a quantization_config (quant_method: {quoted(method)}); "
-            "this version audits full precision only (float32, float16, bfloat16).",
-            slug="model-quantised",
-            remedy="Audit the checkpoint before quantisation, or save it dequantised and without quantization_config.",
             pointer="/checkpoint",
         )
 

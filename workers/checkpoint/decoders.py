@@ -25,6 +25,18 @@ ITEM_DTYPES = {
 """The torch dtype of each stored dtype that a decoder may ask for."""
 
 
+class Undecodable(ValueError):
+    """The stored bytes stand for no weights; `Part` says which tensor it was.
+
+    Attributes:
+        slug: of the `CheckpointError` that it becomes.
+    """
+
+    def __init__(self, problem: str, *, slug: str) -> None:
+        super().__init__(problem)
+        self.slug = slug
+
+
 @dataclass(frozen=True, eq=False)
 class RawTensor:
     """A stored tensor in memory, for a decoder; `data` (uint8, row-major, little-endian) may be read-only.
@@ -51,7 +63,11 @@ class Decoder(Protocol):
     """Makes one tensor of the model from one or more stored ones. Frozen, picklable, with a telling `repr`."""
 
     def decode(self, raw: Sequence[RawTensor]) -> Tensor:
-        """The tensor in fp32; the stored ones come in the order in which the decoder's maker named them."""
+        """The tensor in fp32; the stored ones come in the order in which the decoder's maker named them.
+
+        Raises:
+            Undecodable: they stand for no weights.
+        """
         ...
 
     def grid(self, raw: Sequence[RawTensor]) -> "HeldGrid | None":  # noqa: ARG002 - for those that have one

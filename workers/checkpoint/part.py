@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peelbound.workers.checkpoint.decoders import PLAIN, Decoder, RawTensor
+from peelbound.workers.checkpoint.decoders import PLAIN, Decoder, RawTensor, Undecodable
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.keys import canonical
 
@@ -97,7 +97,8 @@ class Part:
         Packed weights are dequantised.
 
         Raises:
-            CheckpointError: ``checkpoint-not-finite``, naming part and tensor (of packed weights: the scale).
+            CheckpointError: ``checkpoint-not-finite``, naming part and tensor (of packed weights: the scale); or
+                ``checkpoint-packed-…``: the bytes stand for no weights.
         """
         return {tensor.name: self._made(tensor) for tensor in self.logical}
 
@@ -115,7 +116,17 @@ class Part:
             for source, stored in zip(tensor.sources, raw, strict=True):
                 if stored.dtype in WEIGHT_DTYPES:
                     self._check_finite(self.entries[source].name, stored.float32())
-        values = tensor.decoder.decode(raw)
+        try:
+            values = tensor.decoder.decode(raw)
+        except Undecodable as error:
+            raise CheckpointError(
+                f"{self.title}: {tensor.name} cannot be unpacked: {error}.",
+                slug=error.slug,
+                remedy="Save the quantised model again, or copy its files again.",
+                pointer="/checkpoint",
+                part=self.index,
+                tensor=tensor.name,
+            ) from None
         self._check_finite(tensor.name, values)
         return values
 

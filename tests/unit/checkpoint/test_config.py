@@ -8,7 +8,7 @@ from transformers import AutoConfig, LlamaConfig
 from peelbound.workers.checkpoint.config import read_config
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.reader import Reader
-from peelbound.workers.errors import CheckpointError, UnsupportedModel
+from peelbound.workers.errors import CheckpointError
 
 
 def config_file(**members):
@@ -50,14 +50,8 @@ def test_never_runs_code_of_the_checkpoint(reader, refused, nested):
     refused(lambda: read_config(reader(content), Limits()), "checkpoint-remote-code", "auto_map", "modeling_evil.Evil")
 
 
-def test_a_quantised_checkpoint_is_refused_by_its_method(reader, refused):
-    content = config_file(quantization_config={"quant_method": "gptq", "bits": 4})
-    error = refused(lambda: read_config(reader(content), Limits()), "model-quantised", "'gptq'", "full precision only")
-    assert isinstance(error, UnsupportedModel)
-
-
-def test_empty_requests_for_code_or_quantisation_ask_for_nothing(reader):
-    assert read_config(reader(config_file(auto_map={}, quantization_config=None)), Limits())["auto_map"] == {}
+def test_an_empty_request_for_code_asks_for_nothing(reader):
+    assert read_config(reader(config_file(auto_map={})), Limits())["auto_map"] == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Packed weights, one module per layout: which stored tensors belong together, and how they are dequantised."""
