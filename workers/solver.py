@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.passes import Floats, Ints, grains, tensor_of
+from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import CorrectedSettings, StateSettings
 from peelbound.workers.skeleton import Skeleton
 
@@ -34,13 +35,6 @@ class CorrectedSolution:
     """Cosine similarity of ∂ΣCE/∂θ between two halves of the fit documents."""
     top_token_share: float
     """Share of Σ‖g‖ over fit tokens that the top 1% own, before clipping."""
-
-
-def _trainable(block: nn.Module) -> list[nn.Parameter]:
-    parameters = list(block.parameters())
-    for p in parameters:
-        p.requires_grad_(True)
-    return parameters
 
 
 def _frozen(block: nn.Module) -> None:
@@ -96,6 +90,7 @@ def solve_corrected(
     settings: CorrectedSettings,
     grain: int,
     on_step: OnStep,
+    latents: Latents | None = None,
 ) -> CorrectedSolution:
     """Move the trained block against its corrected target, in place: full-batch Adam with linear decay.
 
@@ -105,8 +100,9 @@ def solve_corrected(
         after: h[l] on fit, [N, T, D].
         gradient: g[l] on fit, [N, T, D].
         documents: document of each token, [N, T]; the two halves of the gradient agreement are its parity.
+        latents: what is moved in the block's place, where its weight class restricts it; its parameters by default.
     """
-    parameters = _trainable(block)
+    latents = latents or Latents(block)
     linear, proximal, top_share = corrected_terms(before, after, gradient, settings)
     tokens = before.shape[0] * before.shape[1]
     device = skeleton.device
@@ -120,15 +116,17 @@ def solve_corrected(
             penalty = 0.5 * (tensor_of(proximal[part], device) * delta.square().sum(-1)).sum()
             ((first + penalty) / tokens).backward()
 
-    agreement = _gradient_agreement(parameters, accumulate, documents)
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
+    agreement = _gradient_agreement(list(block.parameters()), accumulate, documents)
+    optimiser = torch.optim.Adam(latents.parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
     for step in range(settings.steps):
         on_step(step)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * (1 - step / settings.steps)
-        optimiser.zero_grad(set_to_none=True)
+        latents.zero_grad()
         accumulate(linear)
+        latents.collect()
         optimiser.step()
+        latents.place()
     with torch.no_grad():
         moved = 0.0
         for part in grains(len(before), grain):
@@ -166,6 +164,7 @@ def solve_state(
     settings: StateSettings,
     seed: int,
     on_step: OnStep,
+    latents: Latents | None = None,
 ) -> None:
     """Fit a fresh block to a trained state, in place: minimise mean ‖f(x;θ) − target‖².
 
@@ -174,9 +173,10 @@ def solve_state(
         inputs: its input on fit, [N, T, D].
         target: h[m] on fit, [N, T, D].
         seed: of the order in which sequences are drawn.
+        latents: what is moved in the block's place, where its weight class restricts it; its parameters by default.
     """
-    parameters = _trainable(block)
-    optimisers = _optimisers(parameters, settings)
+    latents = latents or Latents(block)
+    optimisers = _optimisers(latents.parameters, settings)
     scale = 1.0 / max(float(np.mean(np.square(target), dtype=np.float64)), 1e-30)  # losses of all targets are alike
     draw = np.random.Generator(np.random.Philox(seed))
     order = np.empty(0, dtype=np.int64)
@@ -193,10 +193,12 @@ def solve_state(
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * rate
-            optimiser.zero_grad(set_to_none=True)
+        latents.zero_grad()
         loss.backward()
+        latents.collect()
         for optimiser in optimisers:
             optimiser.step()
+        latents.place()
     _frozen(block)
     _require_finite(block, index)
 
