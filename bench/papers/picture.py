@@ -130,11 +130,10 @@ def _range(panels: Sequence[Panel], headroom: float) -> tuple[float, float]:
         value
         for panel in panels
         for points in (
-            *(c.points if c.dots else c.points[-1:] for c in panel.curves),
+            *(_finite(c.points) if c.dots else _finite(c.points)[-1:] for c in panel.curves),
             *((panel.bands.zero, panel.bands.smallest) if panel.bands else ()),
         )
         for _, value in points
-        if math.isfinite(value)
     ]
     low, high = min(values), max(values)
     spread = max(high - low, 1e-3)
@@ -177,14 +176,17 @@ def _bands(bands: Bands, x: Scale, y: Scale, left: float, top: float) -> list[Ma
 
 
 def _curve(curve: Curve, x: Scale, y: Scale) -> list[Markup]:
-    finite = [(step, value) for step, value in curve.points if math.isfinite(value)]
     # Scale holds values within the plot, which would draw a curve's cut-off beginning along the edge.
     per_unit = (y.end - y.start) / (y.high - y.low)
-    places = [(x(step), y.start + (value - y.low) * per_unit) for step, value in finite]
+    places = [(x(step), y.start + (value - y.low) * per_unit) for step, value in _finite(curve.points)]
     drawn = [tag("polyline", points=_places(places), class_=curve.role.value)]
     if curve.dots:
         drawn += [tag("circle", cx=a, cy=b, r=3.5, class_=f"dot {curve.role.value}") for a, b in places]
     return drawn
+
+
+def _finite(points: Points) -> Points:
+    return [(step, value) for step, value in points if math.isfinite(value)]
 
 
 def _places(places: Sequence[tuple[float, float]]) -> str:

@@ -263,9 +263,11 @@ def main(task: Task, out: Path, *, epochs: int | None = None, looks: int = 40) -
     for name, rate in task.rates.items():
         found = list(run(task, rate, epochs=epochs, looks=looks))
         rows.append({"rate": rate, "name": name, "looks": [asdict(look) for look in found]})
+        if not found:
+            print(f"{task.name} {name}: diverged", flush=True)
+            continue
         panels.append(panel(f"learning rate {name} ({rate:g})", found))
-        for look in found[-1:]:
-            print(f"{task.name} {name}: {look}")
+        print(f"{task.name} {name}: {found[-1]}", flush=True)
     save(out / f"{task.name}.json", rows)
     picture = draw(
         f"YES cloud of {task.name}", [panels], x_title="epoch", y_title="training error, dB", unit="dB", decimals=1

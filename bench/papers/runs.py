@@ -1,6 +1,7 @@
 """Training runs at a learning rate too low, right and too high, peeled along the way: the experiments of 2605.02853."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,10 +78,13 @@ class Run:
 
 
 def run(experiment: Experiment, rate: str, text: Text, directory: Path) -> Run:
-    """Train at one learning rate and peel the checkpoints it leaves."""
+    """Train at one learning rate and peel the checkpoints it leaves; a run that diverges ends there."""
     recipe = experiment.recipe(rate)
-    losses, peeled = [], []
+    losses: list[float] = []
+    peeled: list[Peeled] = []
     for step in train(text.corpus, recipe, directory):
+        if not math.isfinite(step.training_loss):
+            break
         losses.append(step.training_loss)
         if step.checkpoint is not None:
             peeled.append(Peeled(step.step, peel(experiment, step.checkpoint, text)))
@@ -143,7 +147,9 @@ def _peeling(value: dict[str, Any]) -> Peeling:
 
 def tables(runs: Sequence[Run]) -> str:
     """Each run's last checkpoint with every target map, as Markdown."""
-    return "\n\n".join(f"### Learning rate {r.rate} ({r.learning_rate:g})\n\n{_table(r)}" for r in runs) + "\n"
+    return (
+        "\n\n".join(f"### Learning rate {r.rate} ({r.learning_rate:g})\n\n{_table(r)}" for r in runs if r.peeled) + "\n"
+    )
 
 
 def _table(r: Run) -> str:
@@ -188,7 +194,7 @@ def _summary_row(name: str, r: Run, at: Peeled) -> str:
 
 def picture(name: str, runs: Sequence[Run]) -> str:
     """The YES cloud of an experiment: in-sample as in the papers (above), on check (below), a column per rate."""
-    rows = [[_panel(r, split) for r in runs] for split in ("fit", "check")]
+    rows = [[_panel(r, split) for r in runs if r.peeled] for split in ("fit", "check")]
     return draw(f"YES cloud of {name}", rows, x_title="step", y_title="cross-entropy, nats per token")
 
 
