@@ -113,6 +113,8 @@ class Recipe:
     """1..K: this block stays at its random initialisation."""
     scheme: str | None = None
     """Quantisation-aware training of the blocks' linear maps in this weight class (`ternary`, `int4-g32+a8`, …)."""
+    full_maps: tuple[str, ...] = ()
+    """With a scheme: linear maps that stay in full precision, by how their names end (`q_proj.weight`)."""
     save_latent: bool = True
     """With a scheme: whether the full-precision latent weights are saved, or what they are rounded to."""
     steps: int = 300
@@ -379,7 +381,7 @@ def _quantiser(model: PreTrainedModel, recipe: Recipe) -> Callable[[], dict[str,
     scheme = Scheme.parse(recipe.scheme)
     blocks = _blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is blocks)
-    maps = linear_maps(blocks)
+    maps = [linear for linear in linear_maps(blocks) if not linear.name.endswith(recipe.full_maps)]
     if scheme.activation_bits:
         round_inputs(blocks, {linear.name for linear in maps})
 
