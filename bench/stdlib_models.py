@@ -37,7 +37,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from peelbound.workers.quantisers.maps import linear_maps, round_inputs
+from peelbound.workers.linear_maps import linear_maps
+from peelbound.workers.quantisers.activations import round_inputs
 from peelbound.workers.quantisers.quantise import quantise
 from peelbound.workers.quantisers.scheme import Scheme
 
@@ -381,13 +382,15 @@ def _quantiser(model: PreTrainedModel, recipe: Recipe) -> Callable[[], dict[str,
     scheme = Scheme.parse(recipe.scheme)
     blocks = _blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is blocks)
-    maps = [linear for linear in linear_maps(blocks) if not linear.name.endswith(recipe.full_maps)]
+    maps = [
+        linear for linear in linear_maps(blocks, recipe.size.hidden, ()) if not linear.name.endswith(recipe.full_maps)
+    ]
     if scheme.activation_bits:
         round_inputs(blocks, {linear.name for linear in maps})
 
     def quantised() -> dict[str, Tensor]:
-        latent = {linear: blocks.get_parameter(linear.name) for linear in maps}
-        return {f"{prefix}.{m.name}": m.rows(quantise(m.rows(weight), scheme)) for m, weight in latent.items()}
+        matrices = {linear: linear.matrices(blocks.get_parameter(linear.name))[0] for linear in maps}
+        return {f"{prefix}.{m.name}": m.parameter(quantise(rows, scheme)[None]) for m, rows in matrices.items()}
 
     return quantised
 

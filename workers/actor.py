@@ -21,7 +21,11 @@ from peelbound.workers import damage, head, passes, solver
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.errors import Cancelled
+from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.passes import Floats, Ints
+from peelbound.workers.quantisers.activations import round_inputs
+from peelbound.workers.quantisers.latents import Latents
+from peelbound.workers.quantisers.weight_class import FULL_PRECISION, Rounded, WeightClass, effective
 from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
 from peelbound.workers.results import ResultStore, load_tensors, save_solution
 from peelbound.workers.skeleton import Skeleton
@@ -68,6 +72,8 @@ class Reference:
     rejoins: int
     solution: str | None = None
     damage: Damage | None = None
+    free: bool = False
+    """Whether the solution left the model's weight class for full precision."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +123,14 @@ class Worker:
         torch.use_deterministic_algorithms(True)
         self.store, self.device, self.grain = store, device, grain
         self.skeleton: Skeleton
+        self.weights = FULL_PRECISION
         self._stop = threading.Event()
 
-    def prepare(self, config: dict[str, Any], rest: Part) -> Done:
-        """Build the skeleton of the model to be audited."""
+    def prepare(self, config: dict[str, Any], rest: Part, weights: WeightClass = FULL_PRECISION) -> Done:
+        """Build the skeleton of the model to be audited, whose blocks are of this weight class."""
         start = time.perf_counter()
         self.skeleton = Skeleton(Architecture.from_config_json(config), rest.tensors(), device=self.device)
+        self.weights = weights
         return Done(time.perf_counter() - start)
 
     def resume(self) -> None:
@@ -146,11 +154,42 @@ class Worker:
             raise Cancelled("The audit was cancelled.")
 
     def _load(self, block: TrainedBlock, part: Part) -> nn.Module:
+        """The block as the model runs it: of its weight class, damaged or not."""
         self._on_step(0)
         tensors = part.tensors()
+        damaged = block.damage is not None and block.damage.block == block.index
+        if self.weights.latent or damaged:
+            tensors, rounding = self._stored(block, part, tensors)
+            tensors = effective(tensors, rounding)
+        return self._made(block.index, tensors)
+
+    def _stored(
+        self, block: TrainedBlock, part: Part, tensors: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Rounded]]:
+        """Weights as stored, with the planted noise, and how they are rounded: the damaged copy is of the class too."""
+        rounding = self.weights.trained(self._maps(block.index), tensors, part.grids())
         if block.damage is not None and block.damage.block == block.index:
             tensors = damage.noisy(tensors, block.damage.sigma, block.damage.seed)
-        return self.skeleton.load_block(block.index, tensors)
+        return tensors, rounding
+
+    def _made(self, index: int, tensors: dict[str, torch.Tensor], *, free: bool = False) -> nn.Module:
+        block = self.skeleton.load_block(index, tensors)
+        return block if free else self._rounding_inputs(index, block)
+
+    def _maps(self, index: int) -> tuple[LinearMap, ...]:
+        return self.skeleton.architecture.linear_maps(index)
+
+    def _rounding_inputs(self, index: int, block: nn.Module) -> nn.Module:
+        if self.weights.scheme.activation_bits:
+            round_inputs(block, {linear.name for linear in self.weights.restricted(self._maps(index))})
+        return block
+
+    def _latents(self, problem: CorrectedProblem, part: Part, module: nn.Module) -> Latents:
+        """What a corrected solve moves: the latent weights that are stored, or else the grid points themselves."""
+        if problem.settings.free or self.weights.scheme.full:
+            return Latents(module)
+        tensors, rounding = self._stored(problem.block, part, part.tensors())
+        return Latents(module, rounding, tensors if self.weights.latent else None)
 
     def embed(self, ids: Ints) -> tuple[Floats, Done]:
         """h[0] of a shard."""
@@ -184,6 +223,7 @@ class Worker:
         start = time.perf_counter()
         before, after, gradient = _thirds(shards)
         module = self._load(problem.block, part)
+        latents = self._latents(problem, part, module)
         found = solver.solve_corrected(
             self.skeleton,
             problem.block.index,
@@ -195,6 +235,7 @@ class Worker:
             problem.settings,
             self.grain,
             self._on_step,
+            latents,
         )
         save_solution(self.store, problem.key, module.state_dict(), asdict(found))
         return Done(time.perf_counter() - start, asdict(found))
@@ -216,12 +257,23 @@ class Worker:
         """
         start = time.perf_counter()
         inputs, target = np.concatenate(shards[:pieces]), np.concatenate(shards[pieces:])
+        free = problem.settings.free
         if problem.solved:
-            block = self.skeleton.load_block(problem.index, load_tensors(self.store, problem.key))
+            block = self._made(problem.index, load_tensors(self.store, problem.key), free=free)
         else:
             block = self.skeleton.fresh_block(problem.index, problem.seed)
+            block = block if free else self._rounding_inputs(problem.index, block)
+            latents = Latents(block, None if free else self.weights.fresh(self._maps(problem.index)))
             solver.solve_state(
-                self.skeleton, problem.index, block, inputs, target, problem.settings, problem.seed, self._on_step
+                self.skeleton,
+                problem.index,
+                block,
+                inputs,
+                target,
+                problem.settings,
+                problem.seed,
+                self._on_step,
+                latents,
             )
         fit_output = passes.forward(self.skeleton, problem.index, block, inputs, self.grain, competitor=True)
         select_output = passes.forward(self.skeleton, problem.index, block, select, self.grain, competitor=True)
@@ -233,10 +285,10 @@ class Worker:
             save_solution(self.store, problem.key, block.state_dict(), values)
         return fit_output, select_output, Done(time.perf_counter() - start, values)
 
-    def apply_solution(self, key: str, index: int, states: Floats) -> tuple[Floats, Done]:
-        """Push a shard through a stored peeled block."""
+    def apply_solution(self, key: str, index: int, states: Floats, free: bool = False) -> tuple[Floats, Done]:
+        """Push a shard through a stored peeled block; `free`: one that left the model's weight class."""
         start = time.perf_counter()
-        block = self.skeleton.load_block(index, load_tensors(self.store, key))
+        block = self._made(index, load_tensors(self.store, key), free=free)
         after = passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
         return after, Done(time.perf_counter() - start)
 
@@ -295,7 +347,7 @@ class Worker:
     def _leave(self, reference: Reference, part: Part, states: Floats) -> Floats:
         index = reference.leaves
         if reference.solution is not None:
-            block = self.skeleton.load_block(index, load_tensors(self.store, reference.solution))
+            block = self._made(index, load_tensors(self.store, reference.solution), free=reference.free)
         elif reference.damage is not None:
             block = self._load(TrainedBlock(index, reference.damage), part)
         else:

@@ -16,6 +16,8 @@ class CorrectedSettings:
     """‖g‖ of a token is cut at this many medians: the norm has a heavy tail."""
     outlier: float
     """A token with ‖h‖ above this many medians (massive activations) loses its linear term and weighs (median/‖h‖)²."""
+    free: bool = False
+    """Whether the block leaves the model's weight class and is solved in full precision."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class StateSettings:
     """Peak; warmed up over 5% of the steps, then a cosine to zero."""
     batch: int
     """Sequences a step."""
+    free: bool = False
+    """Whether the block is solved in full precision beside a model of another weight class."""
 
 
 @dataclass(frozen=True)

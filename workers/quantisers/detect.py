@@ -7,29 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from peelbound.workers.checkpoint.encoding import Encoding
 from peelbound.workers.errors import RequestError
+from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.quantisers.grid import HeldGrid, in_groups
-from peelbound.workers.quantisers.maps import LinearMap
 from peelbound.workers.quantisers.recognise import Recognised, recognise
 from peelbound.workers.quantisers.scheme import Scheme
 from peelbound.workers.quantisers.weight_class import WeightClass
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What config and file format say of the weights.
-
-    Attributes:
-        method: as the ecosystem calls it (`bitnet`, `gptq`, …); empty where nothing is declared.
-        scheme: the weight class that this means; None where it means none of ours.
-        packed: whether the weights are stored as codes.
-        detail: the declaration in words.
-    """
-
-    method: str = ""
-    scheme: Scheme | None = None
-    packed: bool = False
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,7 @@ def detect(
     maps: Sequence[LinearMap],
     tensors: Mapping[str, Tensor],
     grids: Mapping[str, HeldGrid],
-    declared: Declared,
+    declared: Encoding,
     asked: Scheme | None,
 ) -> Finding:
     """The weight class of a model, from its first block.
@@ -100,15 +84,16 @@ def detect(
             not divide their input channels (``weights-group-indivisible``).
         CheckpointError: scales that are not finite (``weights-scales-not-finite``).
     """
-    rows = {linear.name: linear.rows(tensors[linear.name]) for linear in maps}
+    rows = {linear.name: linear.matrices(tensors[linear.name]) for linear in maps}
     for name, grid in grids.items():
         grid.checked(name)
     if asked is not None and not asked.full:
-        for weight in rows.values():
-            in_groups(weight, asked.group)
+        for matrices in rows.values():
+            in_groups(matrices[0], asked.group)
     seen = _Seen(
-        {name: weight.numel() for name, weight in rows.items()},
-        {name: found for name, weight in rows.items() if name not in grids and (found := recognise(weight))},
+        {name: matrices.numel() for name, matrices in rows.items()},
+        # Of experts the first: the others are looked at when their block is solved.
+        {name: found for name, m in rows.items() if name not in grids and (found := recognise(m[0])) is not None},
         frozenset(grids) & frozenset(rows),
     )
     if asked is not None:
@@ -118,16 +103,14 @@ def detect(
     if seen.grids:
         return _recognised(seen, declared)
     if declared.scheme is not None and not declared.packed:
-        why = f"{declared.detail}; the weights themselves are dense: latent ones of quantisation-aware training."
+        why = f"{declared.detail} The weights themselves lie on no grid."
         return _of(WeightClass(declared.scheme, latent=True), "declared", why, seen, set(seen.sizes))
     return _dense(seen, declared)
 
 
-def _dense(seen: _Seen, declared: Declared) -> Finding:
+def _dense(seen: _Seen, declared: Encoding) -> Finding:
     why = f"None of the {len(seen.sizes)} linear maps of block 1 lies on a grid."
-    if declared.detail:
-        why = f"{declared.detail}. {why}"
-    return _of(WeightClass(), "none", why, seen, set())
+    return _of(WeightClass(), "none", f"{declared.detail} {why}", seen, set())
 
 
 def _of(weights: WeightClass, certainty: str, why: str, seen: _Seen, names: set[str]) -> Finding:
@@ -135,7 +118,7 @@ def _of(weights: WeightClass, certainty: str, why: str, seen: _Seen, names: set[
     return Finding(weights, certainty, why, len(names), len(seen.sizes), parameters)
 
 
-def _recognised(seen: _Seen, declared: Declared) -> Finding:
+def _recognised(seen: _Seen, declared: Encoding) -> Finding:
     scheme = _most_common(seen)
     if declared.scheme is not None and _holds(declared.scheme, scheme):
         scheme = declared.scheme
@@ -146,16 +129,16 @@ def _recognised(seen: _Seen, declared: Declared) -> Finding:
     others = Counter(str(f.scheme) for f in seen.grids.values())
     if len(others) > 1:
         why += f" Seen were {', '.join(f'{text} ({n})' for text, n in sorted(others.items()))}."
-    if declared.detail:
-        why = f"{declared.detail}. {why}"
+    if declared.scheme is not None:
+        why = f"{declared.detail} {why}"
     return _of(WeightClass(scheme, False, _rest(seen, names)), "seen", why, seen, names)
 
 
-def _packed(seen: _Seen, grids: Mapping[str, HeldGrid], declared: Declared) -> Finding:
+def _packed(seen: _Seen, grids: Mapping[str, HeldGrid], declared: Encoding) -> Finding:
     levels = max(grids[name].levels for name in seen.packed)
     scheme = declared.scheme or _scheme_of(grids, seen)
     names = seen.on_grid
-    why = f"{declared.detail or 'The weights are stored as codes'}. "
+    why = f"{declared.detail} "
     why += f"{_share(names, seen)} of block 1: stored as codes of at most {levels} values."
     return _of(WeightClass(scheme, False, _rest(seen, names)), "packed", why, seen, names)
 
@@ -172,7 +155,7 @@ def _scheme_of(grids: Mapping[str, HeldGrid], seen: _Seen) -> Scheme:
     return Scheme("int", min(8, (grid.levels - 1).bit_length()), group)
 
 
-def _asked(asked: Scheme, seen: _Seen, declared: Declared) -> Finding:
+def _asked(asked: Scheme, seen: _Seen, declared: Encoding) -> Finding:
     if asked.full:
         why = "The request says full; solved blocks are not restricted."
         return _of(WeightClass(), "declared", why, seen, set())
@@ -237,6 +220,3 @@ def _unit(scheme: Scheme) -> str:
     if scheme.group is not None:
         return f"group of {scheme.group} input channels"
     return "tensor" if scheme.kind == "ternary" else "output channel"
-
-
-NOTHING_DECLARED = Declared()

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from peelbound.workers.quantisers.maps import LinearMap
-from peelbound.workers.quantisers.weight_class import Rounding
+from peelbound.workers.quantisers.weight_class import Roundings
 
 
 class Latents:
@@ -22,10 +21,7 @@ class Latents:
     """
 
     def __init__(
-        self,
-        block: nn.Module,
-        rounding: Mapping[LinearMap, Rounding] | None = None,
-        start: Mapping[str, Tensor] | None = None,
+        self, block: nn.Module, rounding: Roundings | None = None, start: Mapping[str, Tensor] | None = None
     ) -> None:
         """Take a block over.
 
@@ -34,33 +30,32 @@ class Latents:
             rounding: of the restricted maps; none: the block is solved in full precision.
             start: latent weights by name; the block's own weights where there are none.
         """
-        self._rounding, self._rounded = dict(rounding or {}), dict[LinearMap, Tensor]()
         own = dict(block.named_parameters())
-        self._held = {linear: own[linear.name] for linear in self._rounding}
+        self._rounding = dict(rounding or {})
+        self._held = {name: own[name] for name in self._rounding}
+        self._rounded = dict[str, Tensor]()
         given = start or {}
         self._latent = {
-            linear: nn.Parameter(given.get(linear.name, held).detach().clone().to(held.device))
-            for linear, held in self._held.items()
+            name: nn.Parameter(given.get(name, held).detach().clone().to(held.device))
+            for name, held in self._held.items()
         }
-        by_name = {linear.name: latent for linear, latent in self._latent.items()}
-        self.parameters = [by_name.get(name, p) for name, p in own.items()]
+        self.parameters = [self._latent.get(name, p) for name, p in own.items()]
         for p in own.values():
             p.requires_grad_(True)
         self.place()
 
     def place(self) -> None:
         """Round the latent weights into the block."""
-        for linear, put in self._rounding.items():
-            rounded = put(linear.rows(self._latent[linear]))
-            self._rounded[linear] = rounded
+        for name, put in self._rounding.items():
+            self._rounded[name] = put(self._latent[name])
             with torch.no_grad():
-                self._held[linear].copy_(linear.rows(rounded.detach()))
+                self._held[name].copy_(self._rounded[name])
 
     def collect(self) -> None:
         """Carry the gradients of the block's rounded weights over to the latent ones."""
-        for linear, held in self._held.items():
+        for name, held in self._held.items():
             if held.grad is not None:
-                torch.autograd.backward(self._rounded[linear], linear.rows(held.grad))
+                torch.autograd.backward(self._rounded[name], held.grad)
                 held.grad = None
 
     def zero_grad(self) -> None:

@@ -1,19 +1,42 @@
 """The weight class of one audited model, and what it means for the blocks that are solved."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
+from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.quantisers.grid import HeldGrid
-from peelbound.workers.quantisers.maps import LinearMap, linear_maps
 from peelbound.workers.quantisers.quantise import quantise
 from peelbound.workers.quantisers.recognise import held_grid
 from peelbound.workers.quantisers.scheme import FULL, Scheme
 
 Rounding = Callable[[Tensor], Tensor]
-"""A weight [out, in] put on its grid, differentiable straight through."""
+"""A matrix [out, in] put on its grid, differentiable straight through."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """How one linear map is put on its grid.
+
+    Attributes:
+        linear: the map.
+        puts: for each of its matrices (experts have several) how it is put on its grid.
+    """
+
+    linear: LinearMap
+    puts: tuple[Rounding, ...]
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The parameter, in the shape that the block has it, on its grid."""
+        matrices = self.linear.matrices(weight)
+        return self.linear.parameter(torch.stack([put(m) for put, m in zip(self.puts, matrices, strict=True)]))
+
+
+Roundings = Mapping[str, Rounded]
+"""By the name of the parameter within the block."""
 
 
 @dataclass(frozen=True)
@@ -31,46 +54,44 @@ class WeightClass:
     latent: bool = False
     full_maps: tuple[str, ...] = ()
 
-    def maps(self, block: nn.Module) -> list[LinearMap]:
-        """The linear maps of a block that are restricted."""
-        if self.scheme.full:
-            return []
-        return [linear for linear in linear_maps(block) if linear.name not in self.full_maps]
+    def restricted(self, maps: Sequence[LinearMap]) -> list[LinearMap]:
+        """Those of a block's linear maps that are restricted."""
+        return [] if self.scheme.full else [linear for linear in maps if linear.name not in self.full_maps]
 
-    def fresh(self, block: nn.Module) -> dict[LinearMap, Rounding]:
+    def fresh(self, maps: Sequence[LinearMap]) -> dict[str, Rounded]:
         """How a fresh block is rounded: by the scheme, with scales that follow the weights."""
-        return {linear: partial(quantise, scheme=self.scheme.weights) for linear in self.maps(block)}
+        put = partial(quantise, scheme=self.scheme.weights)
+        return {linear.name: Rounded(linear, (put,) * linear.count) for linear in self.restricted(maps)}
 
     def trained(
-        self, block: nn.Module, tensors: Mapping[str, Tensor], grids: Mapping[str, HeldGrid]
-    ) -> dict[LinearMap, Rounding]:
+        self, maps: Sequence[LinearMap], tensors: Mapping[str, Tensor], grids: Mapping[str, HeldGrid]
+    ) -> dict[str, Rounded]:
         """How a trained block is rounded: latent weights by the scheme, others on the grid that they lie on.
 
         Args:
-            block: a block of this kind, with or without weights.
+            maps: the block's linear maps.
             tensors: its weights as they are stored, dequantised where packed.
             grids: of the packed ones.
 
         Returns:
-            By linear map. A map that should lie on a grid and does not is left out, and stays in full precision.
+            By parameter. A map that should lie on a grid and does not is left out, and stays in full precision.
         """
         if self.latent:
-            return self.fresh(block)
-        found: dict[LinearMap, Rounding] = {}
-        for linear in self.maps(block):
-            grid = grids.get(linear.name) or held_grid(linear.rows(tensors[linear.name]), self.scheme)
-            if grid is not None:
-                found[linear] = grid.quantise
+            return self.fresh(maps)
+        found: dict[str, Rounded] = {}
+        for linear in self.restricted(maps):
+            held = grids.get(linear.name)
+            matrices = linear.matrices(tensors[linear.name])
+            on = [held] if held is not None else [held_grid(matrix, self.scheme) for matrix in matrices]
+            puts = [grid.quantise for grid in on if grid is not None]
+            if len(puts) == linear.count:
+                found[linear.name] = Rounded(linear, tuple(puts))
         return found
 
 
-def effective(tensors: Mapping[str, Tensor], rounding: Mapping[LinearMap, Rounding]) -> dict[str, Tensor]:
+def effective(tensors: Mapping[str, Tensor], rounding: Roundings) -> dict[str, Tensor]:
     """A block's weights as its passes see them: the linear maps rounded, the others as they are."""
-    rounded = {
-        linear.name: linear.rows(put(linear.rows(tensors[linear.name]))).contiguous()
-        for linear, put in rounding.items()
-    }
-    return {**tensors, **rounded}
+    return {**tensors, **{name: put(tensors[name]).contiguous() for name, put in rounding.items()}}
 
 
 FULL_PRECISION = WeightClass()
