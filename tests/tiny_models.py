@@ -13,6 +13,12 @@ FURTHER = (
     "falcon", "bloom", "gptj", "mpt", "gpt_neo", "apertus", "smollm3",
 )  # fmt: skip
 
+# Mixtures of experts: fused or not in their files, routers of all kinds, dense blocks among them.
+MIXTURES = (
+    "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss", "deepseek_v3", "phimoe", "jetmoe",
+    "llama4_text",
+)  # fmt: skip
+
 _LLAMA_LIKE: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -35,6 +41,7 @@ _GPT2_LIKE: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _SLIDING = {"sliding_window": 8}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _OWN: dict[str, dict[str, Any]] = {
     "gpt2": _GPT2_LIKE,
     "gptj": {**_GPT2_LIKE, "rotary_dim": 8},
@@ -62,6 +69,46 @@ _OWN: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 128,
         "attention_types": [[["global", "local"], 1]],
         "window_size": 8,
+    },
+    "mixtral": {**_LLAMA_LIKE, **_SLIDING, "num_local_experts": 4},
+    # The second of three blocks is dense.
+    "qwen2_moe": {**_LLAMA_LIKE, **_EXPERTS, "shared_expert_intermediate_size": 24, "mlp_only_layers": [1]},
+    "qwen3_moe": {**_LLAMA_LIKE, **_EXPERTS, "head_dim": 8, "norm_topk_prob": True},
+    "olmoe": {**_LLAMA_LIKE, **_EXPERTS},
+    "granitemoe": {**_LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2, "residual_multiplier": 0.5},
+    "gpt_oss": {
+        **_LLAMA_LIKE,
+        **_SLIDING,
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    # The first of three blocks is dense; latent attention.
+    "deepseek_v3": {
+        **_LLAMA_LIKE,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 8,
+        "q_lora_rank": 8,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+    "phimoe": {**_LLAMA_LIKE, **_SLIDING, "num_local_experts": 4},
+    "jetmoe": {**_LLAMA_LIKE, "kv_channels": 8, "num_key_value_heads": 2, "num_local_experts": 4},
+    "llama4_text": {
+        **_LLAMA_LIKE,
+        "head_dim": 8,
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "attention_chunk_size": 8,
+        "moe_layers": [0, 2],
     },
     "apertus": {**_LLAMA_LIKE, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.family import build_empty, find_blocks, read_config, recorded_classes
+from peelbound.workers.linear_maps import LinearMap, linear_maps
 from peelbound.workers.renames import Conversion, Origin, origins, without_ignorable
 
 _SHOWN = 5  # names listed in an error
@@ -56,6 +57,7 @@ class Architecture:
         self.vocab_size: int = config.vocab_size
         self.tied_embeddings = bool(model.all_tied_weights_keys)
         self.attention_classes = tuple(recorded_classes(model, "attentions"))
+        self._routers = tuple(recorded_classes(model, "router_logits"))
 
     @classmethod
     def from_config_json(cls, config: dict[str, Any]) -> "Architecture":
@@ -75,6 +77,11 @@ class Architecture:
         """Number of parameters; tied ones count once."""
         tied = self._model.all_tied_weights_keys
         return sum(p.numel() for name, p in self._model.named_parameters() if name not in tied)
+
+    def linear_maps(self, index: int) -> tuple[LinearMap, ...]:
+        """The weights of block `index` (1..K) that are linear maps: what is quantised; blocks may differ in kind."""
+        block = self._model.get_submodule(f"{self.blocks_name}.{index - 1}")
+        return linear_maps(block, self.hidden_size, self._routers)
 
     def place(self, tensors: Mapping[str, tuple[int, ...]]) -> list[Placement]:
         """What the model's tensors are made of.

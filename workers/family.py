@@ -31,6 +31,9 @@ _LIMITS = {
     "vocab_size": 2**24,
     "max_position_embeddings": 2**24,
 }
+# The same for numbers of experts, which may be 0 or absent where a family's blocks can be dense.
+_MOST_EXPERTS = 2**14
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
 # Bounds on the whole, whatever made it large.
 _MOST_PARAMETERS = 2**42
 _MOST_BUFFER_BYTES = 2**31
@@ -161,6 +164,10 @@ def _check_sizes(raw: dict[str, Any], attribute_map: dict[str, str]) -> None:
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
                 raise _invalid(f"config.json: {key} = {value!r} is not a whole number from 1 to {limit}.")
             sizes[name] = value
+    for name in _EXPERTS:
+        value = raw.get(name)
+        if isinstance(value, int) and not 0 <= value <= _MOST_EXPERTS:
+            raise _invalid(f"config.json: {name} = {value!r} is not a number of experts from 0 to {_MOST_EXPERTS}.")
     heads, width, groups = (sizes.get(n) for n in ("num_attention_heads", "hidden_size", "num_key_value_heads"))
     if heads and width and "head_dim" not in sizes and width % heads:
         raise _invalid(f"config.json: hidden_size {width} is not divisible by {heads} attention heads.")

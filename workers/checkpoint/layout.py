@@ -109,13 +109,15 @@ def _check_dtype(weight: Weight) -> None:
 
 
 def in_order(part: Iterable[Placed]) -> PartLayout:
-    """Widest dtype first, then by name: the reference writer's own order, so that neighbours are read together."""
+    """Widest dtype first, then by name in the files: the reference writer's own order, so that neighbours are read
+    together, the experts of a layer too.
+    """
     tensors = sorted(part, key=lambda tensor: tensor.name)
     names: dict[StoredTensor, str] = {}
     for tensor in tensors:
         for stored, name in zip(tensor.stored, _entry_names(tensor), strict=True):
             names.setdefault(stored, name)  # a stored tensor that is split among several is read once
-    order = sorted(names.items(), key=lambda item: (-ITEM_BYTES.get(item[0].dtype, 1), item[1]))
+    order = sorted(names.items(), key=lambda item: (-ITEM_BYTES.get(item[0].dtype, 1), item[0].name))
     entries, offset = [], 0
     for stored, name in order:
         entries.append(TensorEntry(name, stored.dtype, stored.shape, offset, stored.length))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from peelbound.workers.architecture import Architecture, Placement
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
-from tests.tiny_models import FURTHER, PROMISED, tiny_config
+from tests.tiny_models import FURTHER, MIXTURES, PROMISED, tiny_config
 from tests.unit.skeleton.conftest import Subject
 
 Subjects = Callable[[str], Subject]
@@ -34,7 +34,7 @@ def placed_from(placed: list[Placement], name: str) -> Placement:
     return found
 
 
-@pytest.mark.parametrize("family", [*PROMISED, *FURTHER])
+@pytest.mark.parametrize("family", [*PROMISED, *FURTHER, *MIXTURES])
 def test_every_tensor_that_the_library_saves_has_its_place(family: str, subject: Subjects) -> None:
     it = subject(family)
     shapes = {name: tuple(tensor.shape) for name, tensor in it.files.items()}

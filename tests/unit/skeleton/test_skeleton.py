@@ -9,11 +9,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.skeleton import Skeleton
-from tests.tiny_models import FURTHER, PROMISED, random_model, tiny_config
+from tests.tiny_models import FURTHER, MIXTURES, PROMISED, random_model, tiny_config
 from tests.unit.skeleton.conftest import Subject
 
 Subjects = Callable[[str], Subject]
-every_family = pytest.mark.parametrize("family", [*PROMISED, *FURTHER])
+every_family = pytest.mark.parametrize("family", [*PROMISED, *FURTHER, *MIXTURES])
 
 
 def relative(got: Tensor, want: Tensor) -> float:
@@ -203,7 +203,7 @@ def test_fresh_blocks_are_the_librarys_own_and_reproducible(family: str, subject
     names = dict(block.named_parameters())
     assert set(names) == {n for n, _ in it.block(2).named_parameters()}
     assert all(torch.equal(p, again.get_parameter(n)) for n, p in names.items())
-    matrices = [n for n, p in names.items() if p.ndim == 2]
+    matrices = [each.name for each in it.architecture.linear_maps(2)]
     assert not any(torch.equal(names[n], other.get_parameter(n)) for n in matrices)
     h = it.skeleton.run(2, block, torch.randn(1, 6, it.architecture.hidden_size))
     assert h.isfinite().all()

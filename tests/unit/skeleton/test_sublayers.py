@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from tests.tiny_models import FURTHER, PROMISED
+from tests.tiny_models import FURTHER, MIXTURES, PROMISED
 from tests.unit.skeleton.test_skeleton import Subjects, every_family, relative
 
 # Their residuals are scaled or added inside a child, so no tensor of the computation is the contribution.
-UNCLEAR = {"granite", "falcon", "bloom", "mpt"}
+UNCLEAR = {"granite", "granitemoe", "falcon", "bloom", "mpt"}
 
 
 @every_family
@@ -25,7 +25,7 @@ def test_contributions_add_up_to_what_the_block_does(family: str, subject: Subje
         h = trace.output
 
 
-@pytest.mark.parametrize("family", [f for f in (*PROMISED, *FURTHER) if f not in UNCLEAR])
+@pytest.mark.parametrize("family", [f for f in (*PROMISED, *FURTHER, *MIXTURES) if f not in UNCLEAR])
 def test_their_gradients_are_derivatives_by_strength(family: str, subject: Subjects) -> None:
     """⟨∂L/∂contribution, contribution⟩ is the derivative of L by a factor on the contribution: compare differences."""
     it = subject(family)
