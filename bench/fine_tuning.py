@@ -125,8 +125,9 @@ def _fine_tune(lab: _Lab, index: int, rate: float, steps: int) -> nn.Module:
             h = lab.skeleton.run(index, block, tensor_of(lab.states["fit"][index - 1][part]))
             for offset, module in enumerate(later, start=index + 1):
                 h = lab.skeleton.run(offset, module, h)
-            rows = passes.grain_losses(lab.skeleton, h, tensor_of(fit.ids[part]), tensor_of(mask[part]), None)
-            (rows.sum() / mask.sum()).backward()
+            tokens = passes.Tokens.of(h, tensor_of(fit.ids[part]), tensor_of(mask[part]))
+            total = torch.stack([chunk.losses(lab.skeleton).sum() for chunk in tokens.chunks()]).sum()
+            (total / mask.sum()).backward()
         optimiser.step()
     for p in parameters:
         p.requires_grad_(False)

@@ -8,6 +8,7 @@ latter.
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,9 +39,6 @@ _ENVIRONMENT = {
 
 TRAINED = "trained"
 """Name of the audited network among the references."""
-
-States = dict[str, Floats]
-"""Hidden states by the name of the reference that they belong to, each [N, T, D]."""
 
 
 @dataclass(frozen=True)
@@ -319,54 +317,59 @@ class Worker:
         return Done(time.perf_counter() - start, {**measured, **losses})
 
     def advance(
-        self, block: TrainedBlock, part: Part, states: States | Floats, references: list[Reference]
-    ) -> tuple[States, Done]:
-        """Push the trained network and all references of a shard through one block together.
+        self, block: TrainedBlock, part: Part, leaving: list[Reference | None], *states: Floats
+    ) -> Iterator[Floats | Done]:
+        """Push the trained network and all references of a shard through one block, one after another.
+
+        What comes out of each is handed over before the next one goes in: a worker holds one network's states, however
+        many there are.
 
         Args:
-            block: the block that all of them pass, or that some replace.
+            block: the block that they pass, or that some replace.
             part: its bytes.
-            states: by name; `trained` is the audited network's own, and all that there is at first.
-            references: all that leave at this block, have left, or wait to rejoin.
+            leaving: per states, the reference that leaves the trained network here, or None: the trained block.
+            states: h[l−1] of each, [N, T, D]; the trained network's own come first.
+
+        Yields:
+            h[l] of each, then what the task has to say.
         """
         start = time.perf_counter()
         module = self._load(block, part)
-        states, after = _by_name(states), {}
-        for reference in references:
-            if reference.leaves == block.index:
-                after[reference.name] = self._leave(reference, part, states[TRAINED])
-            elif reference.leaves < block.index <= reference.rejoins:
-                after[reference.name] = states[reference.name]
-        for name, value in states.items():
-            if name not in after:
-                after[name] = passes.forward(
-                    self.skeleton, block.index, module, value, self.grain, competitor=name != TRAINED
-                )
-        return after, Done(time.perf_counter() - start)
+        for number, (reference, value) in enumerate(zip(leaving, states, strict=True)):
+            self._on_step(number)
+            if reference is None:
+                yield passes.forward(self.skeleton, block.index, module, value, self.grain, competitor=number > 0)
+            else:
+                yield self._leave(reference, part, value)
+        yield Done(time.perf_counter() - start)
 
     def _leave(self, reference: Reference, part: Part, states: Floats) -> Floats:
         index = reference.leaves
         if reference.solution is not None:
             block = self._made(index, load_tensors(self.store, reference.solution), free=reference.free)
-        elif reference.damage is not None:
-            block = self._load(TrainedBlock(index, reference.damage), part)
         else:
-            return states
+            block = self._load(TrainedBlock(index, reference.damage), part)
         return passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
 
-    def losses(self, states: States | Floats, ids: Ints, mask: NDArray[np.bool_], head_key: str | None = None) -> Done:
-        """Losses per token [N, T−1] of every reference of a shard, by name, with the trained or a refitted head."""
+    def losses(
+        self, ids: Ints, mask: NDArray[np.bool_], head_key: str | None, names: list[str], *states: Floats
+    ) -> Done:
+        """Losses per token [N, T−1] of every network of a shard, by name, with the trained or a refitted head.
+
+        Args:
+            ids: [N, T].
+            mask: [N, T−1].
+            head_key: of the refitted head, or None.
+            names: of the networks; `trained` is the audited one.
+            states: h[K] of each, [N, T, D].
+        """
         start = time.perf_counter()
         fitted = None if head_key is None else load_tensors(self.store, head_key)
-        values = {
-            name: passes.losses(self.skeleton, h, ids, mask, self.grain, fitted, competitor=name != TRAINED)
-            for name, h in _by_name(states).items()
-        }
+        values = {}
+        for number, (name, h) in enumerate(zip(names, states, strict=True)):
+            self._on_step(number)
+            values[name] = passes.losses(self.skeleton, h, ids, mask, self.grain, fitted, competitor=name != TRAINED)
         return Done(time.perf_counter() - start, values)
-
-
-def _by_name(states: States | Floats) -> States:
-    return states if isinstance(states, dict) else {TRAINED: states}
 
 
 def _thirds(shards: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:

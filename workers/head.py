@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelbound.workers.passes import Floats, Ints, grain_losses, losses, tensor_of
+from peelbound.workers.passes import Floats, Ints, Tokens, losses
 from peelbound.workers.recipes import HeadSettings
 from peelbound.workers.skeleton import Skeleton
 from peelbound.workers.solver import OnStep
@@ -71,9 +71,9 @@ def refit(
             group["lr"] = settings.learning_rate * (1 - (step - 1) / settings.steps)
         optimiser.zero_grad(set_to_none=True)
         tokens = max(1, int(fit.mask[chosen].sum()))
-        for n in chosen:  # the graph of one sequence's logits at a time
-            h, x, m = (tensor_of(a[n : n + 1], skeleton.device) for a in (fit.states, fit.ids, fit.mask))
-            (grain_losses(skeleton, h, x, m, head).sum() / tokens).backward()
+        drawn = Tokens.on(skeleton.device, fit.states[chosen], fit.ids[chosen], fit.mask[chosen])
+        for chunk in drawn.chunks():
+            (chunk.losses(skeleton, head).sum() / tokens).backward()  # frees the graph of the chunk's logits
         optimiser.step()
         if step in looks:
             measured = losses(skeleton, select.states, select.ids, select.mask, grain, _detached(head))

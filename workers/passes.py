@@ -19,6 +19,10 @@ from peelbound.workers.skeleton import Skeleton
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+HEAD_TOKENS = 128
+"""Positions that go through the head at once. A constant: the shape of a product decides the order of its sums, and no
+tokens × vocabulary tensor is ever larger, however long a sequence is."""
+
 
 def tensor_of(array: NDArray[np.generic], device: torch.device | str = "cpu") -> Tensor:
     """The array as a tensor of its own: arrays out of the object store are read-only, which torch cannot express."""
@@ -38,10 +42,11 @@ def grains(count: int, grain: int) -> Iterator[slice]:
 
 def embed(skeleton: Skeleton, ids: Ints, grain: int) -> Floats:
     """h[0]: the embedding of token ids [N, T], as [N, T, D]."""
+    states = np.empty((*ids.shape, skeleton.architecture.hidden_size), np.float32)
     with torch.no_grad():
-        return np.concatenate(
-            [array_of(skeleton.embed(tensor_of(ids[part], skeleton.device))) for part in grains(len(ids), grain)]
-        )
+        for part in grains(len(ids), grain):
+            states[part] = array_of(skeleton.embed(tensor_of(ids[part], skeleton.device)))
+    return states
 
 
 def forward(
@@ -61,14 +66,14 @@ def forward(
         CheckpointError: the output is not finite; slug ``checkpoint-not-finite``, or ``solver-diverged`` for a
             competitor. Names the block.
     """
-    outputs = []
+    outputs = np.empty_like(states)
     with torch.no_grad():
         for part in grains(len(states), grain):
             output = skeleton.run(index, block, tensor_of(states[part], skeleton.device))
             if not torch.isfinite(output).all():
                 raise _not_finite(f"The output of block {index}", competitor, index)
-            outputs.append(array_of(output))
-    return np.concatenate(outputs)
+            outputs[part] = array_of(output)
+    return outputs
 
 
 def _not_finite(what: str, competitor: bool, index: int | None = None) -> CheckpointError:
@@ -94,9 +99,11 @@ def cosine(before: Floats, after: Floats) -> Floats:
 
     Source: Men et al. 2024, ShortGPT (arXiv 2403.03853), equation 1.
     """
-    dot = np.einsum("ntd,ntd->nt", before, after, dtype=np.float64)
-    norms = np.linalg.norm(before, axis=-1).astype(np.float64) * np.linalg.norm(after, axis=-1)
-    similarity: Floats = (dot / np.maximum(norms, 1e-30)).astype(np.float32)
+    similarity = np.empty(before.shape[:2], np.float32)
+    for n, (h, after_h) in enumerate(zip(before, after, strict=True)):  # its copies are of one sequence at a time
+        dot = np.einsum("td,td->t", h, after_h, dtype=np.float64)
+        norms = np.linalg.norm(h, axis=-1).astype(np.float64) * np.linalg.norm(after_h, axis=-1)
+        similarity[n] = dot / np.maximum(norms, 1e-30)
     return similarity
 
 
@@ -126,7 +133,8 @@ def backward(
         states: h[l−1], [N, T, D].
         gradient: g[l], [N, T, D].
     """
-    gradients, attentions, mlps, blocks = [], [], [], []
+    below = np.empty_like(states)
+    attentions, mlps, blocks = [], [], []
     for part in grains(len(states), grain):
         h = tensor_of(states[part], skeleton.device).requires_grad_()
         g = tensor_of(gradient[part], skeleton.device)
@@ -134,30 +142,50 @@ def backward(
         named = [t for t in (trace.attention, trace.mlp) if t is not None]
         by_input, *by_sublayer = torch.autograd.grad(trace.output, [h, *named], grad_outputs=g)
         products = [(d * t.detach()).sum(-1) for d, t in zip(by_sublayer, named, strict=True)]
-        gradients.append(array_of(by_input))
+        below[part] = array_of(by_input)
         blocks.append(array_of((g * (trace.output - h).detach()).sum(-1)))
         if trace.attention is not None:
             attentions.append(array_of(products[0]))
         if trace.mlp is not None:
             mlps.append(array_of(products[-1]))
     return BackwardPass(
-        gradient=np.concatenate(gradients),
+        gradient=below,
         attention=np.concatenate(attentions) if attentions else None,
         mlp=np.concatenate(mlps) if mlps else None,
         block=np.concatenate(blocks),
     )
 
 
-def grain_losses(skeleton: Skeleton, h: Tensor, ids: Tensor, mask: Tensor, head: dict[str, Tensor] | None) -> Tensor:
-    """Cross-entropy of each next token, [B, T−1], zero where the mask is False.
+@dataclass(frozen=True)
+class Tokens:
+    """Positions that predict a next token, flat: M of them, sequence by sequence."""
 
-    One sequence at a time: logits of a whole grain would take grain × T × V × 4 bytes.
-    """
-    rows = []
-    for b in range(len(h)):
-        logits = skeleton.logits(h[b : b + 1, :-1], head)[0].float()
-        rows.append(nn.functional.cross_entropy(logits, ids[b, 1:], reduction="none") * mask[b])
-    return torch.stack(rows)
+    states: Tensor
+    """h[K], [M, D]."""
+    targets: Tensor
+    """The next tokens, [M]."""
+    mask: Tensor
+    """Whether their loss counts, [M]."""
+
+    @classmethod
+    def of(cls, states: Tensor, ids: Tensor, mask: Tensor) -> "Tokens":
+        """Of sequences: h[K] [B, T, D], ids [B, T], mask [B, T−1]; differentiable in the states."""
+        return cls(states[:, :-1].reshape(-1, states.shape[-1]), ids[:, 1:].reshape(-1), mask.reshape(-1))
+
+    @classmethod
+    def on(cls, device: torch.device, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> "Tokens":
+        """The same of arrays, copied to a device."""
+        return cls.of(tensor_of(states, device), tensor_of(ids, device), tensor_of(mask, device))
+
+    def chunks(self) -> Iterator["Tokens"]:
+        """`HEAD_TOKENS` at a time; the last chunk may be shorter. Views."""
+        for part in grains(len(self.targets), HEAD_TOKENS):
+            yield Tokens(self.states[part], self.targets[part], self.mask[part])
+
+    def losses(self, skeleton: Skeleton, head: dict[str, Tensor] | None = None) -> Tensor:
+        """Cross-entropy of each, [M], zero where the mask is False; takes M × V logits, so ask for it by chunks."""
+        logits = skeleton.logits(self.states[None], head)[0].float()
+        return nn.functional.cross_entropy(logits, self.targets, reduction="none") * self.mask
 
 
 def losses(
@@ -181,12 +209,12 @@ def losses(
     Raises:
         CheckpointError: a loss is not finite; the slugs are those of `forward`.
     """
-    rows = []
+    found = np.empty(mask.shape, np.float32)
     with torch.no_grad():
         for part in grains(len(states), grain):
-            h, x = tensor_of(states[part], skeleton.device), tensor_of(ids[part], skeleton.device)
-            rows.append(array_of(grain_losses(skeleton, h, x, tensor_of(mask[part], skeleton.device), head)))
-    found = np.concatenate(rows)
+            tokens = Tokens.on(skeleton.device, states[part], ids[part], mask[part])
+            rows = [array_of(chunk.losses(skeleton, head)) for chunk in tokens.chunks()]
+            found[part] = np.concatenate(rows).reshape(found[part].shape)
     if not np.isfinite(found).all():
         raise _not_finite("The loss", competitor or head is not None)
     return found
@@ -196,16 +224,16 @@ def loss_gradient(
     skeleton: Skeleton, states: Floats, ids: Ints, mask: NDArray[np.bool_], grain: int
 ) -> tuple[Floats, Floats]:
     """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D]."""
-    rows, gradients = [], []
+    found, gradient = np.empty(mask.shape, np.float32), np.zeros_like(states)
     for part in grains(len(states), grain):
-        h = tensor_of(states[part], skeleton.device).requires_grad_()
-        x, m = tensor_of(ids[part], skeleton.device), tensor_of(mask[part], skeleton.device)
-        for b in range(len(h)):  # the graph of one sequence's logits at a time
-            loss = grain_losses(skeleton, h[b : b + 1], x[b : b + 1], m[b : b + 1], None)
-            loss.sum().backward()
+        rows, slopes = [], []
+        for chunk in Tokens.on(skeleton.device, states[part], ids[part], mask[part]).chunks():
+            leaf = chunk.states.detach().requires_grad_()
+            loss = Tokens(leaf, chunk.targets, chunk.mask).losses(skeleton)
+            slopes.append(array_of(torch.autograd.grad(loss.sum(), leaf)[0]))
             rows.append(array_of(loss))
-        gradients.append(array_of(h.grad if h.grad is not None else torch.zeros_like(h)))
-    found = np.concatenate(rows)
+        found[part] = np.concatenate(rows).reshape(found[part].shape)
+        gradient[part][:, :-1] = np.concatenate(slopes).reshape(gradient[part][:, :-1].shape)
     if not np.isfinite(found).all():
         raise _not_finite("The loss", competitor=False)
-    return found, np.concatenate(gradients)
+    return found, gradient

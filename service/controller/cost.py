@@ -82,8 +82,10 @@ class CostModel:
         candidates = blocks * len(plan.corrected)
         planted = len(CONTROL_SIGMAS) * plan.positive_control
 
-        def carried(tokens: int, references: float) -> float:
-            return self.block(tokens, blocks + references * on_the_way) + self.head(tokens, 1 + references)
+        def carried(tokens: int, references: float, skips: int = 0) -> float:
+            # A block that is left out is one pass less.
+            passes = blocks + references * on_the_way + skips * (on_the_way - 1)
+            return self.block(tokens, passes) + self.head(tokens, 1 + references + skips)
 
         forward = self.block(everything, blocks) + self.head(both, BACKWARD) + self.head(sizes.select)
         backward = self.block(both, blocks * BACKWARD)
@@ -92,11 +94,11 @@ class CostModel:
             forward,
             backward,
             carried(sizes.select, candidates + len(plan.matrix_cells) + planted),
-            carried(sizes.check, 2 * blocks),
+            carried(sizes.check, blocks, skips=blocks),
             forward,
             backward,
             carried(sizes.select, blocks),
-            carried(sizes.check, 2 * blocks),
+            carried(sizes.check, blocks, skips=blocks),
         ]
         return dict(zip(names, costs, strict=False))
 

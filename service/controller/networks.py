@@ -312,10 +312,11 @@ class NetworkAudit:
         for shard, state in zip(shards, states, strict=True):
             self.pool.submit(
                 "losses",
-                state,
                 shard.ids,
                 shard.mask,
                 head,
+                [TRAINED],
+                state,
                 worker=shard.worker,
                 then=partial(took, shard.rows.start),
             )

@@ -15,12 +15,17 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.calibration import loss_mask
 from peelbound.workers.errors import PeelboundError
+from peelbound.workers.passes import HEAD_TOKENS
 
 FLOPS_PER_WORKER = 4e10
 """What one CPU thread was seen to sustain over whole audits; a GPU is faster, so the estimate is on the safe side."""
 MASTER_BYTES = 4
 SOLVER_BYTES = 16
 """Per parameter being solved: fp32 weight, gradient, and two moments of Adam."""
+SOLVE_STATES = 6
+"""Of fit during a solve: input, target, gradient or output, and what their differences and norms take in passing."""
+LOGIT_COPIES = 4
+"""Of a chunk's logits: as they come out, as probabilities, and the gradients of both."""
 HEAD_COPIES = 7
 """Of the output projection during its refit: as it was, live, gradient, two moments, the best so far, a candidate."""
 
@@ -67,24 +72,33 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
 
 
 def _state_bytes(plan: Plan, inputs: Inputs) -> int:
-    """Trained states of the splits that keep them at every boundary, and two boundaries of gradients."""
+    """Trained states of the splits that keep them at every boundary, and what comes on top of them on a walk.
+
+    On the walk back two boundaries of gradients; on a walk with references the states of each, before and after a
+    block.
+    """
     sizes, width = Sizes.of(inputs.calibration), inputs.checkpoint.architecture.hidden_size
     kept = sizes.fit + sizes.check + (sizes.select if plan.maps or plan.band else 0)
-    return MASTER_BYTES * width * (kept * (plan.blocks + 1) + 2 * (sizes.fit + sizes.check))
+    candidates = plan.blocks * len(plan.corrected) + len(plan.matrix_cells) + 1
+    carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1))
+    return MASTER_BYTES * width * (kept * (plan.blocks + 1) + 2 * max(sizes.fit + sizes.check, carried))
 
 
 def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
-    """Peak of a worker above its baseline: what it holds throughout, and the largest of its three kinds of task."""
+    """Peak of a worker above its baseline: what it holds throughout, and the largest of its three kinds of task.
+
+    Nothing in it grows with the number of blocks: what it takes in lies in the object store, and the states of a walk
+    are handed over one network at a time.
+    """
     sizes, architecture = Sizes.of(inputs.calibration), inputs.checkpoint.architecture
     width = MASTER_BYTES * architecture.hidden_size
     rest = MASTER_BYTES * (architecture.parameter_count() - cost.block_parameters * plan.blocks)
     grain = 34 * width * plan.grain * sizes.length  # activations: about 34 widths a token
-    logits = 4 * MASTER_BYTES * architecture.vocab_size * sizes.length  # of one sequence: with gradient and softmax
-    solve = cost.block_parameters * SOLVER_BYTES + 3 * width * sizes.fit + grain
+    logits = LOGIT_COPIES * MASTER_BYTES * architecture.vocab_size * HEAD_TOKENS
+    solve = cost.block_parameters * SOLVER_BYTES + SOLVE_STATES * width * sizes.fit + grain
     refit = HEAD_COPIES * MASTER_BYTES * cost.head_parameters + width * (sizes.fit + sizes.select) + logits
-    candidates = plan.blocks * len(plan.corrected) + len(plan.matrix_cells) + 1
-    carried = 2 * width * max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1)) + grain + logits
-    return int(rest + 2 * MASTER_BYTES * cost.block_parameters + max(solve, refit, carried))
+    passing = width * max(sizes.fit, sizes.select, sizes.check) + max(grain, logits)
+    return int(rest + 2 * MASTER_BYTES * cost.block_parameters + max(solve, refit, passing))
 
 
 def _result_bytes(plan: Plan, cost: CostModel) -> int:

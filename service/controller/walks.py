@@ -1,7 +1,8 @@
 """Walks: passes of the calibration tokens over all blocks, block by block.
 
 A block's bytes are read once per walk and shared by all actors; each actor carries its shard of the sequences. Tasks of
-successive blocks are chained by references, so that no actor waits for another; at most two blocks are in hand.
+successive blocks are chained by references, so that no actor waits for another. A walk runs at most three blocks ahead;
+on the walk back, open peel problems keep their blocks too.
 """
 
 from collections import deque
@@ -168,7 +169,7 @@ class Walker:
                 for shard, state in zip(data.shards[name], walk.states[name][blocks], strict=True)
             ]
         for shard, state in zip(data.shards[SELECT], walk.states[SELECT][blocks], strict=True):
-            self._submit_losses(shard, state, {"trained": rows[SELECT]})
+            self._submit_losses(shard, {"trained": state}, {"trained": rows[SELECT]})
         self.pool.finish_all()
         walk.losses = {name: _whole(r) for name, r in rows.items()}
         walk.influence, walk.select_influence = (
@@ -234,42 +235,84 @@ class Walker:
         shards = self.data.shards[split]
         names = ["trained", *(r.name for r in references)]
         rows = {name: Rows(shards) for name in names}
-        states = self._embed(shards)
+        carried = [{"trained": state} for state in self._embed(shards)]
 
-        def passed(carried: int, shard: Shard, _: Done) -> None:
-            self._passed(FORWARD * carried, shard)
+        def passed(passes: int, shard: Shard, _: Done) -> None:
+            self._passed(FORWARD * passes, shard)
 
         window = Window(self.pool)
         for index, part in self.audited.parts(range(1, self.audited.blocks + 1)):
-            abroad = [r for r in references if r.leaves <= index <= r.rejoins]
-            carried = 1 + sum(r.leaves <= index for r in references)
-            step = [
-                self.pool.submit(
+            step = []
+            for number, shard in enumerate(shards):
+                states, moving = carry(carried[number], references, index)
+                task = self.pool.submit(
                     "advance",
                     self._block(index),
                     part,
-                    state,
-                    abroad,
-                    outputs=1,
+                    [reference for _, reference, _ in moving],
+                    *(state for _, _, state in moving),
+                    outputs=len(moving),
                     worker=shard.worker,
-                    then=partial(passed, carried, shard),
+                    then=partial(passed, len(moving), shard),
                 )
-                for shard, state in zip(shards, states, strict=True)
-            ]
-            states = [task.outputs[0] for task in step]
+                moved = {name: output for (name, _, _), output in zip(moving, task.outputs, strict=True)}
+                carried[number] = states | moved
+                step.append(task)
             window.add(step)
-        for shard, state in zip(shards, states, strict=True):
-            self._submit_losses(shard, state, rows)
+        for shard, states in zip(shards, carried, strict=True):
+            self._submit_losses(shard, states, rows)
         self.pool.finish_all()
         return {name: _whole(rows[name]) for name in names}
 
-    def _submit_losses(self, shard: Shard, states: Ref, rows: dict[str, Rows]) -> None:
+    def _submit_losses(self, shard: Shard, states: dict[str, Ref], rows: dict[str, Rows]) -> None:
         def took(done: Done) -> None:
             self._headed(len(done.values), shard)
             for name, values in done.values.items():
                 rows[name].put(shard, values)
 
-        self.pool.submit("losses", states, shard.ids, shard.mask, worker=shard.worker, then=took)
+        names = list(states)
+        self.pool.submit(
+            "losses",
+            shard.ids,
+            shard.mask,
+            None,
+            names,
+            *(states[name] for name in names),
+            worker=shard.worker,
+            then=took,
+        )
+
+
+Moving = tuple[str, Reference | None, Ref]
+"""Name, the reference if it leaves the trained network here, and the states that go in."""
+
+
+def carry(states: dict[str, Ref], references: Sequence[Reference], index: int) -> tuple[dict[str, Ref], list[Moving]]:
+    """What becomes of each network's states at block `index`.
+
+    Args:
+        states: h[index−1] by name: the trained network's, and those of all references that have left it.
+        references: all of them.
+        index: 1..K.
+
+    Returns:
+        The states of references that this block leaves alone (they wait to rejoin, or skip it), and what has to go
+        through it or through what replaces it, the trained network first.
+    """
+    waiting: dict[str, Ref] = {}
+    moving: list[Moving] = [("trained", None, states["trained"])]
+    for reference in references:
+        name = reference.name
+        if reference.leaves == index:
+            if reference.solution is None and reference.damage is None:
+                waiting[name] = states["trained"]
+            else:
+                moving.append((name, reference, states["trained"]))
+        elif reference.leaves < index <= reference.rejoins:
+            waiting[name] = states[name]
+        elif reference.rejoins < index:
+            moving.append((name, None, states[name]))
+    return waiting, moving
 
 
 def _whole(rows: Rows) -> Floats:

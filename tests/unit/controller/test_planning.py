@@ -87,10 +87,22 @@ def test_tokens_are_those_with_a_loss_and_states_those_that_are_kept(checkpoint:
     assert found.tokens["check"] < splits["check"].ids.size
     sizes = {name: split.ids.size for name, split in splits.items()}
     every_boundary = 4 * sum(sizes.values())
-    gradients = 2 * (sizes["fit"] + sizes["check"])
-    assert found.state_bytes == 4 * 32 * (every_boundary + gradients)
+    # A candidate or a skip leaves at each of the three blocks; all are there before and after the last block.
+    on_check = 2 * sizes["check"] * (1 + 2 * 3)
+    assert on_check > 2 * sizes["select"] * (1 + found.problems["block_reference"] + found.problems["matrix"])
+    assert found.state_bytes == 4 * 32 * (every_boundary + on_check)
     quick = plan_request(request(checkpoint, "quick"), settings)
     assert found.state_bytes - quick.state_bytes == 4 * 32 * 4 * sizes["select"]
+
+
+def test_a_workers_memory_does_not_grow_with_depth_but_the_states_do(tmp_path: Path) -> None:
+    settings = Settings(allow=[tmp_path.as_uri()], state_dir=tmp_path / "state")
+    plans = []
+    for blocks in (2, 8):
+        random_model("llama", num_hidden_layers=blocks).save_pretrained(tmp_path / str(blocks))
+        plans.append(plan_request(request(tmp_path / str(blocks), "quick"), settings))
+    assert plans[0].worker_bytes == pytest.approx(plans[1].worker_bytes, rel=0.01)
+    assert plans[0].state_bytes < plans[1].state_bytes
 
 
 def test_more_work_costs_more(checkpoint: Path, settings: Settings) -> None:

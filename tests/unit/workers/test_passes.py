@@ -164,6 +164,27 @@ def test_results_are_the_same_to_the_last_bit_however_whole_grains_are_dealt_out
             assert np.array_equal(at_once, np.concatenate(in_parts))
 
 
+def test_no_more_positions_go_through_the_head_at_once_than_the_constant_says(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    logits = llama.skeleton.logits
+
+    def watched(h: Tensor, *rest: Any) -> Tensor:
+        asked.append(h.shape[0] * h.shape[1])
+        return logits(h, *rest)
+
+    h = llama.h(llama.blocks)
+    whole = passes.losses(llama.skeleton, h, llama.ids, llama.mask, GRAIN)
+    slope = passes.loss_gradient(llama.skeleton, h, llama.ids, llama.mask, GRAIN)[1]
+    monkeypatch.setattr(llama.skeleton, "logits", watched)
+    monkeypatch.setattr(passes, "HEAD_TOKENS", 5)
+    assert np.allclose(passes.losses(llama.skeleton, h, llama.ids, llama.mask, GRAIN), whole, atol=1e-5)
+    assert difference(passes.loss_gradient(llama.skeleton, h, llama.ids, llama.mask, GRAIN)[1], slope) < 1e-5
+    assert max(asked) == 5
+    assert sum(asked) == 2 * llama.mask.size
+
+
 def test_a_block_that_overflows_is_named(llama: Subject) -> None:
     block = llama.block(2)
     with torch.no_grad():

@@ -1,0 +1,38 @@
+"""How the states of references go from block to block."""
+
+from peelbound.service.controller.walks import carry
+from peelbound.workers.actor import Damage, Reference
+
+SKIP = Reference("skip", 2, 2)
+SOLVED = Reference("solved", 2, 2, solution="key")
+NOISY = Reference("noisy", 2, 2, damage=Damage(2, 0.5, 1))
+LONG = Reference("long", 1, 3, solution="key")
+EVERY = [SKIP, SOLVED, NOISY, LONG]
+
+
+def names(states: dict[str, str], index: int) -> tuple[dict[str, str], list[str]]:
+    waiting, moving = carry(states, EVERY, index)
+    return waiting, [name for name, _, _ in moving]
+
+
+def test_before_they_leave_only_the_trained_network_and_those_that_leave_are_moved() -> None:
+    waiting, moving = carry({"trained": "h0"}, EVERY, 1)
+    assert waiting == {}
+    assert moving == [("trained", None, "h0"), ("long", LONG, "h0")]
+
+
+def test_where_they_leave_their_own_block_takes_the_trained_states_and_a_skip_keeps_them() -> None:
+    waiting, moving = carry({"trained": "h1", "long": "x"}, EVERY, 2)
+    assert waiting == {"skip": "h1", "long": "x"}
+    assert moving == [("trained", None, "h1"), ("solved", SOLVED, "h1"), ("noisy", NOISY, "h1")]
+
+
+def test_a_reference_waits_until_the_block_after_which_it_rejoins() -> None:
+    states = {"trained": "h2", "skip": "a", "solved": "b", "noisy": "c", "long": "x"}
+    assert names(states, 3) == ({"long": "x"}, ["trained", "skip", "solved", "noisy"])
+    assert names(states, 4) == ({}, ["trained", "skip", "solved", "noisy", "long"])
+
+
+def test_the_trained_network_always_goes_first() -> None:
+    states = {"long": "x", "noisy": "c", "skip": "a", "solved": "b", "trained": "h3"}
+    assert names(states, 4)[1][0] == "trained"
