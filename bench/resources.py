@@ -4,7 +4,8 @@
 
 walks   bytes read in a `quick` audit against checkpoint × walks of the plan, and the share of the time in which the two
         workers were busy, on a model of 12 blocks
-memory  a worker's peak of private memory above its baseline against the plan's sum, at 8 and at 64 blocks
+memory  a worker's peak of private memory above its baseline against the plan's sum, at 8 and at 64 blocks; the baseline
+        is what it has after an audit of a model of the same family with two tiny blocks: the libraries are loaded then
 again   a second, identical audit
 up      `peelbound up` until it is ready
 large   `quick` on a llama-shaped model of 30 blocks and 135M parameters, 4k tokens
@@ -95,14 +96,16 @@ def again(out: Path, audits: LocalAudits) -> dict[str, Any]:
 def memory(out: Path) -> dict[str, Any]:
     """Peak private memory of a worker above its baseline, at two depths."""
     rows: dict[str, Any] = {}
+    tiny = random_model(out / "tiny", hidden=32, intermediate=88, blocks=2, heads=2, kv=2, vocab=1024)
+    budget: dict[str, Any] = {"length": 32, "fit": 8, "select": 4, "check": 8}
+    budget |= {"block_steps": 2, "rhos": [0.3], "head_steps": 4, "grain": 4}
     for blocks in (8, 64):
         shape = {"hidden": 512, "intermediate": 1408, "heads": 8, "kv": 8, "vocab": 1024}
         model = random_model(out / f"deep-{blocks}", blocks=blocks, **shape)
-        asked = request(model, length=32, fit=8, select=4, check=8, block_steps=2, rhos=[0.3], head_steps=4)
+        asked = request(model, **budget)
         with local_audits(out / f"state-memory-{blocks}", out) as audits:
             plan = plan_request(asked, audits.settings)
-            audits.pool.start(asked.options.grain)
-            audits.pool.broadcast("ready")
+            audits.run(request(tiny, **budget))
             with watching() as peaks:
                 audits.run(asked)
         above = max(peak - baseline for baseline, peak in peaks.values())
@@ -113,20 +116,15 @@ def memory(out: Path) -> dict[str, Any]:
 
 @contextmanager
 def watching(interval: float = 0.02) -> Iterator[dict[int, tuple[int, int]]]:
-    """First and largest private memory (RssAnon, bytes) of every worker process while the body runs."""
-    peaks: dict[int, tuple[int, int]] = {}
+    """First and largest private memory (RssAnon, bytes) of every worker that there is, while the body runs."""
+    workers = [p.pid for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Worker")]
+    peaks = {pid: (_private(pid), 0) for pid in workers}
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(interval):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if process.name().startswith("ray::Worker"):
-                        now = _private(process.pid)
-                        first, largest = peaks.get(process.pid, (now, now))
-                        peaks[process.pid] = (first, max(largest, now))
-                except (psutil.Error, OSError):
-                    continue
+            for pid, (first, largest) in peaks.items():
+                peaks[pid] = (first, max(largest, _private(pid)))
 
     thread = threading.Thread(target=watch)
     thread.start()
