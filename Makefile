@@ -66,6 +66,10 @@ format: $(INSTALLED) ## Rewrite the sources in the project's style
 openapi: $(INSTALLED) ## Write the API's description to docs/openapi.json
 	$(BIN)/python -m peelbound.api.openapi docs/openapi.json
 
+.PHONY: settings
+settings: $(INSTALLED) ## Write the table of settings to docs/operations.md
+	$(BIN)/python -m peelbound.service.settings_table docs/operations.md
+
 .PHONY: clean
 clean: ## Remove caches and outputs; .venv stays
 	rm -rf build dist *.egg-info demo-output .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """What the routes work with: the service's parts, opened once per process."""
 
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,15 +9,18 @@ from sqlalchemy import Engine
 
 from peelbound.api.oidc import IdentityProvider
 from peelbound.service.database.audits import Audits
-from peelbound.service.database.engine import make_engine, migrate
 from peelbound.service.database.leases import Leases
 from peelbound.service.database.log import Log
+from peelbound.service.database.schema import open_database
 from peelbound.service.database.tenants import TenantLimits
 from peelbound.service.database.tokens import Tokens
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
+from peelbound.workers.errors import PeelboundError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,17 @@ class Context:
 
     @classmethod
     def open(cls, settings: Settings) -> "Context":
-        """Connect, and bring the database to the newest schema."""
-        engine = make_engine(settings.resolved_database_url)
-        migrate(engine)
+        """Connect to a database whose schema is this version's.
+
+        Raises:
+            DatabaseUnavailable: it did not answer for as long as the settings say.
+            PeelboundError: the settings or the schema are wrong.
+        """
+        try:
+            engine = open_database(settings.resolved_database_url, wait_seconds=settings.database_wait_seconds)
+        except PeelboundError as error:
+            logger.error("%s: %s", error.title, error)  # the server's own words are a traceback
+            raise
         return cls(
             settings=settings,
             engine=engine,

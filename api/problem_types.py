@@ -33,6 +33,8 @@ _TYPES = {
     "object-missing": "A stored object is gone; it may just have been deleted.",
     "object-corrupt": "A stored object does not match its checksum. It is computed again when the audit is.",
     "plan-unavailable": "The plan could not be computed within its time limit.",
+    "schema-too-old": "The database's schema is older than the service; whoever runs it must migrate it.",
+    "schema-too-new": "The database's schema is newer than the service; whoever runs it must upgrade the service.",
     "database-unavailable": "The database did not answer; try again.",
     "controller-absent": "Audits wait and no controller has been seen for a while: start one.",
     "lease-lost": "The controller that held the audit was lost, too often to try again.",
@@ -60,6 +62,8 @@ _FAMILIES = {
     "request": "The request contradicts itself or the checkpoint; `pointer` names the field.",
     "solver": "A solver ended without a usable solution: `detail` says which and how; `remedy` what to change.",
     "storage": "Object storage refused, did not answer, or is full.",
+    "weights": "The weights are not of the weight class that the request names, or its grids cannot be: `detail` says "
+    "what was found, `remedy` what to say instead.",
     "uri": "The URI is malformed or not allowed.",
 }
 

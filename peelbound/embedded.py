@@ -17,7 +17,7 @@ import uvicorn
 
 from peelbound.api.app import create_app
 from peelbound.local import PRIVATE_UMASK, StartFailed, ensure_secret, holding, private_files, publish_url
-from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.database.schema import open_database
 from peelbound.service.database.tokens import Tokens
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
@@ -94,9 +94,9 @@ def _prepare(settings: Settings) -> tuple[str, str]:
     open_store(settings)
     token = ensure_secret(settings.state_dir / "token")
     reading_token = ensure_secret(settings.state_dir / "link-token")
-    engine = make_engine(settings.resolved_database_url)
+    wait = settings.database_wait_seconds
+    engine = open_database(settings.resolved_database_url, wait_seconds=wait, migrating=True)
     try:
-        migrate(engine)
         tokens = Tokens(engine)
         tokens.ensure(token, TENANT, "embedded", frozenset({"read", "write", "admin"}))
         tokens.ensure(reading_token, TENANT, "browser", frozenset({"read"}))

@@ -19,18 +19,24 @@ class Settings(BaseSettings):
     """Where the embedded service keeps its database, objects and token."""
     database_url: str = ""
     """SQLAlchemy URL, `sqlite:///…` or `postgresql+psycopg://…`; empty: `peelbound.db` in the state directory."""
+    database_wait_seconds: float = Field(default=60.0, ge=0)
+    """How long a process that starts waits for a database that does not answer, before it ends with the reason."""
     store_url: str = ""
     """`file:///directory` or `s3://bucket/prefix`; empty: `objects` in the state directory."""
     s3_endpoint_url: str | None = None
     """Endpoint of an S3 server that is not AWS; for the store and for `s3://` checkpoints."""
     s3_region: str | None = None
+    """None: boto3's own chain."""
     s3_access_key_id: SecretStr | None = None
     """None: boto3's own chain (environment, profile, instance role)."""
     s3_secret_access_key: SecretStr | None = None
+    """None: as above."""
     allow: list[str] = Field(default_factory=list)
     """URI prefixes that checkpoints and calibration data may be read from, e.g. `["file:///data", "s3://models/"]`."""
     host: str = "127.0.0.1"
+    """Where `peelbound up` listens; uvicorn takes its own `--host`."""
     port: int = Field(default=8734, ge=0, le=65535)
+    """The same; 0 takes a free one."""
     allowed_hosts: list[str] = Field(default_factory=lambda: ["127.0.0.1", "localhost", "[::1]"])
     """Values of the `Host` header (without port) that are answered."""
     allowed_origins: list[str] = Field(default_factory=list)
@@ -64,6 +70,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=2, ge=1, le=4096)
     """Ray actors that solve; each takes one CPU thread (or `worker_gpus` of a GPU)."""
     worker_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of each worker; a fraction shares one."""
     ray_address: str | None = None
     """None: a Ray of our own on this machine, bound to loopback."""
     ray_object_store_bytes: int = Field(default=1 << 30, ge=80 << 20)
@@ -79,6 +86,7 @@ class Settings(BaseSettings):
     max_calibration_bytes: int = Field(default=1 << 30, ge=1)
     """Bound on the calibration files of one audit, together."""
     max_request_bytes: int = Field(default=64 << 20, ge=1024)
+    """Bound on the body of a request, calibration text included."""
 
     @model_validator(mode="after")
     def _provider_is_whole(self) -> Self:

@@ -46,11 +46,10 @@ def service_database() -> "Iterator[Engine]":
         PeelboundError: the database cannot be used.
     """
     settings = configured()
-    from peelbound.service.database.engine import make_engine, migrate
+    from peelbound.service.database.schema import open_database
 
-    engine = make_engine(settings.resolved_database_url)
+    engine = open_database(settings.resolved_database_url, wait_seconds=0)
     try:
-        migrate(engine)
         yield engine
     finally:
         engine.dispose()

@@ -19,6 +19,7 @@ COMMANDS = {
     "cancel": "Cancel an audit.",
     "delete": "Delete an ended audit with its report.",
     "report": "Print or save a report.",
+    "migrate": "Bring a service's database to the schema of this version.",
     "token": "Make, list and revoke the tokens of a service.",
     "log": "Say who changed what in a service.",
 }

@@ -4,14 +4,26 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from peelbound.service.controller.loop import Controller
-from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.controller.pulse import Stopping
+from peelbound.service.database.schema import open_database
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
 from peelbound.workers.errors import PeelboundError
+
+
+def _pausing(stop: threading.Event) -> Callable[[float], None]:
+    """A sleep that ends with `Stopping` when the process is told to stop."""
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise Stopping("The controller is stopping.")
+
+    return pause
 
 
 def main() -> int:
@@ -28,9 +40,11 @@ def main() -> int:
     settings = Settings()
     try:
         AllowList(settings.allow)
-        engine = make_engine(settings.resolved_database_url)
-        migrate(engine)
+        wait = settings.database_wait_seconds
+        engine = open_database(settings.resolved_database_url, wait_seconds=wait, pause=_pausing(stop))
         Controller(settings, engine, open_store(settings), stop).run()
+    except Stopping:
+        return 0
     except PeelboundError as error:
         sys.stderr.write(f"{error.title}: {error}\n")
         return 3

@@ -12,9 +12,7 @@ from pathlib import Path
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -25,9 +23,6 @@ from peelbound.service.database.errors import DatabaseUnavailable, DatabaseUrlIn
 
 BUSY_SECONDS = 30
 """How long a writer on SQLite waits for the others, and a process for its turn to migrate."""
-
-_MIGRATION_LOCK = 0x7065656C626E64
-"""Key of PostgreSQL's advisory lock around migrations ("peelbnd")."""
 
 _READ_ONLY_TRANSACTION = "25006"
 """PostgreSQL's SQLSTATE for a write where only reading is allowed."""
@@ -149,19 +144,3 @@ def database_clock(connection: Connection) -> datetime:
     if connection.dialect.name == "sqlite":
         return datetime.now(UTC)
     return connection.scalars(select(func.clock_timestamp(type_=UtcDateTime))).one()
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision, in one transaction; of several processes one does it, the others wait.
-
-    Raises:
-        DatabaseUnavailable: the database cannot be reached, or another process has been migrating for too long.
-    """
-    config = Config()
-    config.set_main_option("script_location", "peelbound.service.database:migrations")
-    with writing(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'"))
-            connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")

@@ -87,6 +87,20 @@ class DatabaseUrlInvalid(UserError):
     title = "The database URL is not valid"
 
 
+class SchemaTooOld(UserError):
+    """The database's schema is older than the code, or there is none."""
+
+    slug = "schema-too-old"
+    title = "The database must be migrated"
+
+
+class SchemaTooNew(UserError):
+    """The database was migrated by a newer version."""
+
+    slug = "schema-too-new"
+    title = "The database is a newer version's"
+
+
 class DatabaseUnavailable(InfrastructureError):
     """The database did not answer, was busy for too long, or broke off, maybe during COMMIT."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 
-from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.database.engine import make_engine
+from peelbound.service.database.schema import migrate
 
 _database_numbers = count(1)
 

@@ -1,6 +1,7 @@
 """Commands of whoever runs a service, on its database and without a server."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -9,9 +10,20 @@ from peelbound.service.database.tokens import Tokens
 from tests.integration.cli.conftest import Run
 
 
-def test_a_token_is_made_listed_and_revoked(run: Run, database_url: str) -> None:
+@pytest.fixture
+def operated(run: Run, database_url: str) -> Run:
+    """Runs `peelbound` on a database that it has migrated."""
+
+    def peelbound(*words: str) -> "subprocess.CompletedProcess[str]":
+        return run(*words, PEELBOUND_DATABASE_URL=database_url)
+
+    assert peelbound("migrate").returncode == 0
+    return peelbound
+
+
+def test_a_token_is_made_listed_and_revoked(operated: Run, database_url: str) -> None:
     def peelbound(*words: str) -> str:
-        done = run(*words, PEELBOUND_DATABASE_URL=database_url)
+        done = operated(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -46,8 +58,8 @@ def test_a_token_is_made_listed_and_revoked(run: Run, database_url: str) -> None
         (("token", "create", "--name", "x", "--scope", "root"), 2, "root"),
     ],
 )
-def test_what_cannot_be_done_is_said(run: Run, database_url: str, words: tuple[str, ...], code: int, said: str) -> None:
-    done = run(*words, PEELBOUND_DATABASE_URL=database_url)
+def test_what_cannot_be_done_is_said(operated: Run, words: tuple[str, ...], code: int, said: str) -> None:
+    done = operated(*words)
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
 

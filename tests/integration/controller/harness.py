@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import psutil
 
 from peelbound.service.database.audits import Audits
-from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.database.engine import make_engine
+from peelbound.service.database.schema import migrate
 from peelbound.service.schemas.record import AuditRecord, AuditState, Event
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration
 from peelbound.service.settings import Settings

@@ -12,8 +12,9 @@ from sqlalchemy import URL, Engine, inspect
 from sqlalchemy.exc import ProgrammingError
 
 from peelbound.service.database.audits import Audits
-from peelbound.service.database.engine import database_clock, make_engine, migrate, reading, writing
+from peelbound.service.database.engine import database_clock, make_engine, reading, writing
 from peelbound.service.database.errors import DatabaseUnavailable, DatabaseUrlInvalid
+from peelbound.service.database.schema import migrate
 from peelbound.service.database.tables import Table
 from peelbound.service.schemas.record import AuditState, EventType
 from tests.integration.database.harness import a_request

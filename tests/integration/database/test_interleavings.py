@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from peelbound.service.database.engine import make_engine, migrate
+from peelbound.service.database.engine import make_engine
 from peelbound.service.database.errors import AuditEnded, AuditNotEnded
 from peelbound.service.database.leases import Claim, Lease
+from peelbound.service.database.schema import migrate
 from peelbound.service.schemas.record import AuditState
 from tests.integration.database.harness import LEASE_SECONDS, MAX_ATTEMPTS, PROBLEM, SUMMARY, Service, some_progress
 

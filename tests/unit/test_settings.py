@@ -1,0 +1,31 @@
+"""Settings: documented as they are, and handed to child processes as they were."""
+
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from peelbound.service.settings import Settings
+from peelbound.service.settings_table import inserted
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def test_the_documented_table_is_the_settings() -> None:
+    document = OPERATIONS.read_text(encoding="utf-8")
+    assert inserted(document) == document, "run: make settings"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_child_process_has_the_same_settings(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    settings = Settings(
+        allow=["/a", "s3://b/"],
+        oidc_tenants={"Acme Ltd": "acme"},
+        tenant_stored_bytes=5,
+        s3_secret_access_key=SecretStr("hidden"),
+    )
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
