@@ -9,10 +9,11 @@ from peelbound.workers.errors import CalibrationError, CheckpointChanged, Checkp
 from peelbound.workers.source import ByteSource
 
 CALIBRATION_SUFFIXES = (".jsonl", ".txt")
+GGUF_SUFFIX = ".gguf"
 
 
 def open_source(uri: ResolvedUri, settings: Settings) -> ByteSource:
-    """The files directly under `uri`, listed now: their versions are those of this moment.
+    """The files directly under `uri`, or the one GGUF file that it names; their versions are those of this moment.
 
     Raises:
         CheckpointError: nothing is there (slug ``checkpoint-missing``), or a file and not a directory
@@ -23,16 +24,19 @@ def open_source(uri: ResolvedUri, settings: Settings) -> ByteSource:
     source = _list(uri, settings)
     if source.files():
         return source
-    if _list_one(uri, settings).files():
+    file = _list_one(uri, settings)
+    if any(name.lower().endswith(GGUF_SUFFIX) for name in file.files()):
+        return file
+    if file.files():
         raise CheckpointError(
             f"{uri.uri} is one file.",
-            remedy="Give the directory that holds config.json and the safetensors files.",
+            remedy="Give the directory that holds config.json and the weights; only a GGUF file stands alone.",
             pointer=uri.pointer,
             slug="checkpoint-not-directory",
         )
     raise CheckpointError(
         f"There is no file at {uri.uri}.",
-        remedy="Give the directory that holds config.json and the safetensors files, as the service sees it.",
+        remedy="Give the directory that holds config.json and the weights, or a GGUF file, as the service sees it.",
         pointer=uri.pointer,
         slug="checkpoint-missing",
     )

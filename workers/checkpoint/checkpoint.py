@@ -4,7 +4,7 @@ Part 0 is the rest (embedding, final norm, head), parts 1..K are the blocks.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -13,9 +13,15 @@ import numpy as np
 from transformers.pytorch_utils import Conv1D
 
 from peelbound.workers.architecture import Architecture
-from peelbound.workers.checkpoint.config import read_config
+from peelbound.workers.checkpoint.config import CONFIG_FILE, checked_config, read_config
 from peelbound.workers.checkpoint.encoding import Encoding, unpack
-from peelbound.workers.checkpoint.index import read_tensors
+from peelbound.workers.checkpoint.gguf.config import config_of
+from peelbound.workers.checkpoint.gguf.file import find
+from peelbound.workers.checkpoint.gguf.file import weights as gguf_weights
+from peelbound.workers.checkpoint.gguf.header import GgufHeader, read_header
+from peelbound.workers.checkpoint.gguf.tokenizer import KEYS as TOKENIZER_KEYS
+from peelbound.workers.checkpoint.gguf.tokenizer import tokenizer_json as gguf_tokenizer_json
+from peelbound.workers.checkpoint.index import INDEX_FILE, SINGLE_FILE, read_tensors
 from peelbound.workers.checkpoint.layout import PartLayout, lay_out
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.part import Part
@@ -31,7 +37,7 @@ class Checkpoint:
     """A checked checkpoint whose parts are read on demand; thread-safe. Make one with `open`.
 
     Attributes:
-        config: `config.json` as it was read.
+        config: `config.json` as it was read; of a GGUF file without one, what its metadata say.
         architecture: what the config describes.
         encoding: how the weights are stored.
     """
@@ -63,10 +69,17 @@ class Checkpoint:
             UnsupportedModel: the architecture cannot be peeled.
         """
         reader = Reader(source)
-        config = read_config(reader, limits)
+        header = _gguf_header(reader, limits)
+        if header is None or CONFIG_FILE in reader.files:
+            config = read_config(reader, limits)
+        else:
+            config = checked_config(config_of(header), header.file, limits)
         architecture = Architecture.from_config_json(config)
-        encoding, weights = unpack(config, read_tensors(reader, limits))
-        _refuse_transposed(architecture, encoding)
+        if header is None:
+            encoding, weights = unpack(config, read_tensors(reader, limits))
+            _refuse_transposed(architecture, encoding)
+        else:
+            encoding, weights = gguf_weights(header, architecture)
         layouts = lay_out(architecture, weights)
         return cls(reader, limits, config, architecture, encoding, layouts)
 
@@ -134,9 +147,10 @@ class Checkpoint:
         return key_of({"config": self.config, "parts": list(part_digests)})
 
     def tokenizer_json(self) -> bytes | None:
-        """The content of `tokenizer.json`, or None where the checkpoint has none."""
+        """The content of `tokenizer.json`, of a GGUF file made from its metadata; None where there is no tokenizer."""
         if TOKENIZER_FILE not in self._reader.files:
-            return None
+            header = _gguf_header(self._reader, self._limits, keep=TOKENIZER_KEYS)
+            return None if header is None else gguf_tokenizer_json(header)
         return self._reader.read_whole(
             TOKENIZER_FILE, limit=self._limits.tokenizer_bytes, slug="checkpoint-tokenizer-too-large"
         )
@@ -151,6 +165,14 @@ class Checkpoint:
                 remedy="Audit a checkpoint that nobody writes to, for instance a copy.",
                 pointer="/checkpoint",
             )
+
+
+def _gguf_header(reader: Reader, limits: Limits, keep: Container[str] = ()) -> GgufHeader | None:
+    """Of the GGUF file, where the checkpoint is one; safetensors beside it are taken instead."""
+    if SINGLE_FILE in reader.files or INDEX_FILE in reader.files:
+        return None
+    file = find(reader.files)
+    return None if file is None else read_header(reader, file, limits, keep)
 
 
 def _refuse_transposed(architecture: Architecture, encoding: Encoding) -> None:

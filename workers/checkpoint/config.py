@@ -11,6 +11,8 @@ from peelbound.workers.keys import canonical
 
 CONFIG_FILE = "config.json"
 
+_REMEDY = "Restore the config.json that save_pretrained() wrote."
+
 _BOUNDED_BY = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "width": (
@@ -38,21 +40,31 @@ def read_config(reader: Reader, limits: Limits) -> dict[str, Any]:
             remedy="Point the URI at the directory or prefix that save_pretrained() wrote.",
             pointer="/checkpoint",
         )
-    remedy = "Restore the config.json that save_pretrained() wrote."
     raw = reader.read_whole(CONFIG_FILE, limit=limits.config_bytes, slug="checkpoint-config-too-large")
-    config = parse_object(raw, file=CONFIG_FILE, slug="checkpoint-config-invalid", remedy=remedy)
+    config = parse_object(raw, file=CONFIG_FILE, slug="checkpoint-config-invalid", remedy=_REMEDY)
+    return checked_config(config, CONFIG_FILE, limits)
+
+
+def checked_config(config: dict[str, Any], file: str, limits: Limits) -> dict[str, Any]:
+    """The config, if a model may be built from it; raises as `read_config`.
+
+    Args:
+        config: as `config.json` has it.
+        file: where it came from, for messages.
+        limits: bounds.
+    """
     try:
         canonical(config)
     except ValueError as error:  # NaN, infinity or a lone surrogate: its digest could not be formed
         raise CheckpointError(
-            f"{CONFIG_FILE} is not valid JSON: {error}.",
+            f"{file} is not valid JSON: {error}.",
             slug="checkpoint-config-invalid",
-            remedy=remedy,
+            remedy=_REMEDY,
             pointer="/checkpoint",
         ) from None
     for section in _sections(config):
         _refuse_remote_code(section)
-        _check_bounds(section, limits)
+        _check_bounds(section, file, limits)
     return config
 
 
@@ -75,15 +87,15 @@ def _refuse_remote_code(section: dict[str, Any]) -> None:
         )
 
 
-def _check_bounds(section: dict[str, Any], limits: Limits) -> None:
+def _check_bounds(section: dict[str, Any], file: str, limits: Limits) -> None:
     for bound, names in _BOUNDED_BY.items():
         most = getattr(limits, bound)
         for name in names:
             value = section.get(name)
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise CheckpointError(
-                    f"{CONFIG_FILE} has {name} = {quoted(value)}; a number from 1 to {most:,} is needed.",
+                    f"{file} has {name} = {quoted(value)}; a number from 1 to {most:,} is needed.",
                     slug="checkpoint-config-out-of-bounds",
-                    remedy="Restore the config.json that save_pretrained() wrote.",
+                    remedy=_REMEDY,
                     pointer="/checkpoint",
                 )

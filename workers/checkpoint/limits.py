@@ -12,6 +12,10 @@ class Limits:
     """Of one safetensors file: 200 bytes for each tensor. The reference implementation allows 100 MB, but hostile JSON
     takes 25 times its size once it is parsed, and several headers are read at once."""
     index_bytes: int = 4 << 20
+    gguf_header_bytes: int = 64 << 20
+    """Of a GGUF file, whose header holds the tokenizer as well: 10 MB for 260,000 tokens and their merges."""
+    gguf_keys: int = 4096
+    """Metadata of a GGUF file; published ones have some dozens."""
     tokenizer_bytes: int = 256 << 20
     shards: int = 4096
     tensors: int = 20_000

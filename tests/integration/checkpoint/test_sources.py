@@ -14,7 +14,9 @@ from peelbound.service.uris import AllowList
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import CheckpointChanged, CheckpointError
 from peelbound.workers.source import ByteSource
+from tests.gguf_files import write_gguf
 from tests.s3_server import S3Server, s3_server
+from tests.tiny_models import random_model
 
 __all__ = ["s3_server"]
 
@@ -23,12 +25,14 @@ class Place:
     """Where a checkpoint lies, in one of the two kinds of storage."""
 
     def __init__(self, uri: str, settings: Settings, write: Callable[[str, bytes], Any]) -> None:
-        self.write = write
+        self.write, self.uri = write, uri
         self._resolved = AllowList([uri]).resolve(uri, "/checkpoint")
         self._settings = settings
 
-    def source(self) -> ByteSource:
-        return open_source(self._resolved, self._settings)
+    def source(self, name: str = "") -> ByteSource:
+        """The whole place, or one file in it."""
+        resolved = AllowList([self.uri]).resolve(f"{self.uri}/{name}", "/checkpoint") if name else self._resolved
+        return open_source(resolved, self._settings)
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -102,3 +106,20 @@ def test_a_shard_that_is_still_being_copied_is_named(place, saved):
     with pytest.raises(CheckpointError, match=last) as caught:
         Checkpoint.open(place.source())
     assert caught.value.slug == "checkpoint-truncated"
+
+
+def test_a_gguf_file_is_read_by_its_own_uri_also_among_others(place, tmp_path):
+    model = random_model("llama", hidden_size=64)
+    write_gguf(tmp_path / "written.gguf", model, "Q8_0")
+    for name in ("model.gguf", "another.gguf"):
+        place.write(name, (tmp_path / "written.gguf").read_bytes())
+    checkpoint = Checkpoint.open(place.source("model.gguf"))
+    at_open = checkpoint.bytes_read
+    tensors = checkpoint.read_part(2).tensors()
+    assert checkpoint.bytes_read - at_open == checkpoint.part_bytes[2]
+    for name, weight in model.model.layers[1].state_dict().items():
+        step = weight.abs().max() / 127
+        torch.testing.assert_close(tensors[name], weight, rtol=0, atol=float(step if weight.ndim > 1 else 0))
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(place.source())
+    assert caught.value.slug == "checkpoint-several-files"
