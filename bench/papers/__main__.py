@@ -19,7 +19,7 @@ from bench.papers.runs import Experiment
 from bench.papers.text import Text, prepare_text
 from bench.stdlib_models import Family
 
-SCHEMES = {"full": "full", "binary": "binary", "ternary": "ternary"}
+SCHEMES = {"full": None, "binary": "binary", "ternary": "ternary"}
 RUNS = {
     f"{family}-{name}": Experiment(f"{family}-{name}", family, scheme)
     for family in (Family.LLAMA, Family.GPT2)

@@ -16,8 +16,8 @@ DEEP = Experiment(
     Family.LLAMA,
     size=ModelSize(hidden=64, intermediate=176, blocks=24, heads=4),
     peeled_at=(300,),
-    sizes=Sizes(fit=64, select=32, check=96, head_steps=20),
-    network_steps=40,
+    sizes=Sizes(fit=48, select=16, check=48, head_steps=20),
+    network_steps=25,
 )
 
 

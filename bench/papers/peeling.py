@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from bench.papers.text import Text
 from peelbound.service.controller.inputs import Inputs, open_inputs
@@ -22,6 +23,8 @@ from peelbound.workers import head, passes, solver
 from peelbound.workers.calibration import Split, loss_mask
 from peelbound.workers.keys import seed_of
 from peelbound.workers.passes import Floats
+from peelbound.workers.quantisers.detect import Finding, detect
+from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import HeadSettings, StateSettings
 from peelbound.workers.skeleton import Skeleton
 
@@ -36,10 +39,10 @@ States = dict[str, Floats]
 class Sizes:
     """Sequences of 128 tokens by split, and steps of the head's refit."""
 
-    fit: int = 96
-    select: int = 32
-    check: int = 96
-    head_steps: int = 30
+    fit: int = 64
+    select: int = 24
+    check: int = 64
+    head_steps: int = 20
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Peeling:
     control: Losses
     """The trained network; refitted: the head control."""
     references: tuple[Reference, ...]
+    weights: str
+    """The weight class that was found in the checkpoint and that the references live in."""
 
     def in_sample(self) -> Reference:
         """The papers' bound: the smallest loss on fit, head refitted."""
@@ -118,6 +123,7 @@ class Lab:
         self.masks = {name: loss_mask(split) for name, split in self.splits.items()}
         self.blocks = self.checkpoint.architecture.block_count
         self.skeleton = Skeleton(self.checkpoint.architecture, self.checkpoint.read_part(0).tensors())
+        self.found = self._weight_class()
         self.trained: dict[str, list[Floats]] = {
             name: [passes.embed(self.skeleton, split.ids, _GRAIN)] for name, split in self.splits.items()
         }
@@ -126,6 +132,11 @@ class Lab:
             for rows in self.trained.values():
                 rows.append(passes.forward(self.skeleton, index, block, rows[-1], _GRAIN))
         self._rows_trained = self._rows({name: rows[-1] for name, rows in self.trained.items()}, None)
+
+    def _weight_class(self) -> Finding:
+        """The product's own finding, from the rounded weights alone: references are solved in it."""
+        first, maps = self.checkpoint.read_part(1), self.checkpoint.architecture.linear_maps(1)
+        return detect(maps, first.tensors(), first.grids(), self.checkpoint.encoding, asked=None)
 
     def peel(self, maps: Sequence[Anchors], state: StateSettings, head_settings: HeadSettings) -> Peeling:
         """Build the reference networks of these maps; peel problems that they share are solved once."""
@@ -139,21 +150,28 @@ class Lab:
             if len(path) == self.blocks:
                 references.append(Reference(by_path[path], self._losses(states, head_settings), residuals))
             for node in children.get(path, ()):
-                outputs = self._solve(node, states, state)
+                _, outputs = self.solve(node, states, state)
                 error = solver.relative_error(outputs["fit"], self.trained["fit"][node.target])
                 descend(node.path, outputs, (*residuals, error))
 
         descend((), {name: rows[0] for name, rows in self.trained.items()}, ())
         control = self._losses({name: rows[-1] for name, rows in self.trained.items()}, head_settings)
         order = {anchors: position for position, anchors in enumerate(maps)}
-        return Peeling(control, tuple(sorted(references, key=lambda r: order[r.anchors])))
+        return Peeling(
+            control, tuple(sorted(references, key=lambda r: order[r.anchors])), str(self.found.weights.scheme)
+        )
 
-    def _solve(self, node: Node, states: States, settings: StateSettings) -> States:
+    def solve(self, node: Node, states: States, settings: StateSettings) -> tuple[nn.Module, States]:
+        """Solve one peel problem on these inputs; the block, and its outputs."""
         seed = seed_of(0, "block", node.block)
         block = self.skeleton.fresh_block(node.block, seed)
         target = self.trained["fit"][node.target]
-        solver.solve_state(self.skeleton, node.block, block, states["fit"], target, settings, seed, lambda _: None)
-        return {
+        maps = self.checkpoint.architecture.linear_maps(node.block)
+        latents = Latents(block, self.found.weights.fresh(maps))
+        solver.solve_state(
+            self.skeleton, node.block, block, states["fit"], target, settings, seed, lambda _: None, latents
+        )
+        return block, {
             name: passes.forward(self.skeleton, node.block, block, rows, _GRAIN, competitor=True)
             for name, rows in states.items()
         }

@@ -14,9 +14,13 @@ from bench.papers.text import Text
 from bench.stdlib_models import Family, ModelSize, Recipe, train
 from peelbound.service.plan import Anchors, all_maps
 
+QUERY_KEY_VALUE = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "c_attn.weight")
+"""Linear maps that stay in full precision in binary and ternary networks, by how their names end: the paper names MLP,
+attention outputs and gates as quantised and leaves open what becomes of these."""
+
 RATES = {"too low": 1e-4, "right": 3e-3, "too high": 3e-2}
 
-_SIZE = ModelSize(hidden=96, intermediate=256, blocks=4, heads=4)
+_SIZE = ModelSize(hidden=64, intermediate=176, blocks=4, heads=4)
 _SIZES = Sizes()
 
 
@@ -30,15 +34,16 @@ class Experiment:
 
     name: str
     family: Family
-    scheme: str = "full"
+    scheme: str | None = None
+    """Weight class of the MLP, its gate included, and of attention's output; None: full precision."""
     size: ModelSize = _SIZE
     steps: int = 300
-    peeled_at: tuple[int, ...] = (75, 150, 300)
-    peeled_at_other_rates: tuple[int, ...] = (150, 300)
+    peeled_at: tuple[int, ...] = (100, 300)
+    peeled_at_other_rates: tuple[int, ...] = (300,)
     """Of the runs at learning rates too low and too high."""
     sizes: Sizes = _SIZES
-    network_steps: int | None = None
-    """Of the solver; None leaves the product's."""
+    network_steps: int = 60
+    """Of the solver, for each peel problem; all its other settings are the product's."""
 
     @property
     def maps(self) -> tuple[Anchors, ...]:
@@ -52,7 +57,11 @@ class Experiment:
             family=self.family,
             near_identity=False,
             muon=False,
+            scheme=self.scheme,
+            full_maps=QUERY_KEY_VALUE,
+            save_latent=False,
             steps=self.steps,
+            batch=8,
             save_at=self.peeled_at if rate == "right" else self.peeled_at_other_rates,
             learning_rate=RATES[rate],
         )
@@ -95,20 +104,18 @@ def run(experiment: Experiment, rate: str, text: Text, directory: Path) -> Run:
 def peel(experiment: Experiment, checkpoint: Path, text: Text, maps: Sequence[Anchors] | None = None) -> Peeling:
     """All reference networks of one checkpoint, solved with the product's settings."""
     state, head = settings(experiment.size.blocks, experiment.size.hidden, experiment.sizes)
-    if experiment.network_steps is not None:
-        state = replace(state, steps=experiment.network_steps)
-    lab = Lab(checkpoint, text, experiment.sizes)
-    return lab.peel(maps or experiment.maps, state, head)
+    state = replace(state, steps=experiment.network_steps)
+    return Lab(checkpoint, text, experiment.sizes).peel(maps or experiment.maps, state, head)
 
 
 def _line(experiment: Experiment, rate: str, training_loss: float, at: Peeled) -> str:
     """Progress: the numbers that the conclusions rest on."""
     control, bound, chosen = at.peeling.control, at.peeling.in_sample(), at.peeling.selected()
     return (
-        f"{experiment.name}, rate {rate}, step {at.step}: training loss {training_loss:.3f}; fit: trained "
-        f"{control.fit:.3f}, head control {control.fit_refitted:.3f}, bound {bound.losses.fit_refitted:.3f} "
-        f"{bound.targets}; check: trained {control.check:.3f}, head control {control.chosen:.3f}, "
-        f"bound {chosen.losses.chosen:.3f} {chosen.targets}"
+        f"{experiment.name} (found: {at.peeling.weights}), rate {rate}, step {at.step}: "
+        f"training loss {training_loss:.3f}; fit: trained {control.fit:.3f}, head control {control.fit_refitted:.3f}, "
+        f"bound {bound.losses.fit_refitted:.3f} {bound.targets}; check: trained {control.check:.3f}, "
+        f"head control {control.chosen:.3f}, bound {chosen.losses.chosen:.3f} {chosen.targets}"
     )
 
 
@@ -142,7 +149,7 @@ def _peeling(value: dict[str, Any]) -> Peeling:
     references = tuple(
         Reference(tuple(r["anchors"]), Losses(**r["losses"]), tuple(r["residuals"])) for r in value["references"]
     )
-    return Peeling(Losses(**value["control"]), references)
+    return Peeling(Losses(**value["control"]), references, value["weights"])
 
 
 def tables(runs: Sequence[Run]) -> str:

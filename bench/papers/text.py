@@ -12,7 +12,9 @@ from peelbound.workers.calibration import parse_documents
 _PIECE = 3000
 """Characters of a document that is cut out of one long text."""
 _HELD_OUT_SHARE = 4
-"""One of so many documents is kept from training."""
+"""One of so many documents of a user's text is kept from training."""
+_LIBRARY_HELD_OUT = 90
+"""Files of the library that are: intervals need documents, and there are more than enough."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,37 @@ class Text:
         return self.corpus.held_out_path
 
 
-def prepare_text(directory: Path, file: Path | None, *, documents: int = 240, vocabulary: int = 1024) -> Text:
+def prepare_text(directory: Path, file: Path | None, *, training_files: int = 30, vocabulary: int = 1024) -> Text:
     """Split a text by document, train a tokenizer on the training part and write both parts.
 
     Args:
         directory: where; a text that lies there already is overwritten.
         file: `.jsonl` (a document a line, member `text`) or `.txt`; None: the standard library's source.
-        documents: at most this many of the library's files; a user's file is taken whole.
+        training_files: of the library, few enough that a run passes over them more than once, as the papers' do; a
+            user's file is taken whole.
         vocabulary: pieces of the tokenizer.
 
     Raises:
         CalibrationError: the file is not UTF-8 or not JSON lines.
         ValueError: fewer than 12 documents.
     """
-    texts = _library(documents) if file is None else _documents(file)
+    texts = _library() if file is None else _documents(file)
     if len(texts) < 3 * _HELD_OUT_SHARE:
         raise ValueError(f"{file} holds {len(texts)} documents; at least {3 * _HELD_OUT_SHARE} are needed")
     random.Random(0).shuffle(texts)  # noqa: S311 - a reproducible split, no secret
-    count = len(texts) // _HELD_OUT_SHARE
-    training = [text for text, _ in texts[count:]]
-    text = Text(write_corpus(directory, training, texts[:count], vocabulary=vocabulary))
+    if file is None:
+        held_out, rest = texts[:_LIBRARY_HELD_OUT], texts[_LIBRARY_HELD_OUT : _LIBRARY_HELD_OUT + training_files]
+    else:
+        held_out, rest = texts[: len(texts) // _HELD_OUT_SHARE], texts[len(texts) // _HELD_OUT_SHARE :]
+    training = [document for document, _ in rest]
+    text = Text(write_corpus(directory, training, held_out, vocabulary=vocabulary))
     with text.training_path.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"text": document}) + "\n" for document in training)
     return text
 
 
-def _library(most: int) -> list[tuple[str, str]]:
-    files = library_files()
-    random.Random(0).shuffle(files)  # noqa: S311 - a reproducible choice, no secret
-    return [(path.read_text(encoding="utf-8", errors="replace"), path.name) for path in files[:most]]
+def _library() -> list[tuple[str, str]]:
+    return [(path.read_text(encoding="utf-8", errors="replace"), path.name) for path in library_files()]
 
 
 def _documents(file: Path) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from bench.papers.peeling import Lab, Losses, Peeling, Reference, Sizes, setting
 from bench.papers.picture import Bands, Curve, Panel, Role, draw
 from bench.papers.text import Text, prepare_text
 from bench.stdlib_models import Family, ModelSize, library_files, train
-from peelbound.service.plan import all_maps
+from peelbound.service.plan import Node, all_maps
 from peelbound.workers.errors import CalibrationError
 
 SIZES = Sizes(fit=8, select=4, check=12, head_steps=4)
@@ -137,18 +137,38 @@ def test_the_solver_settings_are_the_products_own() -> None:
 # The experiments
 
 
-@pytest.mark.parametrize("family", [Family.LLAMA, Family.GPT2])
-def test_an_experiment_leaves_figures_tables_and_a_picture(family: Family, text: Text, tmp_path: Path) -> None:
-    experiment = replace(MINIATURE, family=family, name=f"{family}-miniature", peeled_at=(12,))
+@pytest.mark.parametrize(
+    ("family", "scheme"), [(Family.LLAMA, None), (Family.LLAMA, "binary"), (Family.GPT2, "ternary")]
+)
+def test_an_experiment_leaves_figures_tables_and_a_picture(
+    family: Family, scheme: str | None, text: Text, tmp_path: Path
+) -> None:
+    experiment = replace(MINIATURE, family=family, scheme=scheme, name="miniature", peeled_at=(12,))
     found = runs.main(experiment, text, ["too low", "right"], tmp_path / "work", tmp_path)
     assert [r.rate for r in found] == ["too low", "right"]
     assert all(len(r.training_loss) == 12 for r in found)
     assert [[at.step for at in r.peeled] for r in found] == [[12], [12]]
+    assert {at.peeling.weights for r in found for at in r.peeled} == {scheme or "full"}
     assert runs.load(tmp_path / experiment.name) == found
     table = (tmp_path / f"{experiment.name}.md").read_text(encoding="utf-8")
     assert table.count("| [3,3,3] YES-0 |") == 2
     ElementTree.fromstring((tmp_path / f"{experiment.name}.svg").read_text(encoding="utf-8"))
     assert runs.summary({experiment.name: found}).count(f"| {experiment.name} |") == 2
+
+
+def test_references_of_a_low_bit_network_lie_on_its_grid_and_leave_queries_keys_and_values_alone(
+    text: Text, tmp_path: Path
+) -> None:
+    experiment = replace(MINIATURE, scheme="ternary", peeled_at=(12,))
+    list(train(text.corpus, experiment.recipe("right"), tmp_path))
+    found = lab(tmp_path / "step-12", text)
+    assert set(found.found.weights.full_maps) == {f"self_attn.{x}_proj.weight" for x in "kqv"}
+    state, _ = settings(3, 32, SIZES)
+    block, _ = found.solve(Node((1,)), {name: rows[0] for name, rows in found.trained.items()}, replace(state, steps=3))
+    distinct = {name: len(p.unique()) for name, p in block.named_parameters() if p.ndim == 2}
+    assert {name for name, values in distinct.items() if values <= 3} == {
+        "self_attn.o_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"
+    }  # fmt: skip
 
 
 def test_the_deep_experiment_peels_with_few_anchors(text: Text, tmp_path: Path) -> None:
@@ -171,7 +191,7 @@ def losses(fit: float, check: float) -> Losses:
 def test_the_bound_in_sample_and_the_bound_that_check_may_speak_of_are_chosen_apart() -> None:
     overfitted = Reference((1, 2), losses(2.0, 4.0), (0.1, 0.1))
     sound = Reference((2,), losses(3.0, 3.5), (0.1, 0.1))
-    found = Peeling(losses(3.2, 3.4), (overfitted, sound))
+    found = Peeling(losses(3.2, 3.4), (overfitted, sound), "full")
     assert found.in_sample() is overfitted
     assert found.selected() is sound
     row = runs.summary({"x": [runs.Run("right", 1e-3, [4.0], [runs.Peeled(1, found)])]}).splitlines()[2]
