@@ -5,11 +5,12 @@ problems that the maps share, and what is measured where.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Preset, SolverName
 from peelbound.workers.errors import RequestError
+from peelbound.workers.quantisers.scheme import FULL, Scheme
 from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
 
 Anchors = tuple[int, ...]
@@ -43,6 +44,19 @@ class Plan:
     grain: int
     tolerance: float
     seed: int
+    weights: str = "full"
+    """The weight class that blocks are solved in."""
+    free_corrected: CorrectedSettings | None = None
+    """Beside a low-bit model: how each block is solved once more in full precision."""
+    free_maps: tuple[Anchors, ...] = ()
+    """Beside a low-bit model: target maps that are solved in full precision too."""
+
+    @property
+    def free(self) -> "Plan":
+        """The reference networks in full precision beside those of a low-bit model, as a plan of their own."""
+        return replace(
+            self, state=replace(self.state, free=True), maps=self.free_maps, suggested_maps=0, band=0, free_maps=()
+        )
 
     @property
     def control_steps(self) -> tuple[CorrectedSettings, ...]:
@@ -61,9 +75,11 @@ class Plan:
         networks = len(trie(self.maps)) + self.suggested_maps * self.blocks
         counts = {
             "block_reference": self.blocks * len(self.corrected),
+            "full_precision_block": self.blocks * (self.free_corrected is not None),
             "matrix": len(self.matrix_cells),
             "reference_network": networks,
-            "head": 1 + len(self.maps) + self.suggested_maps,
+            "full_precision_network": len(trie(self.free_maps)),
+            "head": 1 + len(self.maps) + self.suggested_maps + len(self.free_maps),
             "positive_control": self.blocks * self.positive_control,
         }
         return {kind: n for kind, n in counts.items() if n}
@@ -148,13 +164,14 @@ def suggest(cost: dict[tuple[int, int], float], blocks: int, band: int) -> Ancho
     return best[blocks][2]
 
 
-def make_plan(request: AuditRequest, blocks: int, hidden_size: int) -> Plan:
+def make_plan(request: AuditRequest, blocks: int, hidden_size: int, weights: Scheme = FULL) -> Plan:
     """Resolve preset and options for a model.
 
     Args:
         request: what the user asked for.
         blocks: K.
         hidden_size: D; sets the default learning rates.
+        weights: the weight class that its blocks are of.
 
     Raises:
         RequestError: anchors out of range, repeated or without K (slug ``request-anchors``), or `exhaustive` for a
@@ -173,19 +190,22 @@ def make_plan(request: AuditRequest, blocks: int, hidden_size: int) -> Plan:
     maps, suggested = _maps(request.preset, options, blocks, band)
     # Adam's step that suits a width falls as 1/width (Yang et al. 2022, arXiv 2203.03466); 1e-3 was measured at 128.
     block_rate = _given(options.block_learning_rate, min(1e-3, 0.128 / hidden_size))
+    corrected = tuple(
+        CorrectedSettings(
+            rho=rho,
+            steps=_given(options.block_steps, 12),
+            learning_rate=block_rate,
+            gradient_clip=5.0,
+            outlier=10.0,
+        )
+        for rho in sorted(set(options.rhos or (0.15, 0.5)))
+    )
+    low_bit = not weights.full
+    ends = ((blocks,), tuple(range(1, blocks + 1)))  # YES-0 and direct
     return Plan(
         preset=request.preset.value,
         blocks=blocks,
-        corrected=tuple(
-            CorrectedSettings(
-                rho=rho,
-                steps=_given(options.block_steps, 12),
-                learning_rate=block_rate,
-                gradient_clip=5.0,
-                outlier=10.0,
-            )
-            for rho in sorted(set(options.rhos or (0.15, 0.5)))
-        ),
+        corrected=corrected,
         state=_state_settings(options),
         head=HeadSettings(
             steps=_given(options.head_steps, 40),
@@ -200,6 +220,9 @@ def make_plan(request: AuditRequest, blocks: int, hidden_size: int) -> Plan:
         grain=options.grain,
         tolerance=options.tolerance,
         seed=request.seed,
+        weights=str(weights),
+        free_corrected=replace(corrected[-1], free=True) if low_bit and networks else None,
+        free_maps=(tuple(m for m in maps if m in ends) or maps[:1]) if low_bit else (),
     )
 
 

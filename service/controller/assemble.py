@@ -10,15 +10,19 @@ from peelbound.service.controller.block_measurements import CHECK, SELECT, Block
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
 from peelbound.service.evidence import BlockEvidence, Evidence, Thresholds
 from peelbound.service.findings import most_suspect
+from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.plan import Plan, target_map
 from peelbound.service.schemas.report import (
+    BlockBits,
     BlockReport,
+    BoundBits,
     CalibrationReport,
     CheckpointReport,
     ControlReport,
     HeadControlReport,
     Interval,
     LossReport,
+    LowBitReport,
     MatrixCell,
     NetworkReport,
     Report,
@@ -50,6 +54,20 @@ class Control:
 
 
 @dataclass(frozen=True)
+class Bits:
+    """Reference networks in full precision beside those of a low-bit model's own class."""
+
+    own: Network
+    """Of the class, picked on select among the maps that were solved both ways."""
+    free: Network
+    """In full precision, picked on select among the same maps."""
+    networks: list[Network]
+    """All in full precision."""
+    free_check: Sums
+    """Loss sums of `free` on check."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """Everything that an audit measured."""
 
@@ -61,6 +79,7 @@ class Measured:
     residuals: Mapping[tuple[int, int], float]
     """Of the peeling matrix, by (source, target)."""
     control: Control | None
+    bits: Bits | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,7 @@ class Assembly:
             blocks=block_reports,
             matrix=self._matrix(),
             positive_control=control,
+            low_bit=self._low_bit(),
             calibration=context.calibration.model_copy(update={"top_token_share": measured.blocks.top_token_share()}),
             checkpoint=context.checkpoint,
             settings={"plan": _plain(asdict(context.plan)), "thresholds": asdict(context.thresholds)},
@@ -176,29 +196,64 @@ class Assembly:
         )
 
     def _networks(self) -> list[NetworkReport]:
-        reports = []
-        for network in self._measured.networks:
-            head = network.head
-            check = self._measured.check_networks.get(network.name)
-            control_check = self._measured.check_networks["control"]
-            reports.append(
-                NetworkReport(
-                    name=network.name,
-                    anchors=list(network.anchors),
-                    target_map=list(target_map(network.anchors)),
-                    fit_loss=self._mean(head.loss_sums["fit"], FIT),
-                    select_loss=self._mean(head.loss_sums["select"], SELECT),
-                    fit_loss_unchanged_head=self._mean(head.loss_sums["fit_unchanged"], FIT),
-                    head_refitted=head.chosen_step > 0,
-                    residuals=network.residuals,
-                    check_loss=None if check is None else self._mean(check, CHECK),
-                    gain=None if check is None else self._paired(self._trained.loss_sums[CHECK], check, network.name),
-                    gain_over_control=(
-                        None if check is None else self._paired(control_check, check, f"{network.name} over control")
-                    ),
-                )
-            )
-        return reports
+        measured = self._measured
+        return [self._network(n, measured.check_networks.get(n.name), n.name) for n in measured.networks]
+
+    def _network(self, network: Network, check: Sums | None, seed: str) -> NetworkReport:
+        head, control_check = network.head, self._measured.check_networks["control"]
+        return NetworkReport(
+            name=network.name,
+            anchors=list(network.anchors),
+            target_map=list(target_map(network.anchors)),
+            fit_loss=self._mean(head.loss_sums["fit"], FIT),
+            select_loss=self._mean(head.loss_sums["select"], SELECT),
+            fit_loss_unchanged_head=self._mean(head.loss_sums["fit_unchanged"], FIT),
+            head_refitted=head.chosen_step > 0,
+            residuals=network.residuals,
+            check_loss=None if check is None else self._mean(check, CHECK),
+            gain=None if check is None else self._paired(self._trained.loss_sums[CHECK], check, seed),
+            gain_over_control=None if check is None else self._paired(control_check, check, f"{seed} over control"),
+        )
+
+    def _low_bit(self) -> LowBitReport | None:
+        blocks = self._measured.blocks
+        free, prices = blocks.free_gains(), blocks.bit_prices()
+        if self._context.plan.weights == "full":
+            return None
+        bound = self._bound_bits()
+        found: list[BlockBits] = []
+        if free is not None and prices is not None:
+            gains = paired_intervals(free, level=self._level, seed=self._seed("free gains")).intervals
+            costs = paired_intervals(prices, level=self._level, seed=self._seed("bit prices")).intervals
+            found = [
+                BlockBits(index=i, free_gain=g, price=p) for i, g, p in zip(blocks.blocks, gains, costs, strict=True)
+            ]
+        bits = self._measured.bits
+        networks = [] if bits is None else bits.networks
+        return LowBitReport(
+            bound=bound,
+            networks=[
+                self._network(n, bits.free_check if bits and n is bits.free else None, f"free {n.name}")
+                for n in networks
+            ],
+            blocks=found,
+            sentences=low_bit_sentences(bound, found, self._level),
+        )
+
+    def _bound_bits(self) -> BoundBits | None:
+        bits = self._measured.bits
+        if bits is None:
+            return None
+        trained, own = self._trained.loss_sums[CHECK], self._measured.check_networks[bits.own.name]
+        return BoundBits(
+            network=bits.own.name,
+            free_network=bits.free.name,
+            loss=self._mean(own, CHECK),
+            free_loss=self._mean(bits.free_check, CHECK),
+            unfinished=self._paired(trained, own, "unfinished"),
+            price=self._paired(own, bits.free_check, "price of the bits"),
+            total=self._paired(trained, bits.free_check, "total"),
+        )
 
     def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
         gains = blocks.gains()
@@ -284,6 +339,7 @@ class Assembly:
         ]
         if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
             caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
+        caveats += low_bit_caveats(self._context.checkpoint.weights)
         if self._measured.residuals:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
         return caveats

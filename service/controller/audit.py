@@ -7,12 +7,12 @@ the whole can be run again after any interruption and continues where it was.
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from peelbound import __version__
-from peelbound.service.controller.assemble import Assembly, Context, Control, Measured, picked_network
+from peelbound.service.controller.assemble import Assembly, Bits, Context, Control, Measured, picked_network
 from peelbound.service.controller.block_measurements import BlockMeasurements, Trained
 from peelbound.service.controller.blocks import BlockAudit
 from peelbound.service.controller.cost import Sizes
@@ -20,10 +20,11 @@ from peelbound.service.controller.digests import Digests
 from peelbound.service.controller.inputs import Inputs, open_inputs
 from peelbound.service.controller.measurements import Measurements
 from peelbound.service.controller.meter import Meter
-from peelbound.service.controller.networks import NetworkAudit, cell_name
+from peelbound.service.controller.networks import HeadResult, Network, NetworkAudit, cell_name
 from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import TrainedWalk, Walker
+from peelbound.service.controller.weights import Finder, weights_report
 from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
 from peelbound.service.schemas.record import Progress
@@ -32,8 +33,10 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.actor import Damage, Reference
+from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 from peelbound.workers.keys import canonical, key_of, platform_fingerprint, seed_of, source_hash
+from peelbound.workers.quantisers.detect import Finding
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,12 @@ class Audit:
         self, inputs: Inputs, plan: Plan, environment: dict[str, str], digests: Digests, known: str | None
     ) -> Outcome:
         pool, checkpoint = self.pool, inputs.checkpoint
+        finder = Finder(self.store, self.tenant, checkpoint, self.request)
+        weights = finder.find(known)
+        plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
         pool.start(plan.grain)
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
-        audited.prepare()
+        audited.prepare(weights.weights)
         sizes = Sizes.of(inputs.calibration)
         self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
         started, busy = time.monotonic(), pool.busy_seconds
@@ -104,12 +110,23 @@ class Audit:
             first.append(Walker(audited, data, pool, self.meter).trained(keep))
             known = audited.digest()
             digests.keep(known)
-        measurements = Measurements(
-            self.store, self.tenant, self._identity(known, inputs, plan, environment), environment["service"]
+        finder.keep(known, weights)
+        identity = self._identity(known, inputs, plan, environment) | {"weights": asdict(weights.weights)}
+        measurements = Measurements(self.store, self.tenant, identity, environment["service"])
+        blocks = BlockAudit(
+            audited,
+            data,
+            pool,
+            measurements,
+            self.meter,
+            plan.corrected,
+            keep=keep,
+            first=first,
+            free=plan.free_corrected,
         )
-        blocks = BlockAudit(audited, data, pool, measurements, self.meter, plan.corrected, keep=keep, first=first)
         networks = NetworkAudit(audited, data, pool, measurements, self.meter, plan, blocks)
-        measured = self._measure(blocks, networks, plan)
+        free = NetworkAudit(audited, data, pool, measurements, self.meter, plan.free, blocks)
+        measured = self._measure(blocks, networks, free, plan)
         self.meter.phase("reporting")
         if audited.read_whole:
             digests.verify(known, audited.digest())
@@ -117,7 +134,7 @@ class Audit:
             request=self.request,
             plan=plan,
             calibration=_calibration_report(self.request, inputs, data),
-            checkpoint=_checkpoint_report(checkpoint, known),
+            checkpoint=_checkpoint_report(checkpoint, known, weights),
             environment=environment,
             thresholds=Thresholds(),
         )
@@ -138,7 +155,7 @@ class Audit:
             },
         )
 
-    def _measure(self, blocks: BlockAudit, networks: NetworkAudit, plan: Plan) -> Measured:
+    def _measure(self, blocks: BlockAudit, networks: NetworkAudit, free: NetworkAudit, plan: Plan) -> Measured:
         trained = blocks.trained()
         residuals, cells = networks.matrix()
         levels = self._noise_levels(trained, plan) if plan.positive_control else []
@@ -150,10 +167,25 @@ class Audit:
         if built:
             picked = picked_network(built, trained.tokens[SELECT])
             meet_check = [n for n in built if n is picked or len(n.anchors) == 1]
+        bits = self._bits(free, built, trained, head_control, plan)
+        if bits is not None and bits.own not in meet_check:
+            meet_check.append(bits.own)
         check = networks.check_losses(meet_check, head_control)
         networks.forget()
         control = self._positive_control(blocks, measured, levels, plan) if levels else None
-        return Measured(measured, head_control, built, check, residuals, control)
+        return Measured(measured, head_control, built, check, residuals, control, bits)
+
+    def _bits(
+        self, free: NetworkAudit, built: Sequence[Network], trained: Trained, head: HeadResult, plan: Plan
+    ) -> Bits | None:
+        """The networks in full precision beside a low-bit model's, and which two are to be compared on check."""
+        own = [n for n in built if n.anchors in plan.free_maps]
+        if not own:
+            return None
+        networks = free.networks(plan.free_maps)
+        picked = picked_network(networks, trained.tokens[SELECT])
+        check = free.check_losses([picked], head)[picked.name]
+        return Bits(picked_network(own, trained.tokens[SELECT]), picked, networks, check)
 
     def _maps(self, measured: BlockMeasurements, plan: Plan) -> list[Anchors]:
         maps = list(plan.maps)
@@ -230,7 +262,7 @@ def _calibration_report(request: AuditRequest, inputs: Inputs, data: Data) -> Ca
     )
 
 
-def _checkpoint_report(checkpoint: Any, digest: str) -> CheckpointReport:
+def _checkpoint_report(checkpoint: Checkpoint, digest: str, weights: Finding) -> CheckpointReport:
     architecture = checkpoint.architecture
     return CheckpointReport(
         sha256=digest,
@@ -241,6 +273,7 @@ def _checkpoint_report(checkpoint: Any, digest: str) -> CheckpointReport:
         bytes=checkpoint.total_bytes,
         stored_dtypes=checkpoint.dtypes,
         tied_embeddings=architecture.tied_embeddings,
+        weights=weights_report(weights, checkpoint),
     )
 
 

@@ -69,6 +69,11 @@ def skip_name(block: int) -> str:
     return f"without block {block}"
 
 
+def free_name(block: int) -> str:
+    """Name of the reference with this block solved in full precision, beside a low-bit network."""
+    return f"block {block} in full precision"
+
+
 @dataclass(frozen=True)
 class BlockMeasurements:
     """Loss sums of the trained network and its references, and what the solves told."""
@@ -100,6 +105,26 @@ class BlockMeasurements:
         """The same on select, of the best step that is not zero: what its uncertainty is like."""
         rows = [self.select["trained"] - self.select[self.choice.names[at]] for at in self.choice.best.items()]
         return PairedSums(np.stack(rows, axis=1), self.trained.tokens[SELECT])
+
+    def free_gains(self) -> PairedSums | None:
+        """CE(trained) − CE(block solved in full precision) on check; zero where select preferred the trained block.
+
+        None where the network is in full precision itself.
+        """
+        if free_name(1) not in self.check:
+            return None
+        rows = [self.check["trained"] - self.check[self._freed(block)] for block in self.blocks]
+        return PairedSums(np.stack(rows, axis=1), self.trained.tokens[CHECK])
+
+    def bit_prices(self) -> PairedSums | None:
+        """CE(block reference of the weight class) − CE(the same in full precision) on check."""
+        free = self.free_gains()
+        own = self.gains()
+        return None if free is None else PairedSums(free.difference_sums - own.difference_sums, own.tokens)
+
+    def _freed(self, block: int) -> str:
+        name = free_name(block)
+        return name if self.select[name].sum() < self.select["trained"].sum() else "trained"
 
     def skip_costs(self) -> PairedSums:
         """CE(without the block) − CE(trained) on check."""

@@ -17,6 +17,7 @@ from peelbound.service.controller.block_measurements import (
     Sums,
     Trained,
     choose,
+    free_name,
     skip_name,
 )
 from peelbound.service.controller.measurements import Measurements
@@ -43,6 +44,7 @@ class BlockAudit:
         keep: frozenset[str],
         first: list[TrainedWalk] | None = None,
         damage: Damage | None = None,
+        free: CorrectedSettings | None = None,
     ) -> None:
         """Bind to a network.
 
@@ -56,9 +58,11 @@ class BlockAudit:
             keep: splits whose trained states others will need.
             first: holds the walk forward where it was made already; it is taken out, so that nobody else keeps it.
             damage: planted in one block, or None.
+            free: how each block of a low-bit network is solved once more in full precision, or None.
         """
         self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
         self.measurements, self.settings, self.damage = measurements, list(settings), damage
+        self.free = free
         self._keep = keep | {FIT, CHECK}
         self._planted = None if damage is None else asdict(damage)
         self._walker = Walker(audited, data, pool, meter, damage)
@@ -117,10 +121,12 @@ class BlockAudit:
             Scale products per document of fit and check, by sub-layer and block; what is known of each solution, by
             block and ρ.
         """
-        problems = {(i, s.rho): self.problem(i, s) for i in range(1, self.audited.blocks + 1) for s in self.settings}
-        open_keys = {p.key for p in problems.values() if self.measurements.solution(p.key) is None}
+        blocks = range(1, self.audited.blocks + 1)
+        problems = {(i, s.rho): self.problem(i, s) for i in blocks for s in self.settings}
+        asked_for = [*problems.values(), *(self.problem(i, self.free) for i in blocks if self.free is not None)]
+        open_keys = {p.key for p in asked_for if self.measurements.solution(p.key) is None}
         fit_tokens = self.data.splits[FIT].ids.size
-        for problem in problems.values():
+        for problem in asked_for:
             if problem.key not in open_keys:
                 self.meter.found(1, self.audited.cost.corrected(problem.settings, fit_tokens))
         asked = {"damage": self._planted}
@@ -132,17 +138,14 @@ class BlockAudit:
             scores = self.measurements.measured(
                 "scores",
                 asked,
-                lambda: {
-                    kind: [self._by_document(rows, kind, i) for i in range(1, self.audited.blocks + 1)]
-                    for kind in SUBLAYERS
-                },
+                lambda: {kind: [self._by_document(rows, kind, i) for i in blocks] for kind in SUBLAYERS},
             )
         products = {kind: [None if r is None else np.array(r) for r in rows] for kind, rows in scores.items()}
         return products, {at: self.measurements.solution(p.key) or {} for at, p in problems.items()}
 
     def _submit(self, walk: TrainedWalk, open_keys: set[str], index: int, part: Ref, gradient: list[Ref]) -> None:
         shards = [*walk.states[FIT][index - 1], *walk.states[FIT][index], *gradient]
-        for settings in self.settings:
+        for settings in (*self.settings, *([self.free] if self.free is not None else [])):
             problem = self.problem(index, settings)
             if problem.key in open_keys:
                 self.pool.submit(
@@ -189,9 +192,15 @@ class BlockAudit:
             for i in blocks
             for s in self.settings
         }
-        select = self.losses_of(SELECT, [*candidates.values(), *extra])
+        freed = {
+            i: Reference(free_name(i), i, i, solution=self.problem(i, self.free).key, free=True)
+            for i in blocks
+            if self.free is not None
+        }
+        select = self.losses_of(SELECT, [*candidates.values(), *freed.values(), *extra])
         choice = choose(select, trained.tokens[SELECT], {key: r.name for key, r in candidates.items()})
         carried = [candidates[i, rho] for i, rho in choice.chosen.items() if rho != ZERO_STEP]
+        carried += freed.values()
         skips = [Reference(skip_name(i), i, i) for i in blocks]
         return BlockMeasurements(
             trained=trained,

@@ -79,7 +79,8 @@ class CostModel:
         everything = sizes.fit + sizes.select + sizes.check
         both = sizes.fit + sizes.check
         on_the_way = (blocks + 1) / 2  # references leave at every block alike: half the blocks are ahead of one
-        candidates = blocks * len(plan.corrected)
+        freed = blocks * (plan.free_corrected is not None)
+        candidates = blocks * len(plan.corrected) + freed
         planted = len(CONTROL_SIGMAS) * plan.positive_control
 
         def carried(tokens: int, references: float, skips: int = 0) -> float:
@@ -94,7 +95,7 @@ class CostModel:
             forward,
             backward,
             carried(sizes.select, candidates + len(plan.matrix_cells) + planted),
-            carried(sizes.check, blocks, skips=blocks),
+            carried(sizes.check, blocks + freed, skips=blocks),
             forward,
             backward,
             carried(sizes.select, blocks),
@@ -106,10 +107,12 @@ class CostModel:
         """FLOPs of all peel problems, suggested maps counted without shared prefixes."""
         counts = plan.problem_counts
         corrected = sum(self.corrected(s, sizes.fit) for s in plan.corrected) * plan.blocks
+        if plan.free_corrected is not None:
+            corrected += self.corrected(plan.free_corrected, sizes.fit) * plan.blocks
         corrected += self.corrected(plan.control_steps[0], sizes.fit) * counts.get("positive_control", 0)
         state = self.state(plan.state, sizes.fit, sizes.select, sizes.length)
         refit = self.refit(plan.head, sizes.fit, sizes.select, sizes.length)
-        states = counts.get("matrix", 0) + counts.get("reference_network", 0)
+        states = sum(counts.get(kind, 0) for kind in ("matrix", "reference_network", "full_precision_network"))
         return corrected + state * states + refit * counts["head"]
 
     def total(self, plan: Plan, sizes: Sizes) -> float:

@@ -301,7 +301,9 @@ class NetworkAudit:
         states = walk.states[CHECK][0 if solutions else self.plan.blocks]
         for index, key in enumerate(solutions, start=1):
             states = [
-                self.pool.submit("apply_solution", key, index, state, outputs=1, worker=shard.worker).outputs[0]
+                self.pool.submit(
+                    "apply_solution", key, index, state, self.plan.state.free, outputs=1, worker=shard.worker
+                ).outputs[0]
                 for shard, state in zip(shards, states, strict=True)
             ]
         rows: dict[int, Any] = {}

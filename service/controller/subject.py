@@ -12,6 +12,7 @@ from peelbound.service.controller.cost import CostModel
 from peelbound.service.controller.pool import Pool, Ref
 from peelbound.workers.calibration import CalibrationSet, Split, loss_mask
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.quantisers.weight_class import WeightClass
 
 FIT, SELECT, CHECK = "fit", "select", "check"
 
@@ -92,11 +93,11 @@ class Audited:
         self.walks = 0
         self._digests: dict[int, str] = {}
 
-    def prepare(self) -> None:
-        """Give every actor the skeleton: all but the blocks."""
+    def prepare(self, weights: WeightClass) -> None:
+        """Give every actor the skeleton, all but the blocks, and the weight class that these are of."""
         rest = self.checkpoint.read_part(0)
         self._digests[0] = rest.sha256
-        self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest))
+        self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest), weights)
 
     def parts(self, order: Sequence[int]) -> Iterator[tuple[int, Ref]]:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""

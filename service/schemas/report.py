@@ -31,6 +31,8 @@ class BlockFinding(StrEnum):
     SOUND = "sound"
     LAGGING = "lagging"
     INERT = "inert"
+    UNTRAINED = "untrained"
+    """Its weights look as an initialisation leaves them, while those of the other blocks do not."""
 
 
 class Interval(WireModel):
@@ -87,6 +89,18 @@ class BlockCandidate(WireModel):
     """What the corrected target's linear term promised on fit."""
 
 
+class SpectrumReport(WireModel):
+    """What a block's weights alone show of training (no data)."""
+
+    departure: Measured
+    """Distance of its matrices' singular values from those of random matrices of the same shapes: the z-value of the
+    matrix that departs most. Random matrices stay below about 4."""
+    matrix: str
+    """The matrix that departs most; empty where none varies."""
+    constant_norms: bool
+    """Whether every norm gain holds one value throughout, as initialisations leave them."""
+
+
 class BlockReport(WireModel):
     """All evidence on one block. Blocks are numbered 1..K."""
 
@@ -117,6 +131,9 @@ class BlockReport(WireModel):
     scale_limit: float | None = None
     """|z| that both scale scores must exceed, on one side, to accuse this block; it grows with the others' |z|."""
     weight_norm: Measured
+    spectrum: SpectrumReport | None = None
+    others_departure: float | None = None
+    """Median departure of the other blocks' spectra; None for a model of one block."""
     residual: float | None = None
     """Relative error of a fresh peeled block fitted to this block's own output, on select (standard and above)."""
 
@@ -171,6 +188,48 @@ class Bound(WireModel):
     """Share (0 to 1) of the gap trained − bound on fit that the head control closes alone; None where there is none."""
 
 
+class BlockBits(WireModel):
+    """A block of a low-bit model, solved in its weight class and in full precision, on check."""
+
+    index: int = Field(ge=1)
+    free_gain: Interval
+    """CE(trained) − CE(with this block solved in full precision)."""
+    price: Interval
+    """CE(block reference of the class) − CE(the same in full precision): what the bits of this block cost."""
+
+
+class BoundBits(WireModel):
+    """Reference networks of a low-bit model's class beside the same in full precision, on check.
+
+    CE(trained) − CE(full precision) = unfinished + price: what training left undone within the class, and what the
+    bits themselves cost, both as these solvers at this budget see them.
+    """
+
+    network: str
+    """Of the class, picked on select among the maps that were solved both ways."""
+    free_network: str
+    """In full precision, picked on select among the same maps."""
+    loss: Measured
+    free_loss: Measured
+    unfinished: Interval
+    """CE(trained) − CE(network of the class)."""
+    price: Interval
+    """CE(network of the class) − CE(network in full precision)."""
+    total: Interval
+    """CE(trained) − CE(network in full precision)."""
+
+
+class LowBitReport(WireModel):
+    """The price of the bits, told from unfinished training."""
+
+    bound: BoundBits | None
+    """None where no reference networks were built (quick)."""
+    networks: list[NetworkReport]
+    """In full precision."""
+    blocks: list[BlockBits]
+    sentences: list[Sentence]
+
+
 class MatrixCell(WireModel):
     """Peeling matrix: a fresh block from h[source] to h[target] put in place of blocks source+1 … target."""
 
@@ -223,6 +282,23 @@ class CalibrationReport(WireModel):
     """Share of the corrected target's linear term that the top 1% of fit tokens own."""
 
 
+class WeightsReport(WireModel):
+    """The weight class of the blocks' linear maps: what block references and reference networks are held to."""
+
+    scheme: str
+    """`full`, `ternary`, `int4-g32`, `ternary+a8`, …"""
+    latent: bool
+    """Whether the stored weights are the full-precision ones of quantisation-aware training, rounded on every pass."""
+    certainty: str
+    """`packed`: the file format says it. `seen`: the weights of block 1 lie on such grids. `declared`: config or
+    request say it. `none`: nothing speaks for a low-bit class."""
+    why: str
+    share: float
+    """Of the model's parameters, how many are of the class (0 to 1), taking every block for the first."""
+    full_precision_maps: list[str] = Field(default_factory=list)
+    """Linear maps of a block that are in full precision all the same."""
+
+
 class CheckpointReport(WireModel):
     """What was audited."""
 
@@ -234,6 +310,7 @@ class CheckpointReport(WireModel):
     bytes: int
     stored_dtypes: list[str]
     tied_embeddings: bool
+    weights: WeightsReport | None = None
 
 
 class LossReport(WireModel):
@@ -265,6 +342,7 @@ class Summary(WireModel):
     cloud: CloudSummary
     inert_blocks: list[int]
     lagging_blocks: list[int]
+    untrained_blocks: list[int] = []
     best_block: int | None
     best_block_gain: Interval | None
     smallest_visible_effect: float | None
@@ -285,6 +363,8 @@ class Report(WireModel):
     blocks: list[BlockReport]
     matrix: list[MatrixCell]
     positive_control: ControlReport | None
+    low_bit: LowBitReport | None = None
+    """Only for a model of a low-bit weight class."""
     calibration: CalibrationReport
     checkpoint: CheckpointReport
     settings: dict[str, Any]

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from peelbound.service.schemas.base import WireModel
+from peelbound.workers.errors import RequestError
+from peelbound.workers.quantisers.scheme import Scheme
 
 
 class Provenance(StrEnum):
@@ -71,6 +73,17 @@ class Calibration(WireModel):
         return self
 
 
+def _weight_class(text: str) -> str:
+    try:
+        return str(Scheme.parse(text))
+    except RequestError as error:
+        raise ValueError(str(error)) from error
+
+
+WeightClassName = Annotated[str, StringConstraints(max_length=40), AfterValidator(_weight_class)]
+"""A weight class by the text of `Scheme.parse`."""
+
+
 class SolverName(StrEnum):
     """Who solves state targets from a fresh start: our fast recipe, or the plain tuned AdamW (for the papers')."""
 
@@ -101,6 +114,10 @@ class AuditOptions(WireModel):
     """Sequences in one pass; part of the result's identity, never changed by memory or worker count."""
     tolerance: float = Field(default=0.01, gt=0, le=10)
     """The smallest improvement, in nats per token, that matters to the user."""
+    weights: WeightClassName | None = None
+    """The weight class of the model's linear maps: full, binary, binary-fbi, ternary, ternary-twn, int2 to int8, q4_0,
+    q4_1, q5_0, q5_1 or q8_0, with -g32 for groups and +a8 for 8-bit activations. None: found from config and weights.
+    `full` solves in full precision whatever the weights are."""
 
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\w.\-/:@+ ]+$")]
@@ -112,6 +129,12 @@ class AuditRequest(WireModel):
     checkpoint: str = Field(min_length=1, max_length=2048, examples=["s3://models/run-7/step-800", "file:///data/ckpt"])
     """Directory or prefix with `config.json` and safetensors files."""
     calibration: Calibration
+    baseline: str | None = Field(default=None, min_length=1, max_length=2048)
+    """The checkpoint before quantisation, of the same architecture: the report then says, block by block, what its
+    weights would win back."""
+    what_if: WeightClassName | None = None
+    """A weight class that the checkpoint is not of yet: the report then says, block by block, what rounding to it would
+    cost, as predicted and as measured."""
     preset: Preset = Preset.STANDARD
     options: AuditOptions = AuditOptions()
     run: Label | None = None

@@ -54,7 +54,8 @@ def test_equal_measurements_give_equal_bytes(preset: str, blocks: int) -> None:
 
 def test_the_report_says_nothing_of_when_for_whom_or_under_which_name() -> None:
     report = report_of(context())
-    assert set(report.request) == {"checkpoint", "calibration", "preset", "options", "seed"}
+    asked = {"checkpoint", "calibration", "preset", "options", "seed", "baseline", "what_if"}
+    assert set(report.request) == asked
     assert b"night" not in canonical(report.model_dump(mode="json"))
 
 

@@ -1,0 +1,71 @@
+"""The weight class of the audited checkpoint: found from its first block, remembered with its content."""
+
+import json
+import logging
+
+from peelbound.service.schemas.report import WeightsReport
+from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.storage.base import ObjectStore
+from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
+from peelbound.workers.keys import canonical, key_of, source_hash
+from peelbound.workers.quantisers.detect import Finding, detect
+from peelbound.workers.quantisers.scheme import Scheme
+
+log = logging.getLogger(__name__)
+
+
+class Finder:
+    """Finds what the linear maps of one checkpoint are."""
+
+    def __init__(self, store: ObjectStore, tenant: str, checkpoint: Checkpoint, request: AuditRequest) -> None:
+        """Bind to a checkpoint and to what the request says of its weights."""
+        self._store, self._tenant, self._checkpoint = store, tenant, checkpoint
+        self._asked = request.options.weights
+
+    def find(self, digest: str | None) -> Finding:
+        """The finding, remembered where the content is known; else block 1 is read for it.
+
+        Raises:
+            RequestError: the request contradicts the weights.
+            CheckpointError: the weights cannot be read.
+        """
+        known = None if digest is None else self._remembered(digest)
+        return self._look() if known is None else known
+
+    def keep(self, digest: str, finding: Finding) -> None:
+        """Remember the finding, now that the content is known."""
+        self._store.put(self._key(digest), canonical(finding.as_json()), media_type="application/json")
+
+    def _key(self, digest: str) -> str:
+        asked = {"checkpoint": digest, "asked": self._asked, "sources": source_hash("workers")}
+        return f"tenants/{self._tenant}/results/weights/{key_of(asked)}.json"
+
+    def _remembered(self, digest: str) -> Finding | None:
+        try:
+            return Finding.from_json(json.loads(self._store.get(self._key(digest))))
+        except ObjectMissing:
+            return None
+        except ObjectCorrupt as error:
+            log.warning("looking at the weights again: %s", error)
+            return None
+
+    def _look(self) -> Finding:
+        checkpoint = self._checkpoint
+        part = checkpoint.read_part(1)
+        asked = None if self._asked is None else Scheme.parse(self._asked)
+        maps = checkpoint.architecture.linear_maps(1)
+        return detect(maps, part.tensors(), part.grids(), checkpoint.encoding, asked)
+
+
+def weights_report(finding: Finding, checkpoint: Checkpoint) -> WeightsReport:
+    """What the report says of the weights."""
+    parameters = finding.parameters * checkpoint.architecture.block_count
+    return WeightsReport(
+        scheme=str(finding.weights.scheme),
+        latent=finding.weights.latent,
+        certainty=finding.certainty,
+        why=finding.why,
+        share=min(1.0, parameters / max(1, checkpoint.parameters)),
+        full_precision_maps=list(finding.weights.full_maps),
+    )
