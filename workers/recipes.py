@@ -4,6 +4,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """How blocks are computed; part of every key, since each choice changes bits."""
+
+    precision: str = "float32"
+    """`float32`; `bfloat16`: products of matrices in bfloat16 by autocast, weights and states in float32."""
+    compile: bool = False
+    """Whether blocks go through `torch.compile`."""
+
+
+FLOAT32 = Arithmetic()
+"""The default: what the library computes."""
+
+
+@dataclass(frozen=True)
 class CorrectedSettings:
     """How a block reference is solved against its corrected target."""
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from peelbound.workers.architecture import Architecture
+from peelbound.workers.device import Runner
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
+from peelbound.workers.recipes import FLOAT32, Arithmetic
 from peelbound.workers.sublayers import Sublayers, SublayerTrace, find_sublayers, trace_sublayers
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -63,7 +65,11 @@ class Skeleton:
     """
 
     def __init__(
-        self, architecture: Architecture, rest: Mapping[str, Tensor], device: str | torch.device = "cpu"
+        self,
+        architecture: Architecture,
+        rest: Mapping[str, Tensor],
+        device: str | torch.device = "cpu",
+        arithmetic: Arithmetic = FLOAT32,
     ) -> None:
         """Fill the parts outside the blocks.
 
@@ -71,6 +77,7 @@ class Skeleton:
             architecture: the checkpoint's.
             rest: part 0 of the checkpoint by full parameter name.
             device: where everything is computed.
+            arithmetic: of the blocks; embedding and head stay in float32.
 
         Raises:
             CheckpointError: a parameter was left without a value (slug ``checkpoint-tensors-missing``).
@@ -79,6 +86,7 @@ class Skeleton:
         """
         self.architecture = architecture
         self.device = torch.device(device)
+        self._runner = Runner(arithmetic, self.device)
         self._model = architecture.empty_model()
         blocks = self._model.get_submodule(architecture.blocks_name)
         assert isinstance(blocks, nn.ModuleList)
@@ -104,23 +112,24 @@ class Skeleton:
             self._calls.popitem(last=False)
         return h
 
-    def run(self, index: int, block: nn.Module, h: Tensor) -> Tensor:
-        """Run `block` at place `index` (1..K): [B, T, D] -> [B, T, D], differentiable in `h` and the block."""
+    def run(self, index: int, block: nn.Module, h: Tensor, *, plain: bool = False) -> Tensor:
+        """Run `block` at place `index` (1..K): [B, T, D] -> [B, T, D], differentiable in `h` and the block.
+
+        `plain` leaves out compilation, for callers that listen to the block's children.
+        """
         shape = (h.shape[0], h.shape[1])
         if shape not in self._calls:
             self.embed(torch.zeros(shape, dtype=torch.int64))
         args, kwargs = self._calls[shape][index - 1]
-        output = block(h, *args, **kwargs)
-        result: Tensor = output[0] if isinstance(output, tuple) else output
-        return result
+        return self._runner(block, h, args, kwargs, plain=plain)
 
     def sublayers(self, index: int, block: nn.Module, h: Tensor) -> SublayerTrace:
         """Run `block` and hand out what attention and MLP add to the residual stream (None where it cannot be told)."""
 
         def run(module: nn.Module, state: Tensor) -> Tensor:
-            return self.run(index, module, state)
+            return self.run(index, module, state, plain=True)
 
-        kind = (type(block), tuple(name for name, _ in block.named_children()))
+        kind = (type(block), tuple((name, type(child)) for name, child in block.named_children()))
         if kind not in self._sublayers:
             noise = torch.randn(1, 4, h.shape[2], generator=torch.Generator().manual_seed(0)).to(self.device)
             self._sublayers[kind] = find_sublayers(block, run, noise, self.architecture.attention_classes)

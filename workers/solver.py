@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peelbound.workers.device import upload
 from peelbound.workers.errors import CheckpointError
-from peelbound.workers.passes import Floats, Ints, grains, tensor_of
+from peelbound.workers.passes import Floats, Ints, grains
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import CorrectedSettings, StateSettings
 from peelbound.workers.skeleton import Skeleton
@@ -105,15 +106,16 @@ def solve_corrected(
     latents = latents or Latents(block)
     linear, proximal, top_share = corrected_terms(before, after, gradient, settings)
     tokens = before.shape[0] * before.shape[1]
-    device = skeleton.device
+    # Carried to the device once: nothing in the loop waits for the host, nor the host for it.
+    x, y, g, near = (upload(a, skeleton.device) for a in (before, after, gradient, proximal))
 
     def accumulate(weights: Floats) -> None:
         """Add the objective's gradient into `.grad`, grain by grain, its linear term weighted token by token."""
-        for part in grains(len(before), grain):
-            g = tensor_of(gradient[part], device) * tensor_of(weights[part], device)[..., None]
-            delta = skeleton.run(index, block, tensor_of(before[part], device)) - tensor_of(after[part], device)
-            first = (g * delta).sum()
-            penalty = 0.5 * (tensor_of(proximal[part], device) * delta.square().sum(-1)).sum()
+        weight = upload(weights, skeleton.device)[..., None]
+        for part in grains(len(x), grain):
+            delta = skeleton.run(index, block, x[part]) - y[part]
+            first = (g[part] * weight[part] * delta).sum()
+            penalty = 0.5 * (near[part] * delta.square().sum(-1)).sum()
             ((first + penalty) / tokens).backward()
 
     agreement = _gradient_agreement(list(block.parameters()), accumulate, documents)
@@ -128,10 +130,8 @@ def solve_corrected(
         optimiser.step()
         latents.place()
     with torch.no_grad():
-        moved = 0.0
-        for part in grains(len(before), grain):
-            delta = skeleton.run(index, block, tensor_of(before[part], device)) - tensor_of(after[part], device)
-            moved += float((tensor_of(gradient[part], device) * delta).sum())
+        pieces = [(g[p] * (skeleton.run(index, block, x[p]) - y[p])).sum() for p in grains(len(x), grain)]
+        moved = float(torch.stack(pieces).double().sum())
     _frozen(block)
     _require_finite(block, index, moved)
     return CorrectedSolution(-moved, agreement, top_share)
@@ -149,7 +149,7 @@ def _gradient_agreement(parameters: list[nn.Parameter], accumulate: Callable[[Fl
         for p in parameters:
             p.grad = None
     dot, first, second = (
-        sum(float((a.double() * b.double()).sum()) for a, b in zip(x, y, strict=True))
+        float(torch.stack([(a.double() * b.double()).sum() for a, b in zip(x, y, strict=True)]).sum())
         for x, y in ((halves[0], halves[1]), (halves[0], halves[0]), (halves[1], halves[1]))
     )
     return dot / math.sqrt(first * second) if first > 0 and second > 0 else 0.0
@@ -182,14 +182,15 @@ def solve_state(
     order = np.empty(0, dtype=np.int64)
     batch = min(settings.batch, len(inputs))
     warmup = max(1, round(0.05 * settings.steps))
+    x, y = upload(inputs, skeleton.device), upload(target, skeleton.device)
     for step in range(settings.steps):
         on_step(step)
         if len(order) < batch:
             order = np.concatenate([order, draw.permutation(len(inputs))])
         chosen, order = np.sort(order[:batch]), order[batch:]
         rate = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        x, y = tensor_of(inputs[chosen], skeleton.device), tensor_of(target[chosen], skeleton.device)
-        loss = nn.functional.mse_loss(skeleton.run(index, block, x), y) * scale
+        rows = upload(chosen, skeleton.device)
+        loss = nn.functional.mse_loss(skeleton.run(index, block, x[rows]), y[rows]) * scale
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * rate
@@ -228,7 +229,7 @@ def relative_error(output: Floats, target: Floats) -> float:
 
 def _require_finite(block: nn.Module, index: int, moved: float = 0.0) -> None:
     """Refuse weights that are not finite, or that moved the output by what is not."""
-    if not (math.isfinite(moved) and all(bool(torch.isfinite(p).all()) for p in block.parameters())):
+    if not (math.isfinite(moved) and bool(torch.stack([torch.isfinite(p).all() for p in block.parameters()]).all())):
         raise CheckpointError(
             f"Re-solving block {index} diverged: its weights or its output became NaN or Inf.",
             slug="solver-diverged",
