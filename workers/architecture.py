@@ -1,8 +1,10 @@
 """What a checkpoint is, from its configuration alone: blocks, sizes, and the place of every tensor."""
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -67,7 +69,7 @@ class Architecture:
             UnsupportedModel: not a dense decoder-only transformer with independent blocks (slugs ``model-…``).
             CheckpointError: impossible values (slug ``checkpoint-config-invalid``).
         """
-        return cls(build_empty(read_config(config)))
+        return _read(json.dumps(config, sort_keys=True))
 
     def empty_model(self) -> PreTrainedModel:
         """A copy of the model with parameters on ``meta`` and real buffers, for the caller to fill."""
@@ -143,6 +145,12 @@ class Architecture:
             return Placement(0, origin.target, origin.names, origin.conversion)
         index, name = origin.target.removeprefix(prefix).split(".", 1)
         return Placement(int(index) + 1, name, origin.names, origin.conversion)
+
+
+@lru_cache(maxsize=2)
+def _read(config: str) -> Architecture:
+    """The last ones are kept: the checkpoints of a run share their configuration, and building takes long when deep."""
+    return Architecture(build_empty(read_config(json.loads(config))))
 
 
 def _summed(names: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -74,7 +75,7 @@ def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
         raise _not_decoder(model_type)
     config_class = CONFIG_MAPPING[model_type]
     _check_sizes(raw, config_class.attribute_map)
-    kept = {name: value for name, value in raw.items() if name not in _NOT_OURS}
+    kept = {name: _with_infinities(value) for name, value in raw.items() if name not in _NOT_OURS}
     try:
         config = config_class.from_dict(kept)
     except Exception as error:  # the library's validators raise whatever they like: the configuration is at fault
@@ -82,11 +83,27 @@ def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
     encoder = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if config.is_encoder_decoder or encoder:
         raise _not_decoder(model_type)
-    if config.get_text_config() is not config:
+    if _composite(config):
         raise _unsupported("model-not-decoder", f"model_type {model_type!r} is a composite of several models.")
     _check_independent(config)
     config.use_cache = False
     return config
+
+
+def _composite(config: PreTrainedConfig) -> bool:
+    try:
+        return config.get_text_config() is not config
+    except ValueError:  # it has several
+        return True
+
+
+def _with_infinities(value: Any) -> Any:
+    """A value of config.json, where the library writes what JSON has no number for as ``{"__float__": "Infinity"}``."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {name: _with_infinities(inner) for name, inner in value.items()}
+    return [_with_infinities(inner) for inner in value] if isinstance(value, list) else value
 
 
 def build_empty(config: PreTrainedConfig) -> PreTrainedModel:
@@ -98,7 +115,7 @@ def build_empty(config: PreTrainedConfig) -> PreTrainedModel:
     run eagerly, one after the other: the library's default sorts tokens by expert and leaves their order among equals
     to the device.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         _check_total(_construct(config))
     # Constructors that draw noise draw it from a copy of the generator: reading a config disturbs no one.
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):

@@ -97,7 +97,7 @@ class Skeleton:
         self._model.set_submodule(architecture.blocks_name, nn.ModuleList(self._stubs))
         self._fill(rest)
         self._calls: OrderedDict[tuple[int, int], list[Call]] = OrderedDict()
-        self._sublayers: dict[tuple[type, tuple[str, ...]], Sublayers | None] = {}
+        self._sublayers: dict[tuple[type, tuple[tuple[str, type], ...]], Sublayers | None] = {}
         self._settle_stubs()
         self._head_names = self._find_head()
 
@@ -260,7 +260,10 @@ class Skeleton:
         if not self._passes(ids):
             for stub in self._stubs:
                 stub.returns_tuple = True
-        h, calls = self._walk(ids)
+        try:
+            h, calls = self._walk(ids)
+        except (ValueError, TypeError, IndexError, AttributeError) as error:  # it misses what blocks hand on besides
+            raise _not_separable(f"they hand on more than the hidden state ({error})") from error
         if h.shape != (*ids.shape, self.architecture.hidden_size):
             raise _not_separable(f"they work on a hidden state of shape {list(h.shape)}")
         _, others = self._walk((ids + 1) % self.architecture.vocab_size)
@@ -271,7 +274,7 @@ class Skeleton:
         """Whether stubs that return bare tensors suit the model: one that expects tuples keeps one sequence only."""
         try:
             return bool(self._model(input_ids=ids, use_cache=False).logits.shape[:2] == ids.shape)
-        except (UnsupportedModel, IndexError):  # a stub, or the head of a model of one block, lacks a dimension
+        except (UnsupportedModel, IndexError, ValueError, TypeError):  # a stub or the head lacks a dimension or a value
             return False
 
     def _find_head(self) -> list[str]:
@@ -289,7 +292,7 @@ class Skeleton:
 def _not_separable(why: str) -> UnsupportedModel:
     return UnsupportedModel(
         f"The blocks cannot be run one at a time: {why}.",
-        remedy="Audit a dense decoder-only transformer whose blocks see nothing but the hidden state.",
+        remedy="Audit a decoder-only transformer whose blocks see nothing but the hidden state.",
         pointer="/checkpoint",
         slug="model-shared-state",
     )

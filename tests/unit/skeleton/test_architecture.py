@@ -150,6 +150,12 @@ def test_two_files_tensors_in_one_place_are_refused(subject: Subjects) -> None:
         ({"model_type": "gemma3"}, "model-not-decoder"),
         ({"model_type": "llama", "is_encoder_decoder": True}, "model-not-decoder"),
         ({**SMALL, "model_type": "mamba"}, "model-shared-state"),
+        # What it cannot write as a JSON number the library writes as an object: as it reads it, so do we.
+        (
+            {"model_type": "nemotron_h", "time_step_limit": [0.0, {"__float__": "Infinity"}], "num_hidden_layers": 1},
+            "model-shared-state",
+        ),
+        ({"model_type": "musicgen"}, "model-not-decoder"),
         ({**SMALL, "model_type": "rwkv"}, "model-shared-state"),
         ({**SMALL, "model_type": "recurrent_gemma"}, "model-shared-state"),
         ({**SMALL, "model_type": "gemma3n_text"}, "model-shared-state"),
