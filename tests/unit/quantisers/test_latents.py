@@ -1,0 +1,110 @@
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from peelbound.workers.linear_maps import LinearMap
+from peelbound.workers.quantisers.latents import Latents
+from peelbound.workers.quantisers.quantise import coded, quantise
+from peelbound.workers.quantisers.scheme import Scheme
+from peelbound.workers.quantisers.weight_class import WeightClass, effective
+
+TERNARY = Scheme("ternary")
+MAPS = [LinearMap("0.weight", (16, 32)), LinearMap("2.weight", (32, 16))]
+
+
+def block() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 32))
+
+
+def weights(module: nn.Sequential) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def loss_of(module: nn.Module) -> Tensor:
+    x = torch.linspace(-1, 1, 64).reshape(2, 32)
+    return cast(Tensor, module(x)).square().sum()
+
+
+def test_a_block_holds_rounded_weights_and_the_latent_ones_stand_behind() -> None:
+    module = block()
+    before = weights(module)
+    latents = Latents(module, WeightClass(TERNARY, latent=True).fresh(MAPS))
+    assert torch.equal(module[0].weight, quantise(before["0.weight"], TERNARY))
+    assert torch.equal(module[0].bias, before["0.bias"])
+    assert torch.equal(latents.parameters[0], before["0.weight"])
+
+
+def test_gradients_reach_the_latent_weights_straight_through() -> None:
+    module = block()
+    before = weights(module)
+    latents = Latents(module, WeightClass(TERNARY, latent=True).fresh(MAPS))
+    loss_of(module).backward()
+    latents.collect()
+    held = {name: p.clone().requires_grad_() for name, p in before.items()}
+    rounded = {n: quantise(p, TERNARY) if n.endswith("weight") else p for n, p in held.items()}
+    expected = loss_of(lambda_module(module, rounded))
+    expected.backward()
+    for name, latent in zip(held, latents.parameters, strict=True):
+        torch.testing.assert_close(latent.grad, held[name].grad)
+
+
+def lambda_module(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
+    class Called(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return cast(Tensor, torch.func.functional_call(module, parameters, (x,)))
+
+    return Called()
+
+
+def test_steps_move_the_latent_weights_and_the_block_stays_of_its_class() -> None:
+    module = block()
+    latents = Latents(module, WeightClass(TERNARY, latent=True).fresh(MAPS))
+    first = float(loss_of(module).detach())
+    optimiser = torch.optim.Adam(latents.parameters, lr=1e-2)
+    for _ in range(20):
+        latents.zero_grad()
+        loss_of(module).backward()
+        latents.collect()
+        optimiser.step()
+        latents.place()
+        assert len(module[0].weight.unique()) <= 3
+    assert float(loss_of(module).detach()) < first
+
+
+def test_weights_on_a_grid_keep_its_scale_while_they_are_solved() -> None:
+    module = block()
+    tensors = {n: coded(p, TERNARY).weight if n.endswith("weight") else p for n, p in weights(module).items()}
+    module.load_state_dict(tensors)
+    rounding = WeightClass(TERNARY).trained(MAPS, tensors, {})
+    latents = Latents(module, rounding)
+    assert all(torch.equal(p, tensors[n]) for n, p in module.named_parameters())
+    with torch.no_grad():
+        for parameter in latents.parameters:
+            parameter.add_(0.1 * torch.ones_like(parameter).cumsum(-1).sin())
+    latents.place()
+    assert not torch.equal(module[0].weight, tensors["0.weight"])
+    assert set(module[0].weight.unique().tolist()) == set(tensors["0.weight"].unique().tolist())
+
+
+def test_a_map_that_lies_on_no_grid_stays_in_full_precision() -> None:
+    tensors = weights(block())
+    tensors["0.weight"] = coded(tensors["0.weight"], TERNARY).weight
+    assert set(WeightClass(TERNARY).trained(MAPS, tensors, {})) == {"0.weight"}
+
+
+def test_effective_weights_leave_all_but_the_restricted_maps_alone() -> None:
+    tensors = weights(block())
+    seen = effective(tensors, WeightClass(TERNARY, True, full_maps=("2.weight",)).fresh(MAPS))
+    assert torch.equal(seen["0.weight"], quantise(tensors["0.weight"], TERNARY))
+    assert seen["2.weight"] is tensors["2.weight"]
+    assert seen["0.bias"] is tensors["0.bias"]
+
+
+def test_experts_are_rounded_one_by_one() -> None:
+    stack = torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))
+    linear = LinearMap("experts.up", (3, 16, 8), transposed=True)
+    seen = effective({"experts.up": stack.mT.contiguous()}, WeightClass(TERNARY, latent=True).fresh([linear]))
+    torch.testing.assert_close(seen["experts.up"].mT, torch.stack([quantise(m, TERNARY) for m in stack]))
