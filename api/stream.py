@@ -1,6 +1,6 @@
 """Waiting for an audit without holding a thread: the database is asked again and again, between short sleeps."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import anyio
 from fastapi.concurrency import run_in_threadpool
@@ -9,22 +9,33 @@ from fastapi.sse import ServerSentEvent
 from peelbound.service.database.audits import Audits
 from peelbound.service.schemas.record import AuditRecord
 
+FIRST_POLL_SECONDS = 0.05
 POLL_SECONDS = 0.3
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between looks: short at first, since an audit that is known already ends at once."""
+    pause = FIRST_POLL_SECONDS
+    while True:
+        yield pause
+        pause = min(1.25 * pause, POLL_SECONDS)
 
 
 async def until_ended(audits: Audits, tenant: str, audit_id: str, seconds: float) -> AuditRecord:
     """The audit as soon as it has ended, or as it is when the time is over."""
     deadline = anyio.current_time() + seconds
+    pauses = _pauses()
     while True:
         state, _ = await run_in_threadpool(audits.state, tenant, audit_id)
         remaining = deadline - anyio.current_time()
         if state.ended or remaining <= 0:
             return await run_in_threadpool(audits.get, tenant, audit_id)
-        await anyio.sleep(min(POLL_SECONDS, remaining))
+        await anyio.sleep(min(next(pauses), remaining))
 
 
 async def event_stream(audits: Audits, tenant: str, audit_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
     """The audit's events after a number, as they happen, until the one that ends it."""
+    pauses = _pauses()
     while True:
         # State and count are read together: what has ended by then has written all of its events.
         state, count = await run_in_threadpool(audits.state, tenant, audit_id)
@@ -35,4 +46,4 @@ async def event_stream(audits: Audits, tenant: str, audit_id: str, after: int) -
             after = events[-1].number
         if state.ended:
             return
-        await anyio.sleep(POLL_SECONDS)
+        await anyio.sleep(next(pauses))
