@@ -1,0 +1,87 @@
+"""A checkpoint in memory with calibration data from one or more texts: what the damage bench measures on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.damage.cases import Copy
+from peelbound.service.controller.inputs import open_inputs
+from peelbound.service.schemas.request import AuditRequest, Calibration, Provenance
+from peelbound.service.settings import Settings
+from peelbound.workers import passes
+from peelbound.workers.calibration import Split, loss_mask
+from peelbound.workers.passes import Floats
+from peelbound.workers.skeleton import Skeleton
+
+GRAIN = 8
+
+
+@dataclass(frozen=True)
+class Text:
+    """Fit and check as the product packs them, one after the other: what scores are computed on."""
+
+    ids: NDArray[np.int64]
+    """[N, T]."""
+    mask: NDArray[np.bool_]
+    """[N, T−1]: predictions that count."""
+    document: NDArray[np.int64]
+    """[N, T]: the document that owns a position's *prediction and state*, −1 for none."""
+    documents: int
+    fit: int
+    """How many of the N sequences are fit; the others are check."""
+
+    @classmethod
+    def of(cls, fit: Split, check: Split) -> "Text":
+        """Put two splits together; documents of check are numbered after those of fit."""
+        later = np.where(check.document >= 0, check.document.astype(np.int64) + fit.documents, -1)
+        return cls(
+            ids=np.concatenate([fit.ids, check.ids]),
+            mask=np.concatenate([loss_mask(fit), loss_mask(check)]),
+            document=np.concatenate([fit.document.astype(np.int64), later]),
+            documents=fit.documents + check.documents,
+            fit=len(fit.ids),
+        )
+
+    def sums(self, rows: Floats) -> NDArray[np.float64]:
+        """Sums over each document of values per token, [N, T] or [N, T−1] (a prediction is its target's)."""
+        owner = self.document if rows.shape[1] == self.ids.shape[1] else self.document[:, 1:]
+        owned = owner >= 0
+        weights = rows[owned].astype(np.float64)
+        return np.bincount(owner[owned], weights=weights, minlength=self.documents).astype(np.float64)
+
+    def tokens(self) -> NDArray[np.float64]:
+        """Predictions that count, per document."""
+        return self.sums(self.mask.astype(np.float32))
+
+
+class Subject:
+    """A checkpoint's skeleton, its blocks' tensors, and texts."""
+
+    def __init__(self, checkpoint: Path, texts: dict[str, Path]) -> None:
+        """Read everything.
+
+        Args:
+            checkpoint: a Hugging Face directory.
+            texts: calibration files by name of the distribution.
+        """
+        self.texts: dict[str, Text] = {}
+        for name, path in texts.items():
+            request = AuditRequest(
+                checkpoint=str(checkpoint.resolve()),
+                calibration=Calibration(uri=str(path.resolve()), provenance=Provenance.UNSEEN),
+            )
+            inputs = open_inputs(request, Settings(allow=[str(checkpoint.resolve()), str(path.resolve())]))
+            self.texts[name] = Text.of(inputs.calibration.splits["fit"], inputs.calibration.splits["check"])
+        self.checkpoint = inputs.checkpoint
+        self.blocks = self.checkpoint.architecture.block_count
+        config = self.checkpoint.config
+        self.heads: int = config.get("num_attention_heads") or config["n_head"]
+        self.rotary = "rope_theta" in str(config)
+        self.skeleton = Skeleton(self.checkpoint.architecture, self.checkpoint.read_part(0).tensors())
+        self.sound = Copy([dict(self.checkpoint.read_part(i).tensors()) for i in range(1, self.blocks + 1)])
+
+    def embed(self, text: Text) -> Floats:
+        """h[0] of a text."""
+        return passes.embed(self.skeleton, text.ids, GRAIN)
