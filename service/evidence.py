@@ -13,6 +13,7 @@ from peelbound.service.schemas.report import (
     NetworkReport,
     Score,
     Sentence,
+    SpectrumReport,
     Verdict,
 )
 from peelbound.service.schemas.request import Provenance
@@ -39,6 +40,11 @@ class Thresholds:
     scale_effect: float = 0.01
     """… and, with their lower bounds, matter by more than this: nats per unit of strength. |z| alone grows with the
     number of documents, and no trained network is at its optimum exactly."""
+    departure: float = 5.0
+    """An untrained block's weights depart from random ones by no more: z-value, the largest of its matrices …"""
+    departure_ratio: float = 3.0
+    """… while those of the other blocks do, and either its norm gains are constant where most others' are not, or even
+    the least of the others departs by this many times the limit."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class BlockEvidence:
     block_influence: float
     attention_scale: Score | None
     mlp_scale: Score | None
+    spectrum: SpectrumReport | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ class BlockJudgement:
     side: str | None
     others_influence: float | None
     scale_limit: float | None
+    others_departure: float | None = None
 
 
 @dataclass(frozen=True)

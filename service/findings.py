@@ -1,4 +1,4 @@
-"""The verdict on each block: sound, inert or lagging, and why."""
+"""The verdict on each block: sound, inert, untrained or lagging, and why."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -19,9 +19,10 @@ def judge_blocks(
 ) -> tuple[BlockJudgement, ...]:
     """Judge every block against its own numbers and against the other blocks.
 
-    Inert comes before lagging: a block that does nothing has no output whose strength could be wrong. A block lags by
-    its gain only where it gains at all: others that overshoot and lose do not make it worse. With too few check
-    documents nothing is tested, so no block is accused.
+    Inert comes first: a block that does nothing has no output whose strength could be wrong. Then what needs no data:
+    weights that look untrained explain whatever else is wrong. A block lags by its gain only where it gains at all:
+    others that overshoot and lose do not make it worse. With too few check documents nothing is tested on them, so no
+    block is accused but for its weights alone.
     """
     return tuple(_judge(blocks, position, check_documents, thresholds) for position in range(len(blocks)))
 
@@ -57,6 +58,23 @@ def _surely(score: Score) -> float:
     return abs(score.mean) * (1 - 1.96 / abs(score.z)) if score.z else 0.0
 
 
+def looks_untrained(blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds) -> bool:
+    """Whether the block's weights look like an initialisation, and those of the others like training.
+
+    Random spectra alone do not accuse where training was light: small steps, or orthogonal ones, leave matrices close
+    to random for long. Then the norm gains decide, which training moves from the start.
+    """
+    spectrum = blocks[position].spectrum
+    others = [b.spectrum for index, b in enumerate(blocks) if index != position and b.spectrum is not None]
+    if spectrum is None or not others or spectrum.departure > thresholds.departure:
+        return False
+    if median(other.departure for other in others) <= thresholds.departure:
+        return False
+    if spectrum.constant_norms and sum(other.constant_norms for other in others) < len(others) / 2:
+        return True
+    return min(other.departure for other in others) > thresholds.departure_ratio * thresholds.departure
+
+
 def most_suspect(scores: Sequence[ScaleScores], thresholds: Thresholds) -> int | None:
     """The block (1..K) that the scale scores name first: the one farthest beyond its limit, or None."""
     named: list[tuple[float, int]] = []
@@ -78,20 +96,30 @@ def _judge(
     side = scale_side(scores[position], limit, thresholds)
     words = _Words(position, block, thresholds)
 
+    departures = [b.spectrum.departure for index, b in enumerate(blocks) if index != position and b.spectrum]
+    others_departure = median(departures) if departures else None
+    untrained = looks_untrained(blocks, position, thresholds)
+    tested = check_documents >= thresholds.check_documents
+
     finding, because = BlockFinding.SOUND, words.sound()
-    if check_documents < thresholds.check_documents:
+    if not tested:
         side, because = None, words.untested(check_documents)
-    elif (
-        others is not None
+    if (
+        tested
+        and others is not None
         and block.skip_cost.high < thresholds.skip_cost
         and block.block_influence < thresholds.influence_fraction * others
     ):
         finding, side, because = BlockFinding.INERT, None, words.inert(others)
+    elif untrained and others_departure is not None:
+        finding, side, because = BlockFinding.UNTRAINED, None, words.untrained(others_departure)
+    elif not tested:
+        pass
     elif side is not None and limit is not None:
         finding, because = BlockFinding.LAGGING, words.off_scale(side, limit)
     elif block.excess_gain is not None and block.gain.low > 0 and block.excess_gain.low > thresholds.excess_gain:
         finding, because = BlockFinding.LAGGING, words.excess()
-    return BlockJudgement(finding, because.sentence(), side, others, limit)
+    return BlockJudgement(finding, because.sentence(), side, others, limit, others_departure)
 
 
 class _Words:
@@ -126,6 +154,21 @@ class _Words:
             share(f"{self._at}/block_influence", self._block.block_influence),
             share(f"{self._at}/others_influence", others),
         )
+
+    def untrained(self, others: float) -> Phrase:
+        spectrum = self._block.spectrum
+        assert spectrum is not None
+        norms = plain(f"{self._at}/spectrum/constant_norms", spectrum.constant_norms)
+        random = compose(
+            "Block {} looks untrained: no matrix of it departs from a random one by more than z {} (limit {}), where "
+            "the median of the other blocks is {}",
+            self._number,
+            z_value(f"{self._at}/spectrum/departure", spectrum.departure),
+            tenths("/settings/thresholds/departure", self._thresholds.departure),
+            z_value(f"{self._at}/others_departure", others),
+        )
+        ending = "{}, and its norm gains are constant." if spectrum.constant_norms else "{}."
+        return compose(ending, random, because=[norms])
 
     def off_scale(self, side: str, limit: float) -> Phrase:
         attention, mlp = self._block.attention_scale, self._block.mlp_scale

@@ -35,6 +35,7 @@ class Narrative:
         parts = [
             self._lead(),
             *self._named(BlockFinding.INERT, "is inert", "are inert"),
+            *self._named(BlockFinding.UNTRAINED, "looks untrained", "look untrained"),
             *self._named(BlockFinding.LAGGING, "lags", "lag"),
         ]
         return f"{title}: {'; '.join(part.text for part in parts)}."

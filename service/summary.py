@@ -45,6 +45,7 @@ def summarise(
         ),
         inert_blocks=[block.index for block in blocks if block.finding is BlockFinding.INERT],
         lagging_blocks=[block.index for block in blocks if block.finding is BlockFinding.LAGGING],
+        untrained_blocks=[block.index for block in blocks if block.finding is BlockFinding.UNTRAINED],
         best_block=best.index if gains else None,
         best_block_gain=best.gain if gains else None,
         smallest_visible_effect=verdict.smallest_visible_effect,

@@ -7,8 +7,8 @@ import click
 from peelbound.service.schemas.report import CheckpointVerdict, Summary
 
 STATUSES = ("improvable", "adaptable", "in_sample_only", "inconclusive", "estimate_only")
-BLOCKS = ("inert", "lagging")
-DEFAULT = "improvable,adaptable,inconclusive,estimate_only,inert,lagging"
+BLOCKS = ("inert", "lagging", "untrained")
+DEFAULT = "improvable,adaptable,inconclusive,estimate_only,inert,lagging,untrained"
 """A gain that was found, a block that stands out, and what was measured on too little text to prove anything."""
 
 
@@ -36,7 +36,7 @@ fail_on_option = click.option(
     default=DEFAULT,
     show_default=True,
     help="Exit with 1 when the verdict is one of these: improvable, adaptable, in_sample_only, inconclusive, "
-    "estimate_only (about the checkpoint), inert, lagging (about any block); or never, alone. By default a "
+    "estimate_only (about the checkpoint), inert, lagging, untrained (about any block); or never, alone. By default a "
     "verdict that rests on too little text does not pass either.",
 )
 
@@ -48,4 +48,6 @@ def offences(summary: Summary, rule: frozenset[str]) -> list[str]:
         found.add("inert")
     if summary.lagging_blocks:
         found.add("lagging")
+    if summary.untrained_blocks:
+        found.add("untrained")
     return sorted(found & rule)

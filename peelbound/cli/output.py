@@ -15,7 +15,12 @@ from peelbound.service.schemas.report import BlockFinding, Interval, Report, Sco
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-_STYLES = {BlockFinding.SOUND: "", BlockFinding.LAGGING: "yellow", BlockFinding.INERT: "red"}
+_STYLES = {
+    BlockFinding.SOUND: "",
+    BlockFinding.LAGGING: "yellow",
+    BlockFinding.INERT: "red",
+    BlockFinding.UNTRAINED: "red",
+}
 
 
 def print_json(value: BaseModel) -> None:
@@ -92,6 +97,7 @@ def _facts(record: AuditRecord) -> Iterable[tuple[str, str]]:
         yield "verdict", f"{record.summary.status.replace('_', ' ')}: {record.summary.headline}"
         yield "inert", _blocks(record.summary.inert_blocks)
         yield "lagging", _blocks(record.summary.lagging_blocks)
+        yield "untrained", _blocks(record.summary.untrained_blocks)
     if record.problem is not None:
         yield "problem", f"{record.problem.title}: {record.problem.detail} {record.problem.remedy}".strip()
 

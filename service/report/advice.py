@@ -43,6 +43,12 @@ def _blocks(report: Report) -> list[str]:
             "parameters that are frozen, missing from the optimiser, or left at their initial values. "
             f"If training did reach {it}, leaving {it} out costs almost nothing."
         )
+    untrained = [b for b in report.blocks if b.finding is BlockFinding.UNTRAINED]
+    if untrained:
+        steps.append(
+            f"Find out why the weights of {_names(untrained)} look as an initialisation leaves them: parameters that "
+            "are frozen, missing from the optimiser, or left out (and made anew) when a checkpoint was loaded."
+        )
     for side, words in _SIDES.items():
         of_side = [b for b in lagging if b.side == side]
         if of_side:

@@ -342,7 +342,7 @@ class Summary(WireModel):
     cloud: CloudSummary
     inert_blocks: list[int]
     lagging_blocks: list[int]
-    untrained_blocks: list[int] = []
+    untrained_blocks: list[int] = Field(default_factory=list)
     best_block: int | None
     best_block_gain: Interval | None
     smallest_visible_effect: float | None

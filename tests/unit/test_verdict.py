@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peelbound.service.evidence import Evidence, Thresholds
+from peelbound.service.evidence import BlockEvidence, Evidence, Thresholds
 from peelbound.service.findings import most_suspect
-from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict, Score
+from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict, Score, SpectrumReport
 from peelbound.service.schemas.request import Provenance
 from peelbound.service.verdict import judge
 from tests.verdict_fixture import (
@@ -227,6 +227,45 @@ def test_others_that_lose_do_not_make_a_block_lag() -> None:
     assert findings(still, losing, losing) == ["sound"] * 3
 
 
+def weighted(departure: float, *, constant_norms: bool = False, **changes: object) -> BlockEvidence:
+    spectrum = SpectrumReport(departure=departure, matrix="mlp.up_proj.weight", constant_norms=constant_norms)
+    return block(spectrum=spectrum, **changes)
+
+
+TRAINED = (weighted(25.2), weighted(11.6), weighted(4.7))
+"""Muon leaves some blocks close to random for long, but moves their norms."""
+
+
+def test_weights_like_an_initialisation_are_called_untrained_whatever_the_block_does() -> None:
+    blocks = (*TRAINED, weighted(1.8, constant_norms=True))
+    assert findings(*blocks) == ["sound", "sound", "sound", "untrained"]
+    assert judge(evidence(blocks=blocks)).blocks[3].reason.text == (
+        "Block 4 looks untrained: no matrix of it departs from a random one by more than z +1.8 (limit 5.0), where the "
+        "median of the other blocks is +11.6, and its norm gains are constant."
+    )
+    assert findings(*blocks, documents=10)[3] == "untrained"  # it takes no documents
+    assert judge(evidence(blocks=blocks)).verdict.headline.endswith("block 4 looks untrained.")
+
+
+def test_without_the_norms_a_random_spectrum_accuses_only_among_clearly_trained_blocks() -> None:
+    assert findings(*TRAINED, weighted(1.8)) == ["sound"] * 4
+    far = (weighted(189.0), weighted(209.0), weighted(262.0))
+    assert findings(*far, weighted(1.8)) == ["sound", "sound", "sound", "untrained"]
+
+
+def test_a_model_whose_blocks_all_look_alike_has_no_untrained_block() -> None:
+    fresh = [weighted(d, constant_norms=True) for d in (0.3, 1.8, 2.2)]
+    assert findings(*fresh) == ["sound"] * 3
+    assert findings(weighted(12.0, constant_norms=True), *fresh) == ["sound"] * 4
+    assert findings(weighted(1.0, constant_norms=True)) == ["sound"]
+    assert findings(weighted(6.0, constant_norms=True), *TRAINED)[0] == "sound"
+
+
+def test_a_block_that_does_nothing_is_inert_even_where_its_weights_look_untrained() -> None:
+    idle = weighted(1.8, constant_norms=True, skip_cost=INERT.skip_cost, block_influence=INERT.block_influence)
+    assert findings(*TRAINED, idle)[3] == "inert"
+
+
 def test_without_sub_layers_no_scale_is_judged() -> None:
     whole = block(attention_scale=None, mlp_scale=None)
     judged = judge(evidence(blocks=(whole, scored(30, 30)))).blocks
@@ -247,6 +286,13 @@ blocks = st.builds(
     smallest_visible_effect=st.floats(0, 0.03),
     chosen_rho=st.sampled_from([0.0, 0.1, 0.3]),
     skip_cost=intervals,
+    spectrum=st.none()
+    | st.builds(
+        SpectrumReport,
+        departure=st.floats(-3, 60),
+        matrix=st.just("mlp.up_proj.weight"),
+        constant_norms=st.booleans(),
+    ),
     block_influence=st.floats(0, 0.1),
     attention_scale=scores,
     mlp_scale=scores,
@@ -313,7 +359,8 @@ def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> N
         assert found not in (STATUS.IMPROVABLE, STATUS.HOLDS)
     untested = given_evidence.check_documents < LIMITS.check_documents
     assert (found is STATUS.ESTIMATE_ONLY) == untested
-    accused = [block for block in judged.blocks if block.finding is not BlockFinding.SOUND]
+    by_data = (BlockFinding.INERT, BlockFinding.LAGGING)  # an untrained block is known by its weights alone
+    accused = [block for block in judged.blocks if block.finding in by_data]
     assert not (untested and accused)
     assert all(block.side is None or block.finding is BlockFinding.LAGGING for block in judged.blocks)
     assert (judged.verdict.documents_needed is not None) == (found is STATUS.INCONCLUSIVE)

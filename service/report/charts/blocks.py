@@ -17,7 +17,7 @@ _LANE, _TITLE, _PLOT, _GAP, _FOOTER = 15, 24, 88, 20, 36
 _NAME_ROOM = 21
 """Per cent of the width that a column's name takes on a phone."""
 
-_FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle"}
+_FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle", BlockFinding.UNTRAINED: "square"}
 
 
 @dataclass(frozen=True)
