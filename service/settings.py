@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """How many requests a token that was quiet may send at once."""
     tenant_active_audits: int | None = Field(default=10_000, ge=1)
     """How many audits of one tenant may wait and run."""
+    tenant_running_audits: int | None = Field(default=None, ge=1)
+    """How many audits of one tenant may be at work at once; further ones wait."""
     tenant_stored_bytes: int | None = Field(default=None, ge=1)
     """How much one tenant may keep in object storage before new audits are refused."""
     oidc_issuer: str | None = None

@@ -86,6 +86,8 @@ def _facts(record: AuditRecord) -> Iterable[tuple[str, str]]:
     if request.run is not None:
         yield "run", request.run + (f", step {request.step}" if request.step is not None else "")
     yield "preset", request.preset
+    if request.priority:
+        yield "priority", str(request.priority)
     if request.labels:
         yield "labels", ", ".join(f"{key}={value}" for key, value in sorted(request.labels.items()))
     yield "created", f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"

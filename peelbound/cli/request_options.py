@@ -12,7 +12,7 @@ from peelbound.service.schemas.request import AuditRequest, Preset, Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FIELDS = ("preset", "run", "step", "training_loss", "seed")
+_FIELDS = ("preset", "run", "step", "training_loss", "priority", "seed")
 _CALIBRATION = (
     "provenance",
     "text_field",
@@ -71,6 +71,7 @@ _OPTIONS = (
     click.option("--run", help="The training run that the checkpoint belongs to."),
     click.option("--step", type=int, metavar="N", help="Its training step."),
     click.option("--training-loss", type=float, metavar="NATS", help="The training loss logged at this step."),
+    click.option("--priority", type=int, metavar="N", help="Higher is begun first, -100 to 100.  [default: 0]"),
     click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
     click.option("--anchors", multiple=True, metavar="1,2,…,K", help="A target map by its anchors; may be repeated."),
     click.option(

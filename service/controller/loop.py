@@ -56,7 +56,12 @@ class Controller:
         """
         self.settings, self.store, self.stop = settings, store, stop
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{ULID()}"
-        self.leases = Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        self.leases = Leases(
+            engine,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            tenant_running=settings.tenant_running_audits,
+        )
         self.pulse = Pulse(self.leases, self.owner, stop)
         self._new_pool = start_pool
         self._pool: Pool | None = None

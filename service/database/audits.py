@@ -94,6 +94,7 @@ class Audits:
                 run=request.run,
                 step=request.step,
                 training_loss=request.training_loss,
+                priority=request.priority,
                 request_bytes=len(request.model_dump_json().encode()),
             )
             .on_conflict_do_nothing(index_elements=[AuditRow.tenant, AuditRow.idempotency_key])

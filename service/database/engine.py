@@ -24,6 +24,9 @@ from peelbound.service.database.errors import DatabaseUnavailable, DatabaseUrlIn
 BUSY_SECONDS = 30
 """How long a writer on SQLite waits for the others, and a process for its turn to migrate."""
 
+IDLE_SECONDS = 15
+"""PostgreSQL ends a transaction in which its client has been silent for this long."""
+
 _READ_ONLY_TRANSACTION = "25006"
 """PostgreSQL's SQLSTATE for a write where only reading is allowed."""
 
@@ -60,6 +63,13 @@ def _url_invalid(what: str) -> DatabaseUrlInvalid:
 
 def _postgresql(url: URL) -> Engine:
     engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def end_forgotten_transactions(connection: Any, _entry: ConnectionPoolEntry) -> None:
+        # A process that is stopped in a transaction would keep its locks, and with them all claims, for ever.
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        connection.commit()
 
     @event.listens_for(engine, "handle_error")
     def leave_a_demoted_server(context: ExceptionContext) -> None:

@@ -20,13 +20,13 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, sel
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
 from peelbound.service.database.transitions import advance, record
+from peelbound.service.database.turns import AT_WORK, at_work, next_audit, take_turn
 from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState, EventType, Progress
 from peelbound.service.schemas.report import Summary
 from peelbound.service.schemas.request import AuditRequest
 
-_AT_WORK = [AuditState.RUNNING, AuditState.CANCELLING]
 _FORGET_CONTROLLER_AFTER = timedelta(days=1)
 _LONGEST_BACKOFF_SECONDS = 300.0
 
@@ -69,6 +69,7 @@ class Leases:
         engine: the database.
         lease_seconds: how long a claim lasts without a heartbeat.
         max_attempts: an audit fails when infrastructure has ended this many of its attempts.
+        tenant_running: how many audits of one tenant may be at work at once; None is no limit.
         clock: the time by which leases run out.
         chance: a number in [0, 1), drawn for each backoff.
     """
@@ -79,6 +80,7 @@ class Leases:
         *,
         lease_seconds: float,
         max_attempts: int,
+        tenant_running: int | None = None,
         clock: Clock = database_clock,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -86,32 +88,22 @@ class Leases:
         self._engine = engine
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
+        self._tenant_running = tenant_running
         self._clock = clock
         self._chance = chance
 
     def claim(self, owner: str) -> Claim | None:
-        """Take the oldest audit that is queued and due, or whose lease ran out; None when there is none.
+        """Take the audit whose turn it is of those that are queued and due, or whose lease ran out; None without one.
 
         On the way, abandoned audits that nobody can continue are ended: cancelling ones as cancelled, and those whose
         attempts are used up as failed.
         """
         while True:
             with writing(self._engine) as connection:
+                take_turn(connection)
                 now = self._clock(connection)
-                found = connection.execute(
-                    select(
-                        AuditRow.tenant,
-                        AuditRow.id,
-                        AuditRow.state,
-                        AuditRow.attempt,
-                        AuditRow.failures,
-                        AuditRow.lease_owner,
-                    )
-                    .where(AuditRow.claimable_at <= now)
-                    .order_by(AuditRow.id)
-                    .limit(1)
-                    .with_for_update(skip_locked=True)
-                ).one_or_none()
+                query = next_audit(now, at_work(connection, now), self._tenant_running)
+                found = connection.execute(query).one_or_none()
                 if found is None:
                     return None
                 if claim := self._take(connection, now, found, owner):
@@ -158,7 +150,7 @@ class Leases:
         with writing(self._engine) as connection:
             state = connection.scalar(
                 update(AuditRow)
-                .where(*_fence(claim), AuditRow.state.in_(_AT_WORK))
+                .where(*_fence(claim), AuditRow.state.in_(AT_WORK))
                 .values(claimable_at=self._clock(connection) + self._lease)
                 .returning(AuditRow.state)
             )
@@ -175,7 +167,7 @@ class Leases:
         with writing(self._engine) as connection:
             return record(
                 connection,
-                (*_fence(claim), AuditRow.state.in_(_AT_WORK)),
+                (*_fence(claim), AuditRow.state.in_(AT_WORK)),
                 self._clock(connection),
                 EventType.PROGRESS,
                 progress.model_dump(mode="json"),
@@ -281,6 +273,11 @@ class Leases:
             oldest_claimable_seconds=(now - waiting_since).total_seconds() if waiting_since else None,
             controller_seen_seconds=(now - seen_at).total_seconds() if seen_at else None,
         )
+
+    def at_work(self) -> dict[str, int]:
+        """How many audits each tenant has at work; tenants without any are left out."""
+        with reading(self._engine) as connection:
+            return at_work(connection, self._clock(connection))
 
     def count_by_state(self) -> dict[AuditState, int]:
         """How many audits there are in each state, over all tenants."""

@@ -80,6 +80,7 @@ class AuditRow(Table):
     step: Mapped[int | None] = mapped_column(BigInteger)
     training_loss: Mapped[float | None]
     request_bytes: Mapped[int]
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
     progress: Mapped[Progress | None]
     problem: Mapped[Problem | None]
     summary: Mapped[Summary | None]

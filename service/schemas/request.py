@@ -143,6 +143,8 @@ class AuditRequest(WireModel):
     """The training step of the checkpoint."""
     training_loss: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
     """The training loss logged at this step, in nats per token; drawn in the run's YES cloud."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """Of audits that wait, and whose tenants are equally busy, those of a higher priority are begun first."""
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -153,5 +155,5 @@ class AuditRequest(WireModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The part of the request that can change a result: without run, step, labels and training loss."""
-        return self.model_dump(mode="json", exclude={"run", "step", "labels", "training_loss"})
+        """The part of the request that can change a result: without run, step, labels, training loss and priority."""
+        return self.model_dump(mode="json", exclude={"run", "step", "labels", "training_loss", "priority"})

@@ -1,0 +1,63 @@
+"""Whose turn it is: which of the audits that may be claimed comes next.
+
+The tenant with the fewest audits at work comes first, then the higher priority, then the older audit. A tenant that has
+as many at work as it may waits. Claims are made one at a time, so that each sees all that were made before it: the
+order and the limit are exact, however many controllers ask at once.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, case, func, literal, or_, select
+
+from peelbound.service.database.tables import AuditRow
+from peelbound.service.schemas.record import AuditState
+
+AT_WORK = [AuditState.RUNNING, AuditState.CANCELLING]
+
+_TURN = 0x7065656C
+"""Key of the advisory lock under which claims are made."""
+
+
+def take_turn(connection: Connection) -> None:
+    """Wait until nobody else claims; the turn ends with the transaction. SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
+
+
+def at_work(connection: Connection, now: datetime) -> dict[str, int]:
+    """How many audits each tenant has on controllers whose lease holds; tenants without any are left out."""
+    counted = (
+        select(AuditRow.tenant, func.count().label("audits"))
+        .where(AuditRow.claimable_at > now, AuditRow.state.in_(AT_WORK))
+        .group_by(AuditRow.tenant)
+    )
+    return {row.tenant: row.audits for row in connection.execute(counted)}
+
+
+def next_audit(now: datetime, working: dict[str, int], limit: int | None) -> Select[*tuple[Any, ...]]:
+    """The query for the audit whose turn it is, locked; audits that another transaction has locked are passed over.
+
+    Args:
+        now: audits that are claimable by then are asked for.
+        working: `at_work`.
+        limit: how many audits of one tenant may be at work; None is no limit.
+    """
+    query = (
+        select(
+            AuditRow.tenant,
+            AuditRow.id,
+            AuditRow.state,
+            AuditRow.attempt,
+            AuditRow.failures,
+            AuditRow.lease_owner,
+        )
+        .where(AuditRow.claimable_at <= now)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    full = [tenant for tenant, count in working.items() if limit is not None and count >= limit]
+    if full:  # an abandoned audit that is to be cancelled only needs its end written
+        query = query.where(or_(AuditRow.tenant.not_in(full), AuditRow.state == AuditState.CANCELLING))
+    busy = case(working, value=AuditRow.tenant, else_=0) if working else literal(0)
+    return query.order_by(busy, AuditRow.priority.desc(), AuditRow.id)

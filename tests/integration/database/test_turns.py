@@ -1,0 +1,150 @@
+"""Whose audit is claimed next: few at work first, then priority, then age; limits hold however many claim at once."""
+
+import pytest
+from sqlalchemy import insert, text
+
+from peelbound.service.database.engine import writing
+from peelbound.service.database.errors import DatabaseUnavailable
+from peelbound.service.database.leases import Claim, Lease, Leases
+from peelbound.service.database.tables import AuditRow, RequestRow
+from peelbound.service.database.turns import take_turn
+from peelbound.service.schemas.record import AuditState
+from tests.integration.database.harness import LEASE_SECONDS, MAX_ATTEMPTS, PROBLEM, Service, a_request, at_once
+
+
+def limited(service: Service, limit: int) -> Leases:
+    return Leases(
+        service.engine,
+        lease_seconds=LEASE_SECONDS,
+        max_attempts=MAX_ATTEMPTS,
+        tenant_running=limit,
+        clock=service.clock,
+    )
+
+
+def test_a_tenant_with_many_waiting_audits_does_not_hold_up_another(service: Service) -> None:
+    many = [service.submit("many") for _ in range(4)]
+    few = service.submit("few", priority=-100)
+    assert [service.claim().audit_id for _ in range(3)] == [many[0], few, many[1]]
+
+
+def test_a_tenant_whose_audits_have_ended_comes_first_again(service: Service) -> None:
+    for tenant in ("one", "one", "other", "other"):
+        service.submit(tenant)
+    first, second = service.claim(), service.claim()
+    assert (first.tenant, second.tenant) == ("one", "other")
+    service.leases.fail(second, PROBLEM)
+    assert service.claim().tenant == "other"
+
+
+def test_an_audit_whose_controller_is_lost_is_not_at_work(service: Service) -> None:
+    lost = service.submit("lost")
+    service.claim("gone")
+    service.expire()
+    service.submit("other")
+    assert service.claim().audit_id == lost
+
+
+def test_the_higher_priority_comes_first_then_the_older_audit(service: Service) -> None:
+    low, usual, high, later = (service.submit(priority=p) for p in (-1, 0, 7, 7))
+    assert [service.claim().audit_id for _ in range(4)] == [high, later, usual, low]
+
+
+def test_priority_is_no_part_of_what_is_asked_for() -> None:
+    assert a_request(priority=5).identity() == a_request().identity()
+
+
+class TestLimit:
+    def test_further_audits_wait_and_others_pass_them(self, service: Service) -> None:
+        leases = limited(service, 1)
+        service.submit("full")
+        waiting = service.submit("full", priority=100)
+        other = service.submit("other")
+        held = leases.claim("one")
+        assert held is not None
+        assert held.audit_id == waiting
+        passed = leases.claim("two")
+        assert passed is not None
+        assert passed.audit_id == other
+        assert leases.claim("three") is None
+        leases.fail(held, PROBLEM)
+        assert leases.claim("three") is not None
+
+    def test_what_waits_is_due_and_a_living_controller_is_seen(self, service: Service) -> None:
+        leases = limited(service, 1)
+        service.submit()
+        service.submit()
+        claim = leases.claim("one")
+        assert claim is not None
+        service.clock.push(LEASE_SECONDS / 2)
+        leases.heartbeat(claim)
+        assert leases.health().oldest_claimable_seconds is not None
+
+    def test_it_holds_though_all_claim_at_once(self, service: Service) -> None:
+        for _ in range(8):
+            service.submit("one")
+            service.submit("other")
+
+        def claim_all(owner: str) -> list[Claim]:
+            claimed, leases = [], limited(service, 2)
+            while claim := leases.claim(owner):
+                claimed.append(claim)
+            return claimed
+
+        claims = [c for some in at_once(*[lambda o=f"c{n}": claim_all(o) for n in range(4)]) for c in some]
+        assert sorted(c.tenant for c in claims) == ["one", "one", "other", "other"]
+
+    def test_an_abandoned_audit_that_is_to_be_cancelled_ends_though_the_tenant_is_full(self, service: Service) -> None:
+        leases = limited(service, 1)
+        gone = service.submit()
+        assert leases.claim("gone") is not None
+        service.audits.cancel("acme", gone)
+        service.expire()
+        service.submit(priority=1)
+        assert leases.claim("one") is not None
+        assert leases.claim("two") is None
+        assert service.audits.get("acme", gone).state is AuditState.CANCELLED
+
+
+def test_ten_thousand_queued_audits_are_claimed_in_turn(service: Service) -> None:
+    """Written past `submit`, which takes a transaction for each."""
+    body = a_request()
+    with writing(service.engine) as connection:
+        now = service.clock(connection)
+        row = {
+            "state": AuditState.QUEUED,
+            "attempt": 0,
+            "failures": 0,
+            "event_count": 0,
+            "claimable_at": now,
+            "created_at": now,
+            "checkpoint": body.checkpoint,
+            "request_bytes": 100,
+        }
+        keys = [("big" if n % 100 else "small", f"{n:026}") for n in range(10_000)]
+        connection.execute(insert(AuditRow), [row | {"tenant": t, "id": i, "priority": int(i) % 3} for t, i in keys])
+        connection.execute(insert(RequestRow), [{"tenant": t, "audit_id": i, "body": body} for t, i in keys])
+    claims = [service.claim() for _ in range(50)]
+    assert [c.tenant for c in claims].count("small") == 25
+    for tenant in ("big", "small"):
+        ids = [int(c.audit_id) for c in claims if c.tenant == tenant]
+        assert ids == sorted(n for n in range(10_000) if (n % 100 == 0) is (tenant == "small") and n % 3 == 2)[:25]
+    assert all(service.leases.heartbeat(claim) is Lease.HELD for claim in claims)
+    assert service.leases.at_work() == {"big": 25, "small": 25}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_claimer_that_is_stopped_in_its_turn_loses_it(service: Service) -> None:
+    """A frozen process keeps its transaction, and with it everybody's turn, until PostgreSQL ends it."""
+    audit = service.submit()
+
+    def stopped() -> None:
+        with writing(service.engine) as connection:
+            assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "15s"
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '300ms'"))
+            take_turn(connection)
+            assert service.claim().audit_id == audit  # waits for its turn, in a transaction of its own
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable, match="idle-in-transaction"):
+        stopped()
