@@ -10,7 +10,7 @@ from peelbound.service.controller.block_measurements import BlockMeasurements, S
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
 from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import Anchors, make_plan, map_name, suggest
-from peelbound.service.schemas.report import CalibrationReport, CheckpointReport, SplitReport
+from peelbound.service.schemas.report import CalibrationReport, CheckpointReport, SpectrumReport, SplitReport
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.workers.actor import Damage
 
@@ -80,6 +80,7 @@ class Synthetic:
                 [0.04 + 0.01 * block for block in blocks],
                 [0.03 + 0.01 * block for block in blocks],
                 [10.0 * block for block in blocks],
+                [SpectrumReport(departure=20.0 * block, matrix="up_proj", constant_norms=False) for block in blocks],
             ),
             scores={kind: list(rows) for kind, rows in products.items()},
             score_tokens=score_tokens,

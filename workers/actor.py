@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from peelbound.workers import damage, head, passes, solver
+from peelbound.workers import damage, head, passes, solver, spectrum
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.errors import Cancelled
@@ -195,13 +195,19 @@ class Worker:
         return passes.embed(self.skeleton, ids, self.grain), Done(time.perf_counter() - start)
 
     def forward(self, block: TrainedBlock, part: Part, states: Floats) -> tuple[Floats, Done]:
-        """h[l] of a shard from h[l−1]; values: `cosine` [N, T], `weight_norm`."""
+        """h[l] of a shard from h[l−1]; values: `cosine` [N, T]."""
         start = time.perf_counter()
         module = self._load(block, part)
         after = passes.forward(self.skeleton, block.index, module, states, self.grain)
-        norm = float(sum(p.double().square().sum() for p in module.parameters()) ** 0.5)
-        values = {"cosine": passes.cosine(states, after), "weight_norm": norm}
-        return after, Done(time.perf_counter() - start, values)
+        return after, Done(time.perf_counter() - start, {"cosine": passes.cosine(states, after)})
+
+    def weigh(self, block: TrainedBlock, part: Part) -> Done:
+        """What a block's weights alone say; values: `weight_norm`, `spectrum`."""
+        start = time.perf_counter()
+        parameters = dict(self._load(block, part).named_parameters())
+        norm = float(sum(p.double().square().sum() for p in parameters.values()) ** 0.5)
+        values = {"weight_norm": norm, "spectrum": asdict(spectrum.untouched(parameters))}
+        return Done(time.perf_counter() - start, values)
 
     def loss_gradient(self, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> tuple[Floats, Done]:
         """g[K] of a shard; values: `losses` [N, T−1]."""

@@ -145,6 +145,8 @@ class Assembly:
                 block_scale=_required(measured.blocks.scale("block", index)),
                 scale_limit=judged.scale_limit,
                 weight_norm=self._trained.weight_norms[index - 1],
+                spectrum=evidence.spectrum,
+                others_departure=judged.others_departure,
                 residual=measured.residuals.get((index - 1, index)),
             )
             for index, evidence, judged in zip(measured.blocks.blocks, blocks, judgement.blocks, strict=True)
@@ -276,6 +278,7 @@ class Assembly:
                 block_influence=blocks.trained.influence[i],
                 attention_scale=blocks.scale("attention", index),
                 mlp_scale=blocks.scale("mlp", index),
+                spectrum=blocks.trained.spectra[i],
             )
             for i, index in enumerate(blocks.blocks)
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peelbound.service.schemas.report import BlockCandidate, Score
+from peelbound.service.schemas.report import BlockCandidate, Score, SpectrumReport
 from peelbound.service.statistics import PairedSums, score
 
 Sums = NDArray[np.float64]
@@ -32,6 +32,8 @@ class Trained:
     select_influence: list[float]
     """The same on select, for choices."""
     weight_norms: list[float]
+    spectra: list[SpectrumReport]
+    """What the weights alone show of training, per block."""
 
     def loss(self, split: str) -> float:
         """Cross-entropy per token."""

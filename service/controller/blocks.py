@@ -25,6 +25,7 @@ from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.pool import Pool, Ref
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import SUBLAYERS, ScaleProducts, TrainedWalk, Walker
+from peelbound.service.schemas.report import SpectrumReport
 from peelbound.workers.actor import CorrectedProblem, Damage, Done, Reference, TrainedBlock
 from peelbound.workers.recipes import CorrectedSettings
 
@@ -87,7 +88,7 @@ class BlockAudit:
         )
 
     def trained(self) -> Trained:
-        """Losses, influence and norms of the network as it was trained."""
+        """Losses, influence and weights of the network as it was trained."""
 
         def measure() -> dict[str, Any]:
             walk = self.walk()
@@ -95,7 +96,7 @@ class BlockAudit:
                 "losses": {name: self.data.loss_sums(name, rows).tolist() for name, rows in walk.losses.items()},
                 "influence": walk.influence,
                 "select_influence": walk.select_influence,
-                "weight_norms": walk.weight_norms,
+                "weights": walk.weights,
             }
 
         found = self.measurements.measured("trained", {"damage": self._planted}, measure)
@@ -104,7 +105,8 @@ class BlockAudit:
             {name: self.data.tokens(name) for name in self.data.splits},
             found["influence"],
             found["select_influence"],
-            found["weight_norms"],
+            [w["weight_norm"] for w in found["weights"]],
+            [SpectrumReport(**w["spectrum"]) for w in found["weights"]],
         )
 
     def problem(self, index: int, settings: CorrectedSettings) -> CorrectedProblem:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,8 @@ class TrainedWalk:
     """1 − mean cosine similarity over check, per block."""
     select_influence: list[float] = field(default_factory=list)
     """The same over select."""
-    weight_norms: list[float] = field(default_factory=list)
+    weights: list[dict[str, Any]] = field(default_factory=list)
+    """What the weights alone say, per block: `weight_norm`, `spectrum`."""
 
 
 ScaleProducts = dict[tuple[str, int, str], Floats | None]
@@ -113,7 +115,7 @@ class Walker:
         return [self.pool.submit("embed", s.ids, outputs=1, worker=s.worker).outputs[0] for s in shards]
 
     def trained(self, keep: frozenset[str]) -> TrainedWalk:
-        """Walk forward: trained states, losses, g[K], block influence.
+        """Walk forward: trained states, losses, g[K], block influence, spectra of the weights.
 
         Args:
             keep: splits whose states are kept at every boundary; of the others only the last is.
@@ -121,17 +123,20 @@ class Walker:
         data, blocks = self.data, self.audited.blocks
         walk = TrainedWalk({name: {0: self._embed(shards)} for name, shards in data.shards.items()})
         cosines = {(name, i): Rows(data.shards[name]) for name in (SELECT, CHECK) for i in range(1, blocks + 1)}
-        norms: dict[int, float] = {}
+        weighed: dict[int, dict[str, Any]] = {}
         window = Window(self.pool)
 
         def took(index: int, shard: Shard, done: Done) -> None:
-            norms[index] = done.values["weight_norm"]
             if shard.split != FIT:
                 cosines[shard.split, index].put(shard, done.values["cosine"])
             self._passed(FORWARD, shard)
 
+        def took_weights(index: int, done: Done) -> None:
+            weighed[index] = done.values
+
         for index, part in self.audited.parts(range(1, blocks + 1)):
-            tasks = []
+            then = partial(took_weights, index)
+            tasks = [self.pool.submit("weigh", self._block(index), part, worker=index % len(self.pool), then=then)]
             for name, shards in data.shards.items():
                 step = [
                     self.pool.submit(
@@ -175,7 +180,7 @@ class Walker:
         walk.influence, walk.select_influence = (
             [self._influence(name, cosines[name, index]) for index in range(1, blocks + 1)] for name in (CHECK, SELECT)
         )
-        walk.weight_norms = [norms[index] for index in range(1, blocks + 1)]
+        walk.weights = [weighed[index] for index in range(1, blocks + 1)]
         return walk
 
     def _influence(self, split: str, cosines: Rows) -> float:

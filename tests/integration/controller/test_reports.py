@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from peelbound.service.schemas.report import Report
+from peelbound.service.schemas.report import BlockFinding, Report
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs, Running
 from tests.integration.controller.harness import a_controller, a_service, aged, request_for
@@ -25,6 +25,9 @@ def test_the_report_holds_all_that_a_standard_audit_measures(reference: bytes) -
     assert [(cell.source, cell.target) for cell in report.matrix] == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
     assert report.positive_control is not None
     assert all(block.smallest_visible_effect for block in report.blocks)
+    spectra = [block.spectrum for block in report.blocks]
+    assert all(s is not None and s.matrix and s.departure < 5 for s in spectra)  # nobody trained this model …
+    assert BlockFinding.UNTRAINED not in {block.finding for block in report.blocks}  # … and so none stands out
 
 
 def test_one_worker_among_foreign_folders_gives_the_same_bytes(

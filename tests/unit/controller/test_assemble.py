@@ -83,6 +83,8 @@ def test_losses_and_gains_have_their_splits_and_signs() -> None:
         assert block.gain.estimate == pytest.approx(0.0025)  # ρ = 0.15 gains 0.004 − 0.0015
         assert block.chosen_rho == 0.15
         assert block.weight_norm == 10 * block.index
+        assert block.spectrum is not None
+        assert block.spectrum.departure == 20 * block.index
         assert block.block_influence == pytest.approx(0.04 + 0.01 * block.index)
         assert block.residual == 0.1
     for cell in report.matrix:
