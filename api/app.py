@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry
@@ -13,7 +14,7 @@ from peelbound.api.context import Context
 from peelbound.api.gate import Gate
 from peelbound.api.hosts import HostGuard
 from peelbound.api.limits import BodyLimit
-from peelbound.api.metrics import AuditMetrics, RequestMetrics
+from peelbound.api.metrics import RequestMetrics, ServiceMetrics
 from peelbound.api.openapi import document
 from peelbound.api.planning import Planner
 from peelbound.api.rates import Rates
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context = await run_in_threadpool(Context.open, settings)
-        registry.register(AuditMetrics(context))
+        registry.register(ServiceMetrics(context, current_default_thread_limiter()))
         app.state.context = context
         app.state.planner = Planner(settings)
         app.state.readiness = Readiness(context)

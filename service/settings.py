@@ -69,6 +69,10 @@ class Settings(BaseSettings):
         "peelbound:admin": "admin",
     }
     """Values in that claim and the scopes that they stand for; others mean nothing."""
+    controller_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where a controller answers `GET /metrics` for Prometheus, without a token; None: nowhere."""
+    controller_metrics_host: str = "127.0.0.1"
+    """The address for it; beyond loopback, let the network decide who reaches it."""
     workers: int = Field(default=2, ge=1, le=4096)
     """Ray actors that solve; each takes one CPU thread (or `worker_gpus` of a GPU)."""
     worker_gpus: float = Field(default=0.0, ge=0)

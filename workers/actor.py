@@ -81,6 +81,8 @@ class Done:
     seconds: float
     """Time in the task, for the utilisation of the pool; never part of a result."""
     values: dict[str, Any] = field(default_factory=dict)
+    stored_bytes: int = 0
+    """What the task has put into object storage."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,8 @@ class Worker:
             self._on_step,
             latents,
         )
-        save_solution(self.store, problem.key, module.state_dict(), asdict(found))
-        return Done(time.perf_counter() - start, asdict(found))
+        stored = save_solution(self.store, problem.key, module.state_dict(), asdict(found))
+        return Done(time.perf_counter() - start, asdict(found), stored)
 
     def solve_state(
         self, problem: StateProblem, select: Floats, select_target: Floats, pieces: int, *shards: Floats
@@ -285,9 +287,8 @@ class Worker:
             "fit_residual": solver.relative_error(fit_output, target),
             "select_residual": solver.relative_error(select_output, select_target),
         }
-        if not problem.solved:
-            save_solution(self.store, problem.key, block.state_dict(), values)
-        return fit_output, select_output, Done(time.perf_counter() - start, values)
+        stored = 0 if problem.solved else save_solution(self.store, problem.key, block.state_dict(), values)
+        return fit_output, select_output, Done(time.perf_counter() - start, values, stored)
 
     def apply_solution(self, key: str, index: int, states: Floats, free: bool = False) -> tuple[Floats, Done]:
         """Push a shard through a stored peeled block; `free`: one that left the model's weight class."""
@@ -318,9 +319,9 @@ class Worker:
             self._on_step,
         )
         measured = {"chosen_step": found.chosen_step, "extra_parameters": self.skeleton.untied_parameters()}
-        save_solution(self.store, problem.key, found.parameters, measured)
+        stored = save_solution(self.store, problem.key, found.parameters, measured)
         losses = {"fit": found.fit, "fit_unchanged": found.fit_unchanged, "select": found.select}
-        return Done(time.perf_counter() - start, {**measured, **losses})
+        return Done(time.perf_counter() - start, {**measured, **losses}, stored)
 
     def advance(
         self, block: TrainedBlock, part: Part, leaving: list[Reference | None], *states: Floats

@@ -30,11 +30,13 @@ class ResultStore(Protocol):
         ...
 
 
-def save_solution(store: ResultStore, key: str, tensors: dict[str, Tensor], measurements: dict[str, Any]) -> None:
-    """Write tensors and measurements under `key`, the measurements last."""
+def save_solution(store: ResultStore, key: str, tensors: dict[str, Tensor], measurements: dict[str, Any]) -> int:
+    """Write tensors and measurements under `key`, the measurements last; answers how many bytes they are."""
     data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     store.put(f"{key}.safetensors", data)
-    store.put(f"{key}.json", canonical(measurements), media_type="application/json")
+    beside = canonical(measurements)
+    store.put(f"{key}.json", beside, media_type="application/json")
+    return len(data) + len(beside)
 
 
 def load_measurements(store: ResultStore, key: str) -> dict[str, Any] | None:

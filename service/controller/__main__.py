@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from peelbound.service.controller import metrics
 from peelbound.service.controller.loop import Controller
 from peelbound.service.controller.pulse import Stopping
 from peelbound.service.database.schema import open_database
@@ -42,7 +43,8 @@ def main() -> int:
         AllowList(settings.allow)
         wait = settings.database_wait_seconds
         engine = open_database(settings.resolved_database_url, wait_seconds=wait, pause=_pausing(stop))
-        Controller(settings, engine, open_store(settings), stop).run()
+        with metrics.served(settings):
+            Controller(settings, engine, open_store(settings), stop).run()
     except Stopping:
         return 0
     except PeelboundError as error:

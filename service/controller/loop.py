@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from sqlalchemy import Engine
 from ulid import ULID
 
+from peelbound.service.controller import metrics
 from peelbound.service.controller.audit import Audit, Outcome
 from peelbound.service.controller.pool import Pool, RayFailed, start_pool, typed
 from peelbound.service.controller.publish import publish
@@ -96,24 +97,40 @@ class Controller:
 
     def _hold(self, claim: Claim) -> None:
         log.info("audit %s attempt %d: begun", claim.audit_id, claim.attempt)
+        if claim.taken_over:
+            metrics.RETRIES.labels("lease-lost").inc()
         self.pulse.hold(claim)
+        try:
+            with metrics.ATTEMPTS_RUNNING.track_inprogress(), metrics.ATTEMPT_SECONDS.time():
+                outcome = self._attempt(claim)
+            metrics.ATTEMPTS.labels(outcome).inc()
+        finally:
+            self.pulse.hold(None)
+
+    def _attempt(self, claim: Claim) -> str:
+        """Carry the audit out and hand in what came of it; how the attempt ended, for the metrics."""
         try:
             outcome = self._carry_out(claim)
             published = publish(outcome, claim, self.leases, self.store)
             log.info(
                 "audit %s attempt %d: %s", claim.audit_id, claim.attempt, "published" if published else "discarded"
             )
+            return "published" if published else "discarded"
         except LeaseLost:
             log.warning("audit %s attempt %d: lease lost, discarded", claim.audit_id, claim.attempt)
+            return "lease_lost"
         except Cancelled:
             self.leases.cancelled(claim)
             log.info("audit %s: cancelled", claim.audit_id)
+            return "cancelled"
         except Stopping:
             self.leases.hand_back(claim)
             log.info("audit %s: handed back", claim.audit_id)
+            return "handed_back"
         except UserError as error:
             self.leases.fail(claim, as_problem(error))
             log.info("audit %s: failed: %s", claim.audit_id, error)
+            return "failed"
         except (WorkerLost, RayFailed) as error:
             self._stop_ray()  # the next attempt gets a fresh one
             self._retry(claim, error)
@@ -126,10 +143,10 @@ class Controller:
             self._retry(
                 claim, InfrastructureError(cause, slug="internal", remedy="Report it with the controller's log.")
             )
-        finally:
-            self.pulse.hold(None)
+        return "retried"
 
     def _retry(self, claim: Claim, error: PeelboundError) -> None:
+        metrics.RETRIES.labels(error.slug).inc()
         state = self.leases.retry(claim, as_problem(error), self.settings.retry_seconds)
         log.warning("audit %s attempt %d: %s; now %s", claim.audit_id, claim.attempt, error, state)
 
@@ -148,6 +165,7 @@ class Controller:
                 return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report).run()
             except WorkerLost as error:
                 losses += 1
+                metrics.WORKERS_REPLACED.inc()
                 log.warning("audit %s: %s (%d)", claim.audit_id, error, losses)
                 if losses > WORKER_LOSSES:
                     raise

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from peelbound.service.controller import metrics
 from peelbound.service.schemas.record import Progress
 
 WINDOW_SECONDS = 60.0
@@ -47,12 +48,14 @@ class Meter:
 
     def solved(self, flops: float) -> None:
         """A peel problem was solved."""
+        metrics.PROBLEMS.labels("solved").inc()
         self._problems += 1
         self._work += flops
         self._sample()
 
     def found(self, problems: int, flops: float) -> None:
         """Peel problems were found in object storage."""
+        metrics.PROBLEMS.labels("found").inc(problems)
         self._problems += problems
         self._cached += problems
         self._work += flops

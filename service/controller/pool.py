@@ -26,6 +26,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from peelbound.service.controller import metrics
 from peelbound.service.settings import Settings
 from peelbound.workers.actor import Done, start_worker
 from peelbound.workers.errors import InfrastructureError, OutOfMemory, PeelboundError, WorkerLost
@@ -175,6 +176,7 @@ class Pool:
                 self._actors = []
                 raise error
         ray.get(answers)
+        metrics.WORKERS.set(len(self._actors))
 
     def _unavailable(self, missing: int) -> RayFailed:
         gpus = self._settings.worker_gpus
@@ -216,6 +218,7 @@ class Pool:
         *bulky, done = refs if outputs else [refs]
         task = Task(method, worker, bulky, done, then)
         self._in_flight[done] = task
+        metrics.TASKS_RUNNING.set(len(self._in_flight))
         return task
 
     def broadcast(self, method: str, *args: Any) -> None:
@@ -241,11 +244,14 @@ class Pool:
             raise typed(error, "waiting") from error
         for ref in ready:
             task = self._in_flight.pop(ref)
+            metrics.TASKS_RUNNING.set(len(self._in_flight))
             try:
                 done: Done = ray.get(ref)
             except RayError as error:
                 raise typed(error, task.method) from error
             self.busy_seconds += done.seconds
+            metrics.BUSY_SECONDS.inc(done.seconds)
+            metrics.SOLUTION_BYTES.inc(done.stored_bytes)
             if task.then is not None:
                 task.then(done)
 
@@ -261,6 +267,7 @@ class Pool:
             _, left = ray.wait(left, num_returns=len(left), timeout=0.2)
         self._kill({self._in_flight[ref].worker: self._actors[self._in_flight[ref].worker] for ref in left}.values())
         self._in_flight.clear()
+        metrics.TASKS_RUNNING.set(0)
         for actor in self._actors:
             actor.resume.options(concurrency_group="control").remote()
 

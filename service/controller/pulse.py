@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from peelbound.service.controller import metrics
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.leases import Claim, Lease, Leases
 from peelbound.workers.errors import Cancelled, PeelboundError
@@ -114,7 +115,9 @@ class Pulse:
             try:
                 self.beat()
             except DatabaseUnavailable as error:
+                metrics.HEARTBEATS_MISSED.inc()
                 # Not a reason to stop at once: the lease may well outlive the outage, and publishing is fenced.
                 log.warning("no heartbeat: %s", error)
             except Exception:  # a thread that ended unheard would let every audit's lease run out from here on
+                metrics.HEARTBEATS_MISSED.inc()
                 log.exception("no heartbeat, for a reason that was not expected")

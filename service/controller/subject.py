@@ -8,6 +8,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from peelbound.service.controller import metrics
 from peelbound.service.controller.cost import CostModel
 from peelbound.service.controller.pool import Pool, Ref
 from peelbound.workers.calibration import CalibrationSet, Split, loss_mask
@@ -103,6 +104,7 @@ class Audited:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""
         self.walks += 1
         for part in self.checkpoint.read_parts(order):
+            metrics.CHECKPOINT_BYTES.inc(self.checkpoint.part_bytes[part.index])
             self._digests[part.index] = part.sha256
             yield part.index, ray.put(part)
 

@@ -40,6 +40,8 @@ class Claim:
     attempt: int
     owner: str
     request: AuditRequest
+    taken_over: bool = False
+    """Whether another controller had it, whose lease ran out."""
 
 
 class Lease(StrEnum):
@@ -60,6 +62,8 @@ class Health:
     """How long the longest-waiting audit has been claimable; None when none is."""
     controller_seen_seconds: float | None
     """Since the last sign of life of any controller; None when none ever gave one."""
+    controllers: int
+    """How many gave one within a lease's time."""
 
 
 class Leases:
@@ -132,7 +136,7 @@ class Leases:
         request = connection.scalars(
             select(RequestRow.body).where(RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id)
         ).one()
-        return Claim(found.id, found.tenant, attempt + 1, owner, request)
+        return Claim(found.id, found.tenant, attempt + 1, owner, request, taken_over=found.state is AuditState.RUNNING)
 
     def _lease_lost(self, owner: str | None, attempt: int, failures: int) -> Problem:
         return Problem.make(
@@ -269,9 +273,12 @@ class Leases:
                 select(func.min(AuditRow.claimable_at)).where(AuditRow.claimable_at <= now)
             )
             seen_at = connection.scalar(select(func.max(ControllerRow.seen_at)))
+            alive = select(func.count()).where(ControllerRow.seen_at > now - self._lease)
+            controllers = connection.scalars(alive).one()
         return Health(
             oldest_claimable_seconds=(now - waiting_since).total_seconds() if waiting_since else None,
             controller_seen_seconds=(now - seen_at).total_seconds() if seen_at else None,
+            controllers=controllers,
         )
 
     def at_work(self) -> dict[str, int]:

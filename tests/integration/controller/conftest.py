@@ -19,7 +19,7 @@ from tests.integration.controller.harness import (
     save_documents,
     save_model,
 )
-from tests.s3_server import S3Server, s3_server
+from tests.s3_server import S3Server, free_ports, s3_server
 
 __all__ = ["s3_server"]
 
@@ -67,6 +67,7 @@ def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPa
         s3_endpoint_url=s3_server.endpoint_url,
         s3_access_key_id=SecretStr(s3_server.access_key_id),
         s3_secret_access_key=SecretStr("wrong"),
+        controller_metrics_port=free_ports(1)[0],
     )
     with a_service(settings) as service, a_controller(settings, directory / "log") as controller:
         yield Running(service, controller)
