@@ -57,7 +57,7 @@ _FAMILIES = {
     "checkpoint": "The checkpoint cannot be audited as it is: `detail` names the file, tensor or block, `remedy` what "
     "to do.",
     "config": "The checkpoint's config.json cannot be used: `detail` names the entry.",
-    "model": "The architecture cannot be peeled (yet): a dense decoder-only transformer is needed.",
+    "model": "The architecture cannot be peeled (yet): a decoder-only transformer of independent blocks is needed.",
     "calibration": "The calibration data cannot be used: they are empty, unreadable, too small or unfit for the model.",
     "request": "The request contradicts itself or the checkpoint; `pointer` names the field.",
     "solver": "A solver ended without a usable solution: `detail` says which and how; `remedy` what to change.",

@@ -66,7 +66,7 @@ class Architecture:
         """Read the contents of a ``config.json``.
 
         Raises:
-            UnsupportedModel: not a dense decoder-only transformer with independent blocks (slugs ``model-…``).
+            UnsupportedModel: not a decoder-only transformer with independent blocks (slugs ``model-…``).
             CheckpointError: impossible values (slug ``checkpoint-config-invalid``).
         """
         return _read(json.dumps(config, sort_keys=True))
@@ -79,6 +79,10 @@ class Architecture:
         """Number of parameters; tied ones count once."""
         tied = self._model.all_tied_weights_keys
         return sum(p.numel() for name, p in self._model.named_parameters() if name not in tied)
+
+    def tensor_names(self) -> frozenset[str]:
+        """The model's own names of its parameters and saved buffers; files may have others."""
+        return frozenset(self._model.state_dict())
 
     def linear_maps(self, index: int) -> tuple[LinearMap, ...]:
         """The weights of block `index` (1..K) that are linear maps: what is quantised; blocks may differ in kind."""

@@ -81,7 +81,7 @@ class CheckpointChanged(CheckpointError):
 
 
 class UnsupportedModel(CheckpointError):
-    """The architecture is not a dense decoder-only transformer that can be peeled."""
+    """The architecture is not a decoder-only transformer that can be peeled."""
 
     slug = "model-unsupported"
     title = "The architecture is not supported"

@@ -127,7 +127,7 @@ class AuditRequest(WireModel):
     """The body of `POST /v1/audits` and of `POST /v1/audits:plan`."""
 
     checkpoint: str = Field(min_length=1, max_length=2048, examples=["s3://models/run-7/step-800", "file:///data/ckpt"])
-    """Directory or prefix with `config.json` and safetensors files."""
+    """Directory or prefix with `config.json` and the weights (safetensors, torch or distributed), or a GGUF file."""
     calibration: Calibration
     baseline: str | None = Field(default=None, min_length=1, max_length=2048)
     """The checkpoint before quantisation, of the same architecture: the report then says, block by block, what its

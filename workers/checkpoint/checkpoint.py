@@ -21,11 +21,13 @@ from peelbound.workers.checkpoint.gguf.file import weights as gguf_weights
 from peelbound.workers.checkpoint.gguf.header import GgufHeader, read_header
 from peelbound.workers.checkpoint.gguf.tokenizer import KEYS as TOKENIZER_KEYS
 from peelbound.workers.checkpoint.gguf.tokenizer import tokenizer_json as gguf_tokenizer_json
-from peelbound.workers.checkpoint.index import INDEX_FILE, SINGLE_FILE, read_tensors
+from peelbound.workers.checkpoint.index import has_weights, read_tensors
 from peelbound.workers.checkpoint.layout import PartLayout, lay_out
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.checkpoint.reader import Range, Reader
+from peelbound.workers.checkpoint.torch_files.chunks import read_chunks
+from peelbound.workers.checkpoint.torch_files.dcp import ChunkedTensor
 from peelbound.workers.errors import CheckpointChanged, UnsupportedModel
 from peelbound.workers.keys import key_of
 from peelbound.workers.source import ByteSource
@@ -76,7 +78,7 @@ class Checkpoint:
             config = checked_config(config_of(header), header.file, limits)
         architecture = Architecture.from_config_json(config)
         if header is None:
-            encoding, weights = unpack(config, read_tensors(reader, limits))
+            encoding, weights = unpack(config, read_tensors(reader, limits, architecture.tensor_names()))
             _refuse_transposed(architecture, encoding)
         else:
             encoding, weights = gguf_weights(header, architecture)
@@ -117,8 +119,11 @@ class Checkpoint:
         """
         layout = self._layouts[index]
         data = np.empty(layout.bytes, np.uint8)
-        pairs = zip(layout.stored, layout.entries, strict=True)
-        self._reader.read_into(data, [Range(s.file, s.start, s.length, entry.offset) for s, entry in pairs])
+        pairs = list(zip(layout.stored, layout.entries, strict=True))
+        plain = [(s, e) for s, e in pairs if not isinstance(s, ChunkedTensor)]
+        self._reader.read_into(data, [Range(s.file, s.start, s.length, e.offset) for s, e in plain])
+        chunked = [(s, data[e.offset : e.offset + e.length]) for s, e in pairs if isinstance(s, ChunkedTensor)]
+        read_chunks(self._reader, chunked, self._limits)
         part = Part.of(index, data, layout.entries, layout.logical)
         self._refuse_other_bytes(part)
         return part
@@ -168,8 +173,8 @@ class Checkpoint:
 
 
 def _gguf_header(reader: Reader, limits: Limits, keep: Container[str] = ()) -> GgufHeader | None:
-    """Of the GGUF file, where the checkpoint is one; safetensors beside it are taken instead."""
-    if SINGLE_FILE in reader.files or INDEX_FILE in reader.files:
+    """Of the GGUF file, where the checkpoint is one; other weights beside it are taken instead."""
+    if has_weights(reader.files):
         return None
     file = find(reader.files)
     return None if file is None else read_header(reader, file, limits, keep)

@@ -17,6 +17,7 @@ from peelbound.workers.source import ByteSource
 from tests.gguf_files import write_gguf
 from tests.s3_server import S3Server, s3_server
 from tests.tiny_models import random_model
+from tests.torch_files import MeshPlanner, write_bin, write_dcp
 
 __all__ = ["s3_server"]
 
@@ -123,3 +124,29 @@ def test_a_gguf_file_is_read_by_its_own_uri_also_among_others(place, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(place.source())
     assert caught.value.slug == "checkpoint-several-files"
+
+
+@pytest.mark.parametrize("kind", ["bin", "sharded bin", "distributed"])
+def test_what_torch_wrote_gives_the_parts_that_safetensors_give(place, saved, tmp_path, kind):
+    model, _ = saved
+    safe = tmp_path / "saved"
+    expected = Checkpoint.open(
+        open_source(AllowList([safe.as_uri()]).resolve(safe.as_uri(), "/checkpoint"), Settings())
+    )
+    written = tmp_path / "written"
+    if kind == "distributed":
+        write_dcp(written, {"model": model.state_dict(), "step": 7}, MeshPlanner(2, 2), files=2)
+        model.config.save_pretrained(written)
+    else:
+        write_bin(written, model, shards=1 if kind == "bin" else 3)
+    for path in written.iterdir():
+        place.write(path.name, path.read_bytes())
+    checkpoint = Checkpoint.open(place.source())
+    parts = list(checkpoint.read_parts([1, 2, 3, 0]))
+    assert [part.sha256 for part in parts] == [expected.read_part(part.index).sha256 for part in parts]
+    assert checkpoint.part_bytes == expected.part_bytes
+    if kind != "distributed":
+        damaged = max(name for name in written.iterdir() if name.suffix == ".bin")
+        place.write(damaged.name, damaged.read_bytes()[:-1])
+        with pytest.raises(CheckpointError, match="truncated"):
+            Checkpoint.open(place.source())

@@ -118,7 +118,7 @@ def test_holds_the_bounds_before_any_header_is_read(files, reader, refused, limi
 
 @pytest.mark.parametrize(
     "names",
-    [["pytorch_model.bin"], ["pytorch_model-00001-of-00002.bin"], ["weights.pt", "optimizer.pt"], ["model.pth"]],
+    [["consolidated.bin"], ["pytorch_model-00001-of-00002.bin"], ["weights.pt", "optimizer.pt"], ["model.pth"]],
 )
 def test_a_pickled_checkpoint_is_refused_with_how_to_convert_it(reader, refused, names):
     source = reader(dict.fromkeys([*names, "config.json"], b"\x80\x04"))
