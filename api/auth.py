@@ -5,7 +5,7 @@ only ever good for reading: it must be a token with the scope `read` and nothing
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -71,15 +71,16 @@ def identify(context: Context, request: Request) -> Identity:
     return identity
 
 
-def _identity(
+# `async`, though nothing is awaited: FastAPI would send each plain function through a thread.
+async def _identity(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Identity:
     identity: Identity = request.state.identity  # the gate left it here, before the body was read
     return identity
 
 
-def _with(scope: str) -> Callable[[Identity], Identity]:
-    def check(identity: Annotated[Identity, Depends(_identity)]) -> Identity:
+def _with(scope: str) -> Callable[[Identity], Awaitable[Identity]]:
+    async def check(identity: Annotated[Identity, Depends(_identity)]) -> Identity:
         if scope not in identity.scopes:
             held = ", ".join(sorted(identity.scopes)) or "none"
             raise ScopeMissing(f"This needs the scope {scope}; the token has: {held}.", remedy="Use another token.")
@@ -88,7 +89,7 @@ def _with(scope: str) -> Callable[[Identity], Identity]:
     return check
 
 
-def _acting(request: Request, identity: Annotated[Identity, Depends(_identity)]) -> Actor:
+async def _acting(request: Request, identity: Annotated[Identity, Depends(_identity)]) -> Actor:
     return Actor(identity.id, identity.name, request.state.request_id)
 
 

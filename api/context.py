@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from peelbound.api.oidc import IdentityProvider
+from peelbound.api.states import States
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.leases import Leases
 from peelbound.service.database.log import Log
@@ -30,6 +31,7 @@ class Context:
     settings: Settings
     engine: Engine
     audits: Audits
+    states: States
     leases: Leases
     tokens: Tokens
     log: Log
@@ -50,10 +52,12 @@ class Context:
         except PeelboundError as error:
             logger.error("%s: %s", error.title, error)  # the server's own words are a traceback
             raise
+        audits = Audits(engine, limits=TenantLimits(settings.tenant_active_audits, settings.tenant_stored_bytes))
         return cls(
             settings=settings,
             engine=engine,
-            audits=Audits(engine, limits=TenantLimits(settings.tenant_active_audits, settings.tenant_stored_bytes)),
+            audits=audits,
+            states=States(audits),
             leases=Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
             tokens=Tokens(engine),
             log=Log(engine),
@@ -67,7 +71,8 @@ class Context:
         self.engine.dispose()
 
 
-def _context(request: Request) -> Context:
+# Not `def`: what FastAPI depends on by a plain function goes through a thread, and this has nothing to wait for.
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 

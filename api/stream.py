@@ -6,44 +6,46 @@ import anyio
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import ServerSentEvent
 
+from peelbound.api.states import States
 from peelbound.service.database.audits import Audits
 from peelbound.service.schemas.record import AuditRecord
 
-FIRST_POLL_SECONDS = 0.05
-POLL_SECONDS = 0.3
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.3
 
 
 def _pauses() -> Iterator[float]:
     """Seconds between looks: short at first, since an audit that is known already ends at once."""
-    pause = FIRST_POLL_SECONDS
+    pause = FIRST_PAUSE_SECONDS
     while True:
         yield pause
-        pause = min(1.25 * pause, POLL_SECONDS)
+        pause = min(1.25 * pause, LONGEST_PAUSE_SECONDS)
 
 
-async def until_ended(audits: Audits, tenant: str, audit_id: str, seconds: float) -> AuditRecord:
+async def until_ended(states: States, audits: Audits, tenant: str, audit_id: str, seconds: float) -> AuditRecord:
     """The audit as soon as it has ended, or as it is when the time is over."""
     deadline = anyio.current_time() + seconds
     pauses = _pauses()
-    while True:
-        state, _ = await run_in_threadpool(audits.state, tenant, audit_id)
-        remaining = deadline - anyio.current_time()
-        if state.ended or remaining <= 0:
-            return await run_in_threadpool(audits.get, tenant, audit_id)
+    while (remaining := deadline - anyio.current_time()) > 0:
+        if (await states.of(tenant, audit_id)).state.ended:
+            break
         await anyio.sleep(min(next(pauses), remaining))
+    return await run_in_threadpool(audits.get, tenant, audit_id)
 
 
-async def event_stream(audits: Audits, tenant: str, audit_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+async def event_stream(
+    states: States, audits: Audits, tenant: str, audit_id: str, after: int
+) -> AsyncIterator[ServerSentEvent]:
     """The audit's events after a number, as they happen, until the one that ends it."""
     pauses = _pauses()
     while True:
         # State and count are read together: what has ended by then has written all of its events.
-        state, count = await run_in_threadpool(audits.state, tenant, audit_id)
-        while after < count:
+        standing = await states.of(tenant, audit_id)
+        while after < standing.events:
             events = await run_in_threadpool(audits.events, tenant, audit_id, after)
             for event in events:
                 yield ServerSentEvent(raw_data=event.model_dump_json(), event=event.type, id=str(event.number))
             after = events[-1].number
-        if state.ended:
+        if standing.state.ended:
             return
         await anyio.sleep(next(pauses))

@@ -1,8 +1,9 @@
 """What the API needs of the database: submit, look up, list, cancel and delete audits, read their events."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select, tuple_
 from ulid import ULID
 
 from peelbound.service.database import log
@@ -28,6 +29,14 @@ PAGE_BYTES = 16 << 20
 
 _ENDED = [state for state in AuditState if state.ended]
 _GONE = [AuditState.FAILED, AuditState.CANCELLED]
+
+
+class Standing(NamedTuple):
+    """Where an audit stands, read at once: what has ended has written all of its events."""
+
+    state: AuditState
+    events: int
+    """The number of its last event."""
 
 
 class Audits:
@@ -123,19 +132,25 @@ class Audits:
         with reading(self._engine) as connection:
             return _one_record(connection, tenant, audit_id)
 
-    def state(self, tenant: str, audit_id: str) -> tuple[AuditState, int]:
-        """The audit's state and its last event's number: cheap to poll, as the request is not read.
+    def state(self, tenant: str, audit_id: str) -> Standing:
+        """Where one audit stands: cheap to poll, as the request is not read.
 
         Raises:
             AuditNotFound: the tenant has no such audit.
         """
+        found = self.standings([(tenant, audit_id)])
+        if not found:
+            raise not_found(audit_id)
+        return found[tenant, audit_id]
+
+    def standings(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Standing]:
+        """Where audits stand, by (tenant, id), with one query; those that do not exist are left out."""
+        query = select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.event_count).where(
+            tuple_(AuditRow.tenant, AuditRow.id).in_(keys)
+        )
         with reading(self._engine) as connection:
-            row = connection.execute(
-                select(AuditRow.state, AuditRow.event_count).where(*_key(tenant, audit_id))
-            ).one_or_none()
-        if row is None:
-            raise _not_found(audit_id)
-        return row.state, row.event_count
+            rows = connection.execute(query).all()
+        return {(row.tenant, row.id): Standing(row.state, row.event_count) for row in rows}
 
     def page(
         self,
@@ -200,7 +215,7 @@ class Audits:
                 select(AuditRow.state, AuditRow.attempt).where(*_key(tenant, audit_id)).with_for_update()
             ).one_or_none()
             if row is None:
-                raise _not_found(audit_id)
+                raise not_found(audit_id)
             if row.state.ended:
                 raise AuditEnded(
                     f"Audit {audit_id} has {_ended_as(row.state)}.", remedy="There is nothing left to cancel."
@@ -228,7 +243,7 @@ class Audits:
                 return gone[0]
             state = connection.scalar(select(AuditRow.state).where(*key))
         if state is None:
-            raise _not_found(audit_id)
+            raise not_found(audit_id)
         raise AuditNotEnded(f"Audit {audit_id} is {state}.", remedy="Cancel it first, or wait for its end.")
 
     def events(self, tenant: str, audit_id: str, after: int = 0, limit: int = 500) -> list[Event]:
@@ -246,7 +261,7 @@ class Audits:
         with reading(self._engine) as connection:
             rows = connection.execute(query).mappings().all()
             if not rows and connection.scalar(select(AuditRow.id).where(*_key(tenant, audit_id))) is None:
-                raise _not_found(audit_id)
+                raise not_found(audit_id)
         return [Event.model_validate(dict(row)) for row in rows]
 
     def manifest_key(self, tenant: str, audit_id: str) -> str | None:
@@ -258,7 +273,7 @@ class Audits:
         with reading(self._engine) as connection:
             row = connection.execute(select(AuditRow.manifest_key).where(*_key(tenant, audit_id))).one_or_none()
         if row is None:
-            raise _not_found(audit_id)
+            raise not_found(audit_id)
         return row[0]
 
     def runs(self, tenant: str) -> list[str]:
@@ -321,7 +336,7 @@ def _records(tenant: str) -> Select[*tuple[Any, ...]]:
 def _one_record(connection: Connection, tenant: str, audit_id: str) -> AuditRecord:
     row = connection.execute(_records(tenant).where(AuditRow.id == audit_id)).mappings().one_or_none()
     if row is None:
-        raise _not_found(audit_id)
+        raise not_found(audit_id)
     return AuditRecord.model_validate(dict(row))
 
 
@@ -341,5 +356,6 @@ def _ended_as(state: AuditState) -> str:
     return "been cancelled" if state is AuditState.CANCELLED else str(state)
 
 
-def _not_found(audit_id: str) -> AuditNotFound:
+def not_found(audit_id: str) -> AuditNotFound:
+    """What is said of an audit that does not exist, or is another tenant's."""
     return AuditNotFound(f"There is no audit {audit_id!r}.", remedy="GET /v1/audits lists those that exist.")

@@ -91,6 +91,7 @@ def test_a_cursor_of_another_tenant_gives_nothing_away(api: Api) -> None:
 QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
     "get": lambda audits, tenant, audit: audits.get(tenant, audit),
     "state": lambda audits, tenant, audit: audits.state(tenant, audit),
+    "standings": lambda audits, tenant, audit: list(audits.standings([(tenant, audit)])),
     "cancel": lambda audits, tenant, audit: audits.cancel(tenant, audit),
     "delete": lambda audits, tenant, audit: audits.delete(tenant, audit),
     "events": lambda audits, tenant, audit: audits.events(tenant, audit),
@@ -107,7 +108,7 @@ QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
 def test_no_query_of_the_repository_reaches_another_tenant(api: Api, name: str) -> None:
     audit_id = api.submit(run="the-run")
     ask = QUERIES[name]
-    if name in ("page", "runs", "submit"):
+    if name in ("standings", "page", "runs", "submit"):
         found = ask(api.context.audits, "other", audit_id)
         assert not getattr(found, "items", found)
     else:
