@@ -103,7 +103,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BlockJudgement:
-    """What is said about one block, and the two numbers it was compared with; all go into `BlockReport`."""
+    """What is said about one block, and the numbers it was compared with, as they go into `BlockReport`."""
 
     finding: BlockFinding
     reason: Sentence
@@ -111,6 +111,8 @@ class BlockJudgement:
     others_influence: float | None
     scale_limit: float | None
     others_departure: float | None = None
+    suspicion: float = 0.0
+    """The strongest evidence against the block as a multiple of its limit; orders blocks, and is in no report."""
 
 
 @dataclass(frozen=True)

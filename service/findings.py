@@ -1,17 +1,11 @@
 """The verdict on each block: sound, inert, untrained or lagging, and why."""
 
 from collections.abc import Sequence
-from statistics import median
 
 from peelbound.service.evidence import BlockEvidence, BlockJudgement, Thresholds
-from peelbound.service.schemas.report import BlockFinding, Score
+from peelbound.service.rules import TOO_STRONG, strengths
+from peelbound.service.schemas.report import BlockFinding
 from peelbound.service.words import Phrase, compose, interval, nats, percent, plain, share, tenths, z_value
-
-TOO_STRONG = "too_strong"
-TOO_WEAK = "too_weak"
-
-ScaleScores = tuple[Score | None, Score | None]
-"""A block's scale scores of attention and MLP; None where a family's sub-layers cannot be told apart."""
 
 
 def judge_blocks(
@@ -20,106 +14,38 @@ def judge_blocks(
     """Judge every block against its own numbers and against the other blocks.
 
     Inert comes first: a block that does nothing has no output whose strength could be wrong. Then what needs no data:
-    weights that look untrained explain whatever else is wrong. A block lags by its gain only where it gains at all:
-    others that overshoot and lose do not make it worse. With too few check documents nothing is tested on them, so no
-    block is accused but for its weights alone.
+    weights that look untrained explain whatever else is wrong. With too few check documents nothing is tested on them,
+    so no block is accused but for its weights alone.
     """
     return tuple(_judge(blocks, position, check_documents, thresholds) for position in range(len(blocks)))
-
-
-def scale_limit(scores: Sequence[ScaleScores], position: int, thresholds: Thresholds) -> float | None:
-    """The |z| that both scores of the block at `position` must exceed; None where it does not have both.
-
-    Neighbours of a damaged block compensate, and on text unlike the training data all blocks are off their optimum: so
-    the limit grows with the median |z| of the other blocks.
-    """
-    if None in scores[position]:
-        return None
-    others = [abs(score.z) for other, pair in enumerate(scores) if other != position for score in pair if score]
-    return max(thresholds.z_min, thresholds.z_spread * median(others)) if others else thresholds.z_min
-
-
-def scale_side(scores: ScaleScores, limit: float | None, thresholds: Thresholds) -> str | None:
-    """Which way a block's output is off: both scores beyond the limit on the same side and material, or None."""
-    attention, mlp = scores
-    if attention is None or mlp is None or limit is None:
-        return None
-    if min(_surely(attention), _surely(mlp)) <= thresholds.scale_effect:
-        return None
-    if min(attention.z, mlp.z) > limit:
-        return TOO_STRONG
-    if max(attention.z, mlp.z) < -limit:
-        return TOO_WEAK
-    return None
-
-
-def _surely(score: Score) -> float:
-    """Lower 95% bound of the score's size, in nats per unit of strength."""
-    return abs(score.mean) * (1 - 1.96 / abs(score.z)) if score.z else 0.0
-
-
-def looks_untrained(blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds) -> bool:
-    """Whether the block's weights look like an initialisation, and those of the others like training.
-
-    Random spectra alone do not accuse where training was light: small steps, or orthogonal ones, leave matrices close
-    to random for long. Then the norm gains decide, which training moves from the start.
-    """
-    spectrum = blocks[position].spectrum
-    others = [b.spectrum for index, b in enumerate(blocks) if index != position and b.spectrum is not None]
-    if spectrum is None or not others or spectrum.departure > thresholds.departure:
-        return False
-    if median(other.departure for other in others) <= thresholds.departure:
-        return False
-    if spectrum.constant_norms and sum(other.constant_norms for other in others) < len(others) / 2:
-        return True
-    return min(other.departure for other in others) > thresholds.departure_ratio * thresholds.departure
-
-
-def most_suspect(scores: Sequence[ScaleScores], thresholds: Thresholds) -> int | None:
-    """The block (1..K) that the scale scores name first: the one farthest beyond its limit, or None."""
-    named: list[tuple[float, int]] = []
-    for position, (attention, mlp) in enumerate(scores):
-        limit = scale_limit(scores, position, thresholds)
-        if limit and attention and mlp and scale_side((attention, mlp), limit, thresholds):
-            named.append((-min(abs(attention.z), abs(mlp.z)) / limit, position + 1))
-    return min(named)[1] if named else None
 
 
 def _judge(
     blocks: Sequence[BlockEvidence], position: int, check_documents: int, thresholds: Thresholds
 ) -> BlockJudgement:
-    block = blocks[position]
-    scores = [(other.attention_scale, other.mlp_scale) for other in blocks]
-    influences = [other.block_influence for index, other in enumerate(blocks) if index != position]
-    others = median(influences) if influences else None
-    limit = scale_limit(scores, position, thresholds)
-    side = scale_side(scores[position], limit, thresholds)
-    words = _Words(position, block, thresholds)
-
-    departures = [b.spectrum.departure for index, b in enumerate(blocks) if index != position and b.spectrum]
-    others_departure = median(departures) if departures else None
-    untrained = looks_untrained(blocks, position, thresholds)
-    tested = check_documents >= thresholds.check_documents
-
+    words = _Words(position, blocks[position], thresholds)
+    found = strengths(blocks, position, thresholds)
     finding, because = BlockFinding.SOUND, words.sound()
-    if not tested:
-        side, because = None, words.untested(check_documents)
-    if (
-        tested
-        and others is not None
-        and block.skip_cost.high < thresholds.skip_cost
-        and block.block_influence < thresholds.influence_fraction * others
-    ):
-        finding, side, because = BlockFinding.INERT, None, words.inert(others)
-    elif untrained and others_departure is not None:
-        finding, side, because = BlockFinding.UNTRAINED, None, words.untrained(others_departure)
-    elif not tested:
-        pass
-    elif side is not None and limit is not None:
-        finding, because = BlockFinding.LAGGING, words.off_scale(side, limit)
-    elif block.excess_gain is not None and block.gain.low > 0 and block.excess_gain.low > thresholds.excess_gain:
+    if check_documents < thresholds.check_documents:
+        found, because = found.without_check(), words.untested(check_documents)
+    side = None
+    if found.inert > 1 and found.others_influence is not None:
+        finding, because = BlockFinding.INERT, words.inert(found.others_influence)
+    elif found.untrained > 1 and found.others_departure is not None:
+        finding, because = BlockFinding.UNTRAINED, words.untrained(found.others_departure)
+    elif found.scale > 1 and found.side is not None and found.scale_limit is not None:
+        finding, because, side = BlockFinding.LAGGING, words.off_scale(found.side, found.scale_limit), found.side
+    elif found.gain > 1:
         finding, because = BlockFinding.LAGGING, words.excess()
-    return BlockJudgement(finding, because.sentence(), side, others, limit, others_departure)
+    return BlockJudgement(
+        finding=finding,
+        reason=because.sentence(),
+        side=side,
+        others_influence=found.others_influence,
+        scale_limit=found.scale_limit,
+        others_departure=found.others_departure,
+        suspicion=found.most,
+    )
 
 
 class _Words:

@@ -70,17 +70,22 @@ FROZEN = "frozen"
 """Not a damage of a copy: a training that left a block out."""
 
 
-def cases_of(blocks: int, rotary: bool, seed: int, positions: int = 3) -> list[Case]:
-    """The sound model, each kind in `positions` blocks drawn at random, and pairs: swapped, reset, noised."""
-    chance = random.Random(seed)  # noqa: S311 - reproducible choices, no secret
+def cases_of(blocks: int, rotary: bool, seed: int, positions: int = 1) -> list[Case]:
+    """The sound model, each kind in `positions` blocks drawn at random, and pairs: swapped, reset, noised.
+
+    More positions add cases and change none.
+    """
+
+    def drawn(kind: str, count: int) -> tuple[int, ...]:
+        chance = random.Random(f"{seed} {kind}")  # noqa: S311 - reproducible choices, no secret
+        return tuple(chance.sample(range(1, blocks + 1), count))
+
     found = [Case(SOUND)]
     for kind in SINGLE:
         if kind != "rotary base" or rotary:
-            found += [Case(kind, (b,), seed) for b in sorted(chance.sample(range(1, blocks + 1), positions))]
-    for kind in (SWAPPED, SWAPPED, "reset", "noise 0.8"):
-        first, second = sorted(chance.sample(range(1, blocks + 1), 2))
-        found.append(Case(kind, (first, second), seed))
-    return list(dict.fromkeys(found))
+            found += [Case(kind, (b,), seed) for b in drawn(kind, positions)]
+    pairs = (SWAPPED, "reset", "noise 0.8")
+    return [*found, *(Case(kind, tuple(sorted(drawn(f"{kind} twice", 2))), seed) for kind in pairs)]
 
 
 def damaged(skeleton: Skeleton, sound: Copy, case: Case, heads: int) -> Copy:
@@ -145,12 +150,12 @@ def _heads_permuted(tensors: Tensors, heads: int, seed: int) -> Tensors:
 def _other_base(factor: float) -> Callable[..., Any]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         cos, sin = kwargs["position_embeddings"]
-        return args, {**kwargs, "position_embeddings": _rotated(cos, sin, factor)}
+        return args, {**kwargs, "position_embeddings": rotated(cos, sin, factor)}
 
     return hook
 
 
-def _rotated(cos: Tensor, sin: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+def rotated(cos: Tensor, sin: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """Tables [1, T, d] of the base times `factor`: frequency i, base^(-2i/d), falls by factor^(-2i/d)."""
     half = cos.shape[-1] // 2
     angle = torch.atan2(sin[:, 1:2, :half], cos[:, 1:2, :half])  # one step's turn, below pi for every base above 1

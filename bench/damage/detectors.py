@@ -20,8 +20,9 @@ from peelbound.workers.passes import Floats, array_of, grains, tensor_of
 
 GROUPS = 8
 """Groups of neighbouring sequences whose parameter gradients are compared."""
-SKIPPED_BELOW = 0.35
-"""Blocks of less influence than this share of the others' median are left out in turn."""
+SKIPPED_BELOW = 0.5
+"""Blocks of less influence than this share of the others' median are left out in turn: it takes a pass through all that
+follows for each, and for the others no rule asks."""
 Sums = NDArray[np.float64]
 
 
@@ -33,7 +34,7 @@ class Walked:
     """Per document."""
     influence: list[float]
     skip: list[Sums | None]
-    """Per block: loss sums per document of check without it, where its influence is small: elsewhere no rule asks."""
+    """Per block: loss sums per document of check without it; None where that was not measured."""
     scores: list[dict[str, Sums]]
     """Per block: Σ ⟨∂CE/∂y, y⟩ per document by name: `attention`, `mlp`, `block`, `head 0` …, each leaf module's."""
     gradients: list[Sums]

@@ -1,64 +1,41 @@
-"""Numbers of the weights alone, for comparison (no data)."""
+"""WeightWatcher's number, computed here from its definition: how heavy the tail of a matrix's spectrum is.
 
-from functools import lru_cache
+Martin and Mahoney 2021 (JMLR 22:165, arXiv 1810.01075) fit a power law to the tail of the eigenvalues of WᵀW, after
+Clauset, Shalizi and Newman 2009 (SIAM Review 51:661, arXiv 0706.1062): the tail begins where the Kolmogorov-Smirnov
+distance between the fit and the eigenvalues is least. A large exponent is read as under-trained, one between 2 and 6 as
+well trained. These few lines are ours; the program itself is compared in `bench/versus`.
+"""
+
+from collections.abc import Mapping
+from statistics import fmean
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-DRAWS = 24
+from peelbound.workers.spectrum import MOST_CHANNELS
+
+LEAST_TAIL = 8
+"""Eigenvalues that a tail has at least."""
 
 
-def _values(weight: Tensor) -> NDArray[np.float64]:
-    w = weight.double() - weight.double().mean()
-    s = torch.linalg.svdvals(w / w.std().clamp_min(1e-30)).numpy()
-    return np.sort(s)
-
-
-@lru_cache
-def _null(rows: int, columns: int) -> tuple[NDArray[np.float64], float, float, float, float]:
-    generator = torch.Generator().manual_seed(rows * 100_003 + columns)
-    draws = np.stack([_values(torch.randn(rows, columns, generator=generator)) for _ in range(DRAWS)])
-    distances = [_distance(d, np.delete(draws, i, 0).mean(0)) for i, d in enumerate(draws)]
-    tops = draws[:, -1]
-    return draws.mean(0), float(np.mean(distances)), float(np.std(distances)), float(tops.mean()), float(tops.std())
-
-
-def _distance(values: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
-    """Kolmogorov-Smirnov distance between a spectrum and the mean random one (its quantiles)."""
-    grid = np.concatenate([values, quantiles])
-    one = np.searchsorted(values, grid, side="right") / len(values)
-    other = np.searchsorted(quantiles, grid, side="right") / len(quantiles)
-    return float(np.abs(one - other).max())
-
-
-def against_random(weight: Tensor) -> dict[str, float]:
-    """KS distance of the singular values from a random matrix's, and z-values of it and of the largest one."""
-    values = _values(weight)
-    quantiles, mean, spread, top, top_spread = _null(*weight.shape)
-    distance = _distance(values, quantiles)
-    wasserstein = float(np.abs(values - quantiles).mean() / quantiles.mean())
-    return {
-        "ks": distance,
-        "ks_z": (distance - mean) / spread,
-        "top_z": (float(values[-1]) - top) / top_spread,
-        "w1": wasserstein,
-    }
+def block_alpha(tensors: Mapping[str, Tensor]) -> float:
+    """Mean exponent over the matrices of a block; NaN where none has a spectrum to fit."""
+    found = [alpha(t) for t in tensors.values() if t.ndim == 2 and min(t.shape) > LEAST_TAIL]
+    fitted = [a for a in found if np.isfinite(a)]
+    return fmean(fitted) if fitted else float("nan")
 
 
 def alpha(weight: Tensor) -> float:
-    """Exponent of a power law fitted to the tail of the eigenvalues, xmin by the smallest KS distance.
-
-    After Clauset et al. 2009 (arXiv 0706.1062), as WeightWatcher uses it (arXiv 1810.01075): our own few lines, not
-    that program.
-    """
-    x = np.sort(torch.linalg.svdvals(weight.double()).numpy() ** 2)
+    """Exponent of the power law that fits the tail of the eigenvalues of a matrix [out, in] best; NaN if none does."""
+    x = np.sort(torch.linalg.svdvals(weight[:MOST_CHANNELS, :MOST_CHANNELS].double()).numpy() ** 2)
     x = x[x > 1e-12 * x[-1]]
     best = (np.inf, np.nan)
-    for start in range(len(x) - 8):
+    for start in range(len(x) - LEAST_TAIL):
         tail = x[start:]
-        exponent = 1 + len(tail) / np.log(tail / tail[0]).sum() if tail[-1] > tail[0] else np.nan
+        if tail[-1] <= tail[0]:
+            continue
+        exponent = 1 + len(tail) / np.log(tail / tail[0]).sum()  # maximum likelihood, Clauset's equation 3.1
         fitted = 1 - (tail / tail[0]) ** (1 - exponent)
         distance = np.abs(fitted - np.arange(len(tail)) / len(tail)).max()
         if distance < best[0]:

@@ -29,6 +29,8 @@ class Text:
     document: NDArray[np.int64]
     """[N, T]: the document that owns a position's *prediction and state*, −1 for none."""
     documents: int
+    fit_documents: int
+    """They come first; the others are of check."""
     fit: int
     """How many of the N sequences are fit; the others are check."""
 
@@ -41,6 +43,7 @@ class Text:
             mask=np.concatenate([loss_mask(fit), loss_mask(check)]),
             document=np.concatenate([fit.document.astype(np.int64), later]),
             documents=fit.documents + check.documents,
+            fit_documents=fit.documents,
             fit=len(fit.ids),
         )
 

@@ -8,12 +8,13 @@ import numpy as np
 
 from peelbound.service.controller.block_measurements import CHECK, SELECT, BlockMeasurements, Sums
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
-from peelbound.service.evidence import BlockEvidence, Evidence, Thresholds
-from peelbound.service.findings import most_suspect
+from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, Thresholds
+from peelbound.service.findings import judge_blocks
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.plan import Plan, target_map
 from peelbound.service.schemas.report import (
     BlockBits,
+    BlockFinding,
     BlockReport,
     BoundBits,
     CalibrationReport,
@@ -295,24 +296,21 @@ class Assembly:
             for (s, t), interval in zip(cells, intervals, strict=True)
         ]
 
-    def _named(self, blocks: BlockMeasurements, evidence: Sequence[BlockEvidence]) -> int | None:
-        """The block that the evidence names first: by its scale scores, else by its excess gain."""
-        thresholds = self._context.thresholds
-        named = most_suspect([(e.attention_scale, e.mlp_scale) for e in evidence], thresholds)
-        ahead = [
-            (-e.excess_gain.estimate, index)
-            for index, e in zip(blocks.blocks, evidence, strict=True)
-            if e.excess_gain is not None and e.gain.low > 0 and e.excess_gain.low > thresholds.excess_gain
-        ]
-        return named or (min(ahead)[1] if ahead else None)
+    def _named(self, evidence: Sequence[BlockEvidence]) -> dict[int, BlockJudgement]:
+        """The blocks (1..K) that are accused."""
+        context = self._context
+        judged = judge_blocks(evidence, context.calibration.splits[CHECK].documents, context.thresholds)
+        return {i: j for i, j in enumerate(judged, start=1) if j.finding is not BlockFinding.SOUND}
 
     def _control(self, undamaged: Sequence[BlockEvidence]) -> ControlReport:
         control = self._measured.control
         assert control is not None
         blocks, index = control.measured, control.damage.block
         evidence = self._block_evidence(blocks)
-        named = self._named(blocks, evidence)
-        seen = named is not None and (named == index or named != self._named(self._measured.blocks, undamaged))
+        before = self._named(undamaged)
+        new = {i: judged.suspicion for i, judged in self._named(evidence).items() if i not in before}
+        named = max(new, key=lambda i: new[i]) if new else None
+        seen = named is not None
         cost = self._paired(blocks.trained.loss_sums[CHECK], self._trained.loss_sums[CHECK], "planted cost")
         damaged = evidence[index - 1]
         detail = f"Weight noise of {control.damage.sigma:g} standard deviations in block {index} was " + (

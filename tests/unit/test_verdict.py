@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peelbound.service.evidence import BlockEvidence, Evidence, Thresholds
-from peelbound.service.findings import most_suspect
 from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict, Score, SpectrumReport
 from peelbound.service.schemas.request import Provenance
 from peelbound.service.verdict import judge
@@ -195,24 +194,22 @@ def test_scale_scores_accuse_only_far_out_on_one_side(scores: list[tuple[float, 
     assert judged[0].side == side
     assert judged[0].finding is (BlockFinding.LAGGING if side else BlockFinding.SOUND)
     assert {block.finding for block in judged[1:]} == {BlockFinding.SOUND}
-    pairs = [(Score(mean=a / 300, z=a), Score(mean=m / 300, z=m)) for a, m in scores]
-    assert most_suspect(pairs, LIMITS) == (1 if side else None)
+    assert (judged[0].suspicion > 1) == bool(side)
 
 
-def test_the_block_farthest_beyond_its_limit_is_named_first() -> None:
-    sound = [(Score(mean=0, z=1), Score(mean=0, z=-2))] * 4
-    pairs = [*sound, (Score(mean=0.1, z=9), Score(mean=0.1, z=8)), (Score(mean=0.1, z=15), Score(mean=0.1, z=11))]
-    assert most_suspect(pairs, LIMITS) == 6
-    assert most_suspect([(None, None), *pairs], LIMITS) == 7
-    assert most_suspect([], LIMITS) is None
+def test_the_block_farthest_beyond_its_limit_is_the_most_suspect() -> None:
+    quiet = scored(1, -2)
+    judged = judge(evidence(blocks=(quiet, quiet, scored(9, 8), scored(15, 11), quiet))).blocks
+    assert sorted(range(5), key=lambda i: judged[i].suspicion)[-2:] == [2, 3]
+    assert judged[3].suspicion == pytest.approx(11 / 6)
 
 
 def test_scale_scores_that_do_not_matter_accuse_nobody_however_many_documents() -> None:
-    sound = (Score(mean=0.0, z=1.0), Score(mean=0.0, z=-2.0))
-    tiny = (Score(mean=0.002, z=20.0), Score(mean=0.003, z=30.0))
-    assert most_suspect([tiny, sound, sound], LIMITS) is None
-    unsure = (Score(mean=0.012, z=7.0), Score(mean=0.012, z=7.0))  # 0.0086 at least
-    assert most_suspect([unsure, sound, sound], LIMITS) is None
+    sound = scored(1, -2)
+    tiny = block(attention_scale=Score(mean=0.002, z=20.0), mlp_scale=Score(mean=0.003, z=30.0))
+    assert findings(tiny, sound, sound) == ["sound"] * 3
+    unsure = block(attention_scale=Score(mean=0.012, z=7.0), mlp_scale=Score(mean=0.012, z=7.0))  # 0.0086 at least
+    assert findings(unsure, sound, sound) == ["sound"] * 3
 
 
 def test_a_gain_beyond_the_others_lags() -> None:

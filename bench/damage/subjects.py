@@ -1,0 +1,90 @@
+"""The models that are damaged: which are trained, from which start, by which optimiser; and who tunes, who reports."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.stdlib_models import Corpus, Family, ModelSize, Recipe, prepare_corpus, train
+
+SIZE = ModelSize(hidden=64, intermediate=176, blocks=6, heads=4)
+TUNING, REPORT = "tuning", "report"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model to train; its recipe says which block was frozen from the start, if any."""
+
+    role: str
+    """`tuning`: thresholds were chosen on it. `report`: the tables are about it."""
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Names its directory: family, seed, what was frozen, start and optimiser."""
+        r = self.recipe
+        what = "sound" if r.frozen_block is None else f"frozen-{r.frozen_block}"
+        start = "identity" if r.near_identity else "ordinary"
+        return f"{r.family.value}-{r.seed}-{what}-{start}-{'muon' if r.muon else 'adamw'}"
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Models of one family and optimiser: a sound one, and some with a block that was left out of training."""
+
+    role: str
+    family: Family
+    seed: int
+    near_identity: bool
+    muon: bool
+    frozen: tuple[tuple[int, bool], ...]
+    """Block, and whether it started near the identity."""
+
+    def models(self, steps: int) -> list[Trained]:
+        """The sound model first."""
+        made = []
+        for number, (block, near) in enumerate(((None, self.near_identity), *self.frozen)):
+            recipe = Recipe(
+                size=SIZE,
+                family=self.family,
+                near_identity=near,
+                muon=self.muon,
+                frozen_block=block,
+                steps=steps,
+                save_at=(steps,),
+                seed=self.seed + number,
+            )
+            made.append(Trained(self.role, recipe))
+        return made
+
+
+ORDINARY, NEAR_IDENTITY = False, True
+ADAMW, MUON = False, True
+
+_GROUPS = (
+    _Group(TUNING, Family.LLAMA, 200, ORDINARY, MUON, ((3, ORDINARY),)),
+    _Group(REPORT, Family.LLAMA, 300, NEAR_IDENTITY, MUON, ((4, ORDINARY), (5, NEAR_IDENTITY))),
+    _Group(REPORT, Family.GPT2, 310, ORDINARY, MUON, ((5, ORDINARY),)),
+    _Group(TUNING, Family.GPT2, 210, NEAR_IDENTITY, MUON, ((2, ORDINARY),)),
+    _Group(REPORT, Family.QWEN3, 320, NEAR_IDENTITY, MUON, ((2, ORDINARY),)),
+    _Group(REPORT, Family.LLAMA, 330, NEAR_IDENTITY, ADAMW, ((3, ORDINARY),)),
+)
+"""A frozen block's random output from the library's ordinary start is one that the other blocks learn to use."""
+
+
+def trained(steps: int) -> list[Trained]:
+    """All of them, group by group."""
+    return [model for group in _GROUPS for model in group.models(steps)]
+
+
+def corpus_in(directory: Path) -> Corpus:
+    """The standard library's text, prepared once."""
+    ready = (directory / "held_out.jsonl").exists()
+    return Corpus.load(directory) if ready else prepare_corpus(directory)
+
+
+def checkpoint(model: Trained, out: Path) -> Path:
+    """Where the model lies; it is trained first unless it is there."""
+    directory = out / "models" / model.name
+    if not (directory / "training.json").exists():
+        for _ in train(corpus_in(out / "corpus"), model.recipe, directory):
+            pass
+    return directory / f"step-{model.recipe.steps}"
