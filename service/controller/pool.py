@@ -92,6 +92,7 @@ def start_ray(settings: Settings) -> None:
         # Wherever clusters are possible Ray takes 127.0.0.1 for the machine's own address, and listens on all it has.
         ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(
+            address="local",  # or Ray joins whatever cluster it finds on this machine
             num_cpus=settings.workers,
             object_store_memory=settings.ray_object_store_bytes,
             include_dashboard=False,
