@@ -20,7 +20,7 @@ from peelbound.api.planning import Planner
 from peelbound.api.rates import Rates
 from peelbound.api.readiness import Readiness
 from peelbound.api.request_ids import RequestIds
-from peelbound.api.routes import audits, index, log, operations, plans, reports, runs
+from peelbound.api.routes import audits, index, log, operations, plans, reports, runs, webhooks
 from peelbound.service.settings import Settings
 
 
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMetrics, registry=registry)
     app.add_middleware(RequestIds)
     problems.install(app)
-    for module in (audits, plans, reports, runs, log, operations, index):
+    for module in (audits, plans, reports, runs, webhooks, log, operations, index):
         app.include_router(module.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

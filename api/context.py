@@ -15,6 +15,7 @@ from peelbound.service.database.log import Log
 from peelbound.service.database.schema import open_database
 from peelbound.service.database.tenants import TenantLimits
 from peelbound.service.database.tokens import Tokens
+from peelbound.service.database.webhooks import Webhooks
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.storage.open import open_store
@@ -34,6 +35,7 @@ class Context:
     states: States
     leases: Leases
     tokens: Tokens
+    webhooks: Webhooks
     log: Log
     provider: IdentityProvider | None
     store: ObjectStore
@@ -60,6 +62,7 @@ class Context:
             states=States(audits),
             leases=Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
             tokens=Tokens(engine),
+            webhooks=Webhooks(engine),
             log=Log(engine),
             provider=IdentityProvider(settings) if settings.oidc_issuer else None,
             store=open_store(settings),

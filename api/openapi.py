@@ -14,6 +14,7 @@ TAGS = [
     {"name": "audits", "description": "Submit an audit, follow it, cancel or delete it; ask what one would cost."},
     {"name": "reports", "description": "What an audit found, as JSON and as a page, and its files."},
     {"name": "runs", "description": "The audits of one training run over its steps."},
+    {"name": "webhooks", "description": "Endpoints that are told when audits end."},
     {"name": "operations", "description": "Probes, metrics, and what problem types mean."},
 ]
 

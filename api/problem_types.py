@@ -27,6 +27,12 @@ _TYPES = {
     "audit-not-found": "No audit of this id; it may have been deleted.",
     "audit-ended": "The audit has ended and cannot be cancelled any more.",
     "audit-not-ended": "Only an ended audit can be deleted; cancel it first.",
+    "webhook-not-found": "No webhook of this id; it may have been deleted.",
+    "delivery-not-found": "The webhook has no delivery of this id. Ended ones are kept for thirty days.",
+    "webhook-disabled": "The webhook answered 410 Gone or was disabled by request; enable it to send messages again.",
+    "webhook-limit": "A tenant may have so many webhooks; delete one that is no longer needed.",
+    "webhook-url-refused": "Webhooks are sent by https to public addresses, and elsewhere only where the service's "
+    "settings allow it.",
     "run-not-found": "No audit belongs to a run of this name.",
     "report-not-available": "Only an audit that succeeded has a report.",
     "artifact-not-found": "The audit published no file of this name.",

@@ -24,6 +24,17 @@ from peelbound.service.schemas.record import (
 )
 from peelbound.service.schemas.report import Report
 from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.schemas.webhook import (
+    Delivery,
+    DeliveryPage,
+    DeliveryState,
+    RotateRequest,
+    Webhook,
+    WebhookChange,
+    WebhookPage,
+    WebhookRequest,
+    WebhookWithSecret,
+)
 
 T = TypeVar("T")
 M = TypeVar("M", bound=WireModel)
@@ -145,9 +156,61 @@ def run_html(name: str) -> Call[str]:
     return Call("GET", f"/v1/runs/{quote(name, safe='')}/report.html", lambda response: response.text)
 
 
+def create_webhook(request: WebhookRequest) -> Call[WebhookWithSecret]:
+    """`POST /v1/webhooks`."""
+    return Call("POST", "/v1/webhooks", _model(WebhookWithSecret), headers=_JSON, content=_body(request))
+
+
+def webhooks() -> Call[WebhookPage]:
+    """`GET /v1/webhooks`."""
+    return Call("GET", "/v1/webhooks", _model(WebhookPage))
+
+
+def webhook(webhook_id: str) -> Call[Webhook]:
+    """`GET /v1/webhooks/{id}`."""
+    return Call("GET", _webhook_path(webhook_id), _model(Webhook))
+
+
+def update_webhook(webhook_id: str, change: WebhookChange) -> Call[Webhook]:
+    """`PATCH /v1/webhooks/{id}`."""
+    return Call("PATCH", _webhook_path(webhook_id), _model(Webhook), headers=_JSON, content=_body(change))
+
+
+def delete_webhook(webhook_id: str) -> Call[None]:
+    """`DELETE /v1/webhooks/{id}`."""
+    return Call("DELETE", _webhook_path(webhook_id), lambda _response: None)
+
+
+def rotate_webhook(webhook_id: str, request: RotateRequest) -> Call[WebhookWithSecret]:
+    """`POST /v1/webhooks/{id}/rotate`."""
+    path = _webhook_path(webhook_id, "rotate")
+    return Call("POST", path, _model(WebhookWithSecret), headers=_JSON, content=_body(request))
+
+
+def test_webhook(webhook_id: str) -> Call[Delivery]:
+    """`POST /v1/webhooks/{id}/test`."""
+    return Call("POST", _webhook_path(webhook_id, "test"), _model(Delivery))
+
+
+def deliveries(webhook_id: str, *, state: DeliveryState | None, cursor: str | None, limit: int) -> Call[DeliveryPage]:
+    """`GET /v1/webhooks/{id}/deliveries`."""
+    given = {"state": state, "cursor": cursor, "limit": limit}
+    params = {name: value for name, value in given.items() if value is not None}
+    return Call("GET", _webhook_path(webhook_id, "deliveries"), _model(DeliveryPage), params=params)
+
+
+def redeliver(webhook_id: str, delivery_id: str) -> Call[Delivery]:
+    """`POST /v1/webhooks/{id}/deliveries/{delivery}/redeliver`."""
+    return Call("POST", _webhook_path(webhook_id, "deliveries", delivery_id, "redeliver"), _model(Delivery))
+
+
 def audit_path(audit_id: str, *below: str) -> str:
     """The path of an audit or of something that belongs to it."""
     return "/".join(["/v1/audits", *(quote(part, safe="") for part in (audit_id, *below))])
+
+
+def _webhook_path(webhook_id: str, *below: str) -> str:
+    return "/".join(["/v1/webhooks", *(quote(part, safe="") for part in (webhook_id, *below))])
 
 
 def problem_of(response: httpx2.Response) -> ProblemError:
@@ -188,7 +251,7 @@ class Following:
 _JSON = {"Content-Type": "application/json"}
 
 
-def _body(request: AuditRequest) -> bytes:
+def _body(request: WireModel) -> bytes:
     return request.model_dump_json(exclude_none=True).encode()
 
 

@@ -24,6 +24,16 @@ from peelbound.service.schemas.record import (
 )
 from peelbound.service.schemas.report import Report
 from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.schemas.webhook import (
+    Delivery,
+    DeliveryPage,
+    DeliveryState,
+    RotateRequest,
+    Webhook,
+    WebhookChange,
+    WebhookRequest,
+    WebhookWithSecret,
+)
 
 T = TypeVar("T")
 
@@ -184,6 +194,44 @@ class Client:
     def run_html(self, name: str) -> str:
         """A run's YES cloud as a page that stands alone."""
         return self._send(calls.run_html(name))
+
+    def create_webhook(self, request: WebhookRequest) -> WebhookWithSecret:
+        """Make an endpoint that is told when audits end; its secret is shown this once."""
+        return self._send(calls.create_webhook(request))
+
+    def webhooks(self) -> list[Webhook]:
+        """The tenant's endpoints, oldest first."""
+        return self._send(calls.webhooks()).items
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """One endpoint."""
+        return self._send(calls.webhook(webhook_id))
+
+    def update_webhook(self, webhook_id: str, change: WebhookChange) -> Webhook:
+        """Change an endpoint; what is not given stays."""
+        return self._send(calls.update_webhook(webhook_id, change))
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        """Delete an endpoint with its deliveries."""
+        self._send(calls.delete_webhook(webhook_id))
+
+    def rotate_webhook(self, webhook_id: str, *, overlap_seconds: int = 24 * 3600) -> WebhookWithSecret:
+        """Give an endpoint a new secret, shown this once; until the overlap ends the old one signs too."""
+        return self._send(calls.rotate_webhook(webhook_id, RotateRequest(overlap_seconds=overlap_seconds)))
+
+    def test_webhook(self, webhook_id: str) -> Delivery:
+        """Send an endpoint a message of the type `webhook.test`."""
+        return self._send(calls.test_webhook(webhook_id))
+
+    def deliveries(
+        self, webhook_id: str, *, state: DeliveryState | None = None, cursor: str | None = None, limit: int = 50
+    ) -> DeliveryPage:
+        """One page of what was sent to an endpoint, newest first, with each attempt."""
+        return self._send(calls.deliveries(webhook_id, state=state, cursor=cursor, limit=limit))
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> Delivery:
+        """Send a message again under the same id."""
+        return self._send(calls.redeliver(webhook_id, delivery_id))
 
     def _send(self, call: Call[T]) -> T:
         response = self._http.request(

@@ -6,8 +6,10 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from peelbound.service.webhooks.targets import Allowed
 
 
 class Settings(BaseSettings):
@@ -51,6 +53,11 @@ class Settings(BaseSettings):
     """How many audits of one tenant may be at work at once; further ones wait."""
     tenant_stored_bytes: int | None = Field(default=None, ge=1)
     """How much one tenant may keep in object storage before new audits are refused."""
+    webhook_allow: list[str] = Field(default_factory=list)
+    """Addresses, networks and host names that webhooks may reach besides public addresses, and by http too, e.g.
+    `["10.1.0.0/16", "hooks.internal"]`."""
+    webhook_seconds: float = Field(default=10.0, gt=0, le=60)
+    """How long a webhook's receiver may take to answer."""
     oidc_issuer: str | None = None
     """Issuer (`iss`) of JWTs that are taken as tokens too; None takes none."""
     oidc_audience: str | None = None
@@ -93,6 +100,12 @@ class Settings(BaseSettings):
     """Bound on the calibration files of one audit, together."""
     max_request_bytes: int = Field(default=64 << 20, ge=1024)
     """Bound on the body of a request, calibration text included."""
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _places_are_places(cls, entries: list[str]) -> list[str]:
+        Allowed.parse(entries)
+        return entries
 
     @model_validator(mode="after")
     def _provider_is_whole(self) -> Self:

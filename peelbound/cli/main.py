@@ -20,6 +20,7 @@ COMMANDS = {
     "delete": "Delete an ended audit with its report.",
     "report": "Print or save a report.",
     "migrate": "Bring a service's database to the schema of this version.",
+    "webhook": "Have endpoints told when audits end.",
     "token": "Make, list and revoke the tokens of a service.",
     "log": "Say who changed what in a service.",
 }

@@ -14,6 +14,7 @@ from peelbound.service.database.schema import open_database
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
+from peelbound.service.webhooks.deliverer import delivering
 from peelbound.workers.errors import PeelboundError
 
 
@@ -43,7 +44,7 @@ def main() -> int:
         AllowList(settings.allow)
         wait = settings.database_wait_seconds
         engine = open_database(settings.resolved_database_url, wait_seconds=wait, pause=_pausing(stop))
-        with metrics.served(settings):
+        with metrics.served(settings), delivering(settings, engine):
             Controller(settings, engine, open_store(settings), stop).run()
     except Stopping:
         return 0

@@ -73,6 +73,34 @@ class TenantStorageLimit(UserError):
     title = "The tenant's storage is used up"
 
 
+class WebhookNotFound(UserError):
+    """No webhook with this id belongs to the tenant."""
+
+    slug = "webhook-not-found"
+    title = "No such webhook"
+
+
+class DeliveryNotFound(UserError):
+    """The webhook has no delivery with this id."""
+
+    slug = "delivery-not-found"
+    title = "No such delivery"
+
+
+class WebhookDisabled(UserError):
+    """The webhook gets no messages until it is enabled."""
+
+    slug = "webhook-disabled"
+    title = "The webhook is disabled"
+
+
+class WebhookLimit(UserError):
+    """The tenant has as many webhooks as it may."""
+
+    slug = "webhook-limit"
+    title = "Too many webhooks"
+
+
 class ValueRefused(UserError):
     """A value that the database cannot hold or compare, such as text with a NUL character."""
 

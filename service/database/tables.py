@@ -11,6 +11,7 @@ from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState, EventType, Progress
 from peelbound.service.schemas.report import Summary
 from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.schemas.webhook import DeliveryState, DisabledBecause
 
 
 class Table(DeclarativeBase):
@@ -39,6 +40,22 @@ class Table(DeclarativeBase):
         EventType: Enum(
             EventType,
             name="type",
+            native_enum=False,
+            create_constraint=True,
+            length=16,
+            values_callable=lambda kinds: [kind.value for kind in kinds],
+        ),
+        DeliveryState: Enum(
+            DeliveryState,
+            name="state",
+            native_enum=False,
+            create_constraint=True,
+            length=16,
+            values_callable=lambda kinds: [kind.value for kind in kinds],
+        ),
+        DisabledBecause: Enum(
+            DisabledBecause,
+            name="disabled_because",
             native_enum=False,
             create_constraint=True,
             length=16,
@@ -133,6 +150,74 @@ class EventRow(Table):
     at: Mapped[datetime]
     type: Mapped[EventType]
     data: Mapped[dict[str, Any]]
+
+
+class WebhookRow(Table):
+    """An endpoint that is told when the tenant's audits end."""
+
+    __tablename__ = "webhooks"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    events: Mapped[list[str]]
+    description: Mapped[str]
+    secret: Mapped[str]
+    """Kept as it is: signing needs it."""
+    previous_secret: Mapped[str | None]
+    previous_secret_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    disabled_because: Mapped[DisabledBecause | None]
+
+
+class DeliveryRow(Table):
+    """A message for an endpoint: written in the transaction of what it tells of, then sent until it arrives."""
+
+    __tablename__ = "webhook_deliveries"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    webhook_id: Mapped[str]
+    audit_id: Mapped[str | None]
+    type: Mapped[str]
+    body: Mapped[str]
+    state: Mapped[DeliveryState]
+    attempts: Mapped[int]
+    """How often it was taken to be sent: the fence. It only ever grows."""
+    failures: Mapped[int]
+    """Attempts that failed since it was written or redelivered: where it stands in the schedule."""
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
+    """When it may be taken: while it waits the end of its backoff, while it is being sent the end of its lease, once
+    ended never."""
+    lease_owner: Mapped[str | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant", "webhook_id"], [WebhookRow.tenant, WebhookRow.id], ondelete="CASCADE"),
+        _of_audit(),
+        Index(None, "tenant", "webhook_id", "id"),
+        Index(None, "tenant", "audit_id"),
+    )
+
+
+class DeliveryAttemptRow(Table):
+    """One time that a message was sent; what came of it is written when it is known."""
+
+    __tablename__ = "webhook_attempts"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    delivery_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    seconds: Mapped[float | None]
+    status: Mapped[int | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant", "delivery_id"], [DeliveryRow.tenant, DeliveryRow.id], ondelete="CASCADE"),
+    )
 
 
 class TokenRow(Table):

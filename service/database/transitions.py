@@ -1,11 +1,15 @@
-"""The one way an audit's row changes: a guarded UPDATE that also counts and writes the event, in one transaction."""
+"""The one way an audit's row changes: a guarded UPDATE that also counts and writes the event, in one transaction.
+
+The end of an audit also writes its messages to the tenant's webhooks, in the same transaction.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, update
 
+from peelbound.service.database.announcements import announce_end
 from peelbound.service.database.tables import AuditRow, EventRow
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState, EventType
@@ -22,16 +26,26 @@ def record(
     The number comes from the audit's own row, so that whoever reads events in order misses none: a plain sequence would
     let number 8 be seen before the transaction with number 7 commits.
     """
+    return _changed(connection, guard, now, event, data, values) is not None
+
+
+def _changed(
+    connection: Connection,
+    guard: Guard,
+    now: datetime,
+    event: EventType,
+    data: dict[str, Any],
+    values: dict[str, Any],
+) -> Row[*tuple[Any, ...]] | None:
     changed = connection.execute(
         update(AuditRow)
         .where(*guard)
         .values(event_count=AuditRow.event_count + 1, **values)
         .returning(AuditRow.tenant, AuditRow.id, AuditRow.event_count)
     ).one_or_none()
-    if changed is None:
-        return False
-    append(connection, changed.tenant, changed.id, changed.event_count, now, event, data)
-    return True
+    if changed is not None:
+        append(connection, changed.tenant, changed.id, changed.event_count, now, event, data)
+    return changed
 
 
 def advance(
@@ -53,7 +67,10 @@ def advance(
         values["problem"] = problem  # Success makes what an earlier attempt failed of moot.
     if state.ended:
         values |= {"ended_at": now, "claimable_at": None, "lease_owner": None}
-    return record(connection, guard, now, event, data, state=state, attempt=attempt, **values)
+    changed = _changed(connection, guard, now, event, data, values | {"state": state, "attempt": attempt})
+    if changed is not None and state.ended:
+        announce_end(connection, changed.tenant, changed.id)
+    return changed is not None
 
 
 def append(

@@ -55,6 +55,46 @@ def test_the_list_of_routes_with_an_audits_id_is_whole(api: Api) -> None:
     assert described == set(PER_AUDIT)
 
 
+PER_WEBHOOK: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("GET", "/v1/webhooks/{id}", None),
+    ("PATCH", "/v1/webhooks/{id}", {"enabled": False}),
+    ("DELETE", "/v1/webhooks/{id}", None),
+    ("POST", "/v1/webhooks/{id}/rotate", {}),
+    ("POST", "/v1/webhooks/{id}/test", None),
+    ("GET", "/v1/webhooks/{id}/deliveries", None),
+    ("POST", "/v1/webhooks/{id}/deliveries/{delivery}/redeliver", None),
+]
+"""Every route that takes a webhook's id; a test compares them with the OpenAPI document."""
+
+
+@pytest.mark.parametrize(("method", "path", "body"), PER_WEBHOOK)
+def test_a_webhook_of_another_tenant_is_answered_as_one_that_never_was(
+    api: Api, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    webhook = api.client.post("/v1/webhooks", json={"url": "https://hooks.example.com/"}).json()["id"]
+    delivery = api.client.post(f"/v1/webhooks/{webhook}/test").json()["id"]
+    before = api.client.get(f"/v1/webhooks/{webhook}/deliveries").json()
+    other = secret(api, "other")
+    never = "01KACM2V7M3J0Q4S8R0V5N9T2E"
+    expected = api.client.request(method, path.format(id=never, delivery=delivery), json=body, headers=other)
+    problem(expected, 404, "webhook-not-found")
+    refused = api.client.request(method, path.format(id=webhook, delivery=delivery), json=body, headers=other)
+    assert refused.text.replace(webhook, never) == expected.text
+    assert api.client.get("/v1/webhooks", headers=other).json() == {"items": []}
+    assert api.client.get(f"/v1/webhooks/{webhook}").json()["disabled_at"] is None
+    assert api.client.get(f"/v1/webhooks/{webhook}/deliveries").json() == before
+
+
+def test_the_list_of_routes_with_a_webhooks_id_is_whole(api: Api) -> None:
+    described = {
+        (method.upper(), path.replace("{webhook_id}", "{id}").replace("{delivery_id}", "{delivery}"))
+        for path, methods in api.client.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        if "{webhook_id}" in path
+    }
+    assert described == {(method, path) for method, path, _ in PER_WEBHOOK}
+
+
 def test_lists_runs_logs_and_pages_hold_ones_own_only(api: Api) -> None:
     other = secret(api, "other")
     mine = api.submit(run="secret-run", labels={"team": "secret-team"})

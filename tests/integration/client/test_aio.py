@@ -9,6 +9,7 @@ from peelbound.aio import AsyncClient
 from peelbound.client import Client
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState, Progress
+from peelbound.service.schemas.webhook import WebhookChange, WebhookRequest
 from tests.faulty_proxy import faulty_proxy
 from tests.integration.client.harness import REQUEST, Service
 from tests.report_fixture import sound_report
@@ -34,8 +35,16 @@ def test_an_audit_from_submission_to_deletion(service: Service) -> None:
             await client.delete(record.id)
             with pytest.raises(ProblemError):
                 await client.get(record.id)
+            made = await client.create_webhook(WebhookRequest(url="https://hooks.example.com/x"))
             queued = await client.submit(REQUEST)
             assert (await client.cancel(queued.id)).state is AuditState.CANCELLED
+            assert [webhook.id for webhook in await client.webhooks()] == [(await client.webhook(made.id)).id]
+            (told,) = (await client.deliveries(made.id)).items
+            assert (await client.redeliver(made.id, told.id)).id == told.id
+            assert (await client.test_webhook(made.id)).type == "webhook.test"
+            assert (await client.rotate_webhook(made.id)).secret != made.secret
+            assert (await client.update_webhook(made.id, WebhookChange(enabled=False))).disabled_at is not None
+            await client.delete_webhook(made.id)
 
     asyncio.run(story())
 

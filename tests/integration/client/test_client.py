@@ -8,6 +8,14 @@ import pytest
 from peelbound.client import Client
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState, Progress
+from peelbound.service.schemas.webhook import (
+    DeliveryState,
+    DisabledBecause,
+    Webhook,
+    WebhookChange,
+    WebhookEvent,
+    WebhookRequest,
+)
 from tests.faulty_proxy import faulty_proxy
 from tests.integration.client.harness import REQUEST, Service
 from tests.report_fixture import frozen_report
@@ -56,6 +64,28 @@ def test_cancel_ends_a_wait(client: Client) -> None:
     record = client.submit(REQUEST)
     assert client.cancel(record.id).state is AuditState.CANCELLED
     assert client.wait(record.id).state is AuditState.CANCELLED
+
+
+def test_a_webhook_from_creation_to_deletion(service: Service, client: Client) -> None:
+    made = client.create_webhook(WebhookRequest(url="https://hooks.example.com/x", description="for CI"))
+    webhook = Webhook.model_validate(made.model_dump(exclude={"secret"}))
+    assert client.webhooks() == [webhook]
+    assert client.webhook(made.id) == webhook
+    client.cancel(client.submit(REQUEST).id)
+    told, tested = client.deliveries(made.id).items[0], client.test_webhook(made.id)
+    assert (told.type, tested.type) == ("audit.cancelled", "webhook.test")
+    assert client.redeliver(made.id, told.id).state is DeliveryState.PENDING
+    assert [d.id for d in client.deliveries(made.id, state=DeliveryState.PENDING, limit=1).items] == [tested.id]
+    rotated = client.rotate_webhook(made.id, overlap_seconds=60)
+    assert rotated.secret != made.secret
+    assert rotated.previous_secret_until is not None
+    changed = client.update_webhook(made.id, WebhookChange(enabled=False, events=[WebhookEvent.FAILED]))
+    assert (changed.events, changed.disabled_because) == ([WebhookEvent.FAILED], DisabledBecause.REQUESTED)
+    client.delete_webhook(made.id)
+    assert client.webhooks() == []
+    with pytest.raises(ProblemError) as refused:
+        client.create_webhook(WebhookRequest(url="https://10.0.0.1/"))
+    assert refused.value.problem.pointer == "/url"
 
 
 def test_a_refusal_is_an_error_with_the_problem(client: Client) -> None:

@@ -23,6 +23,15 @@ PROTECTED = [
     ("GET", "/v1/runs", "read"),
     ("GET", "/v1/runs/x", "read"),
     ("GET", "/v1/runs/x/report.html", "read"),
+    ("POST", "/v1/webhooks", "write"),
+    ("GET", "/v1/webhooks", "read"),
+    ("GET", "/v1/webhooks/x", "read"),
+    ("PATCH", "/v1/webhooks/x", "write"),
+    ("DELETE", "/v1/webhooks/x", "write"),
+    ("POST", "/v1/webhooks/x/rotate", "write"),
+    ("POST", "/v1/webhooks/x/test", "write"),
+    ("GET", "/v1/webhooks/x/deliveries", "read"),
+    ("POST", "/v1/webhooks/x/deliveries/y/redeliver", "write"),
     ("GET", "/v1/log", "admin"),
     ("GET", "/metrics", "admin"),
 ]
@@ -53,7 +62,7 @@ def test_every_route_is_open_on_purpose_or_protected(stranger: Api) -> None:
     paths = stranger.client.get("/openapi.json").json()["paths"]
     routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     opened = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/problems/{slug}")}
-    examples = {"{audit_id}": "x", "{name}": "y", "{run}": "x"}
+    examples = {"{audit_id}": "x", "{name}": "y", "{run}": "x", "{webhook_id}": "x", "{delivery_id}": "y"}
     protected = set()
     for method, path in routes - opened:
         for parameter, example in examples.items():

@@ -1,0 +1,231 @@
+"""What a deliverer needs of the database: take a message that is due, and write down what came of sending it.
+
+As with audits, a claim is a lease with a fence: the lease is `due_at`, which a claim pushes on, the fence is the number
+of attempts, which it increases. A deliverer that dies leaves a lease that runs out, and another sends the message
+again: at least once, under the same id.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, delete, exists, insert, select, update
+from sqlalchemy.orm import aliased
+
+from peelbound.service.database.engine import Clock, database_clock, reading, writing
+from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, WebhookRow
+from peelbound.service.database.webhooks import disable
+from peelbound.service.schemas.webhook import DeliveryState, DisabledBecause
+
+MOST_FAILURES = 14
+"""A message whose attempts have failed so often is not sent by itself again; see `backoff`."""
+KEPT = timedelta(days=30)
+"""How long deliveries that have ended, and their log, are kept."""
+
+_FIRST_SECONDS = 5.0
+_FACTOR = 3.0
+_LONGEST_SECONDS = 4 * 3600.0
+_JITTER = 0.2
+_GONE = 410
+
+
+def backoff(failures: int, chance: float) -> float:
+    """Seconds to wait after so many failures in a row, at least one.
+
+    5 s, 15 s, 45 s, … three times as long each time up to 4 h: 13 waits, a day (24.6 h) in all. Each is up to a fifth
+    longer or shorter by chance, so that messages that failed together do not come back together.
+
+    Args:
+        failures: 1, 2, ….
+        chance: in [0, 1).
+    """
+    # The exponent is bounded because floats overflow.
+    seconds = min(_FIRST_SECONDS * _FACTOR ** min(failures - 1, 64), _LONGEST_SECONDS)
+    return seconds * (1 + _JITTER * (2 * chance - 1))
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A message that a deliverer holds; `attempt` is the fence."""
+
+    tenant: str
+    id: str
+    webhook_id: str
+    attempt: int
+    owner: str
+    at: datetime
+    """When it was taken, by the database's clock."""
+    url: str
+    secrets: tuple[str, ...]
+    """To sign with: the current one, and the one before while they overlap."""
+    body: str
+
+
+class Outbox:
+    """The messages of all tenants.
+
+    Args:
+        engine: the database.
+        lease_seconds: how long a deliverer has to send a message and say what came of it.
+        clock: the time by which messages come due.
+        chance: a number in [0, 1), drawn for each backoff.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float,
+        clock: Clock = database_clock,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._engine = engine
+        self._lease = timedelta(seconds=lease_seconds)
+        self._clock = clock
+        self._chance = chance
+
+    def claim(self, owner: str) -> Parcel | None:
+        """Take the message that has been due for longest; None when there is none.
+
+        Messages of an endpoint that is being sent one wait, so that an endpoint that is slow to answer holds up its own
+        messages and not all deliverers. (It is a courtesy and not exact: two claims at the same moment do not see each
+        other.)
+        """
+        with reading(self._engine) as connection:  # most looks find nothing; on SQLite a claim would hold up writers
+            due = select(DeliveryRow.id).where(DeliveryRow.due_at <= self._clock(connection)).limit(1)
+            if connection.scalar(due) is None:
+                return None
+        while True:
+            with writing(self._engine) as connection:
+                now = self._clock(connection)
+                found = self._due(connection, now)
+                if found is None:
+                    return None
+                if parcel := self._take(connection, now, found, owner):
+                    return parcel
+
+    @staticmethod
+    def _due(connection: Connection, now: datetime) -> Row[*tuple[Any, ...]] | None:
+        other = aliased(DeliveryRow)
+        busy = exists().where(
+            other.tenant == DeliveryRow.tenant,
+            other.webhook_id == DeliveryRow.webhook_id,
+            other.lease_owner.is_not(None),
+            other.due_at > now,
+        )
+        return connection.execute(
+            select(
+                DeliveryRow.tenant,
+                DeliveryRow.id,
+                DeliveryRow.webhook_id,
+                DeliveryRow.attempts,
+                DeliveryRow.body,
+            )
+            .where(DeliveryRow.due_at <= now, ~busy)
+            .order_by(DeliveryRow.due_at, DeliveryRow.id)
+            .limit(1)
+            .with_for_update(of=DeliveryRow, skip_locked=True)
+        ).one_or_none()
+
+    def _take(self, connection: Connection, now: datetime, found: Row[*tuple[Any, ...]], owner: str) -> Parcel | None:
+        """Claim the message whose row is locked here; None where its endpoint was disabled as it was written."""
+        webhook = connection.execute(
+            select(
+                WebhookRow.url,
+                WebhookRow.secret,
+                WebhookRow.previous_secret,
+                WebhookRow.previous_secret_until,
+                WebhookRow.disabled_at,
+            ).where(WebhookRow.tenant == found.tenant, WebhookRow.id == found.webhook_id)
+        ).one()
+        key = DeliveryRow.tenant == found.tenant, DeliveryRow.id == found.id
+        if webhook.disabled_at is not None:
+            connection.execute(
+                update(DeliveryRow)
+                .where(*key)
+                .values(state=DeliveryState.FAILED, due_at=None, lease_owner=None, ended_at=now)
+            )
+            return None
+        number = found.attempts + 1
+        connection.execute(
+            update(DeliveryRow).where(*key).values(attempts=number, due_at=now + self._lease, lease_owner=owner)
+        )
+        self._note_lost(connection, found)
+        connection.execute(
+            insert(DeliveryAttemptRow).values(tenant=found.tenant, delivery_id=found.id, number=number, at=now)
+        )
+        secrets = [webhook.secret]
+        if webhook.previous_secret is not None and webhook.previous_secret_until > now:
+            secrets.append(webhook.previous_secret)
+        return Parcel(
+            found.tenant, found.id, found.webhook_id, number, owner, now, webhook.url, tuple(secrets), found.body
+        )
+
+    @staticmethod
+    def _note_lost(connection: Connection, found: Row[*tuple[Any, ...]]) -> None:
+        connection.execute(
+            update(DeliveryAttemptRow)
+            .where(
+                DeliveryAttemptRow.tenant == found.tenant,
+                DeliveryAttemptRow.delivery_id == found.id,
+                DeliveryAttemptRow.seconds.is_(None),
+                DeliveryAttemptRow.error.is_(None),
+            )
+            .values(error="The process that sent it ended before it wrote down the answer.")
+        )
+
+    def settle(self, parcel: Parcel, status: int | None, error: str | None, seconds: float) -> bool:
+        """Write down what came of sending the message; False, and nothing is changed, when its lease was lost.
+
+        An answer without error delivers it. 410 Gone disables the endpoint. After any other failure it is sent again
+        later, until `MOST_FAILURES`.
+        """
+        with writing(self._engine) as connection:
+            now = self._clock(connection)
+            # The endpoint's row first, as whoever deletes or disables it locks them in this order.
+            connection.execute(
+                select(WebhookRow.id)
+                .where(WebhookRow.tenant == parcel.tenant, WebhookRow.id == parcel.webhook_id)
+                .with_for_update()
+            )
+            held = (
+                DeliveryRow.tenant == parcel.tenant,
+                DeliveryRow.id == parcel.id,
+                DeliveryRow.attempts == parcel.attempt,
+                DeliveryRow.lease_owner == parcel.owner,
+            )
+            failures = connection.scalar(select(DeliveryRow.failures).where(*held).with_for_update())
+            if failures is None:
+                return False
+            change: dict[str, Any] = {"lease_owner": None}
+            if error is None:
+                change |= {"state": DeliveryState.DELIVERED, "due_at": None, "ended_at": now, "failures": 0}
+            elif status == _GONE or failures + 1 >= MOST_FAILURES:
+                change |= {"state": DeliveryState.FAILED, "due_at": None, "ended_at": now, "failures": failures + 1}
+            else:
+                wait = timedelta(seconds=backoff(failures + 1, self._chance()))
+                change |= {"due_at": now + wait, "failures": failures + 1}
+            connection.execute(update(DeliveryRow).where(*held).values(**change))
+            connection.execute(
+                update(DeliveryAttemptRow)
+                .where(
+                    DeliveryAttemptRow.tenant == parcel.tenant,
+                    DeliveryAttemptRow.delivery_id == parcel.id,
+                    DeliveryAttemptRow.number == parcel.attempt,
+                )
+                .values(status=status, error=error, seconds=seconds)
+            )
+            if status == _GONE:
+                disable(connection, parcel.tenant, parcel.webhook_id, now, DisabledBecause.GONE)
+            return True
+
+    def forget(self) -> int:
+        """Delete deliveries that ended longer ago than `KEPT`, with their log; how many there were."""
+        with writing(self._engine) as connection:
+            ended_before = self._clock(connection) - KEPT
+            gone = connection.scalars(
+                delete(DeliveryRow).where(DeliveryRow.ended_at < ended_before).returning(DeliveryRow.id)
+            ).all()
+        return len(gone)

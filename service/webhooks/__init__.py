@@ -1,0 +1,1 @@
+"""Webhooks: which places may be called (`targets`), one call (`sending`), and who makes the calls (`deliverer`)."""
