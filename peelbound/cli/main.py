@@ -23,6 +23,7 @@ COMMANDS = {
     "webhook": "Have endpoints told when audits end.",
     "token": "Make, list and revoke the tokens of a service.",
     "log": "Say who changed what in a service.",
+    "doctor": "Say what is wrong with a service's settings and surroundings.",
 }
 
 HELP = """Audit a transformer checkpoint: peel it block by block and see what training left on the table.
@@ -30,7 +31,7 @@ HELP = """Audit a transformer checkpoint: peel it block by block and see what tr
 \b
 Exit codes:
   0  done; for audit and wait: the verdict passes the --fail-on rule
-  1  the verdict does not pass
+  1  the verdict does not pass; for doctor: something is wrong
   2  wrong usage
   3  the audit failed or was cancelled, or the service refused or could not be reached
 

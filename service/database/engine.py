@@ -61,6 +61,19 @@ def make_engine(url: str) -> Engine:
             raise _url_invalid(f"is for {other}")
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite URL, which `make_engine` would make; None for a server's.
+
+    Raises:
+        DatabaseUrlInvalid: it cannot be parsed.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise _url_invalid("cannot be parsed") from error
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 def _url_invalid(what: str) -> DatabaseUrlInvalid:
     # The URL itself stays out of the message: it may hold a password.
     return DatabaseUrlInvalid(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectRequestTypeDef
 
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError)
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
+NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
 _FULL = frozenset({"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "507"})
 _PASSING = frozenset({"OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "RequestTimeTooSkewed"})
 
@@ -80,7 +80,7 @@ class S3Access:
             yield
         except ClientError as error:
             raise _typed(error, where, pointer) from error
-        except _NO_CREDENTIALS as error:
+        except NO_CREDENTIALS as error:
             raise StorageDenied(f"{where}: {error}.", remedy=_DENIED_REMEDY, pointer=pointer) from error
         except (BotoCoreError, RetriesExceededError, S3DownloadFailedError) as error:
             raise StorageUnavailable(f"{where}: {error}.", pointer=pointer) from error

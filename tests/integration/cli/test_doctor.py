@@ -1,0 +1,176 @@
+"""`peelbound doctor` among real servers: it says which of several things that can be wrong it is."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, text
+
+from peelbound.service.database.engine import make_engine
+from peelbound.service.database.schema import migrate
+from peelbound.service.doctor.cluster import examine_cluster
+from peelbound.service.settings import Settings
+from tests.integration.cli.conftest import Run
+from tests.integration.client.harness import Service
+from tests.s3_server import S3Server, free_ports, s3_server
+
+__all__ = ["s3_server"]
+
+
+def findings(done: "subprocess.CompletedProcess[str]") -> dict[str, dict[str, Any]]:
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)
+    assert (done.returncode == 1) == any(f["status"] == "wrong" for f in found)
+    assert all(f["remedy"] for f in found if f["status"] in ("wrong", "warning"))
+    return {f["part"]: f for f in found}
+
+
+def test_nothing_is_wrong_with_a_service_that_works(
+    run: Run, service: Service, database_url: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    engine = make_engine(database_url)
+    migrate(engine)
+    engine.dispose()
+    bucket = s3_server.new_bucket()
+    variables = s3_server.environment() | {
+        "PEELBOUND_DATABASE_URL": database_url,
+        "PEELBOUND_STORE_URL": f"s3://{bucket}/results",
+        "PEELBOUND_ALLOW": json.dumps([str(tmp_path), f"s3://{bucket}/models"]),
+        "PEELBOUND_URL": service.url,
+        "PEELBOUND_TOKEN": service.token,
+    }
+    found = findings(run("doctor", "--json", **variables))
+    assert {part for part, f in found.items() if f["status"] not in ("ok", "skipped")} == set()
+    asked = {"database", "schema", "store", "store clock", "store promises", "allow-list", "service", "versions"}
+    assert {part for part, f in found.items() if f["status"] == "ok"} >= asked
+    assert s3_server.access().client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    said = run("doctor", **variables)
+    assert said.returncode == 0
+    assert "store promises" in said.stdout
+
+
+class NoS3(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>hello")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoS3) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_part_of_the_store_that_is_wrong_is_named(run: Run, s3_server: S3Server, web_server: str) -> None:
+    right = s3_server.environment() | {"PEELBOUND_STORE_URL": f"s3://{s3_server.new_bucket()}/results"}
+    (nobody,) = free_ports(1)
+    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere", "HOME": "/nowhere"}
+    without = {name: value for name, value in right.items() if "_KEY" not in name}
+    cases: list[tuple[dict[str, str], str, str]] = [
+        (right | {"PEELBOUND_STORE_URL": "s3://no-such-bucket/results"}, "no bucket", "PEELBOUND_STORE_URL"),
+        (right | {"PEELBOUND_S3_ACCESS_KEY_ID": "unknown"}, "access key", "PEELBOUND_S3_ACCESS_KEY_ID"),
+        (right | {"PEELBOUND_S3_SECRET_ACCESS_KEY": "wrong"}, "secret key", "PEELBOUND_S3_SECRET_ACCESS_KEY"),
+        (without | nowhere, "no credentials", "PEELBOUND_S3_ACCESS_KEY_ID"),
+        (right | {"PEELBOUND_S3_ENDPOINT_URL": f"http://127.0.0.1:{nobody}"}, "not answer", "ENDPOINT_URL"),
+        (right | {"PEELBOUND_S3_ENDPOINT_URL": web_server}, "S3 server", "ENDPOINT_URL"),
+        (right | {"PEELBOUND_STORE_URL": "ftp://x"}, "ftp://x", "s3://"),
+    ]
+    for variables, detail, remedy in cases:
+        found = findings(run("doctor", "--json", **variables))["store"]
+        assert found["status"] == "wrong", found
+        assert detail in found["detail"]
+        assert remedy in found["remedy"]
+
+
+def test_a_database_that_is_away_empty_or_newer_is_told_apart(run: Run, postgres_url: URL) -> None:
+    def doctor(url: URL) -> dict[str, dict[str, Any]]:
+        rendered = url.render_as_string(hide_password=False)
+        return findings(run("doctor", "--json", PEELBOUND_DATABASE_URL=rendered))
+
+    away = doctor(postgres_url.set(password="secret", username="u", host="127.0.0.1", port=1, query={}))["database"]
+    assert away["status"] == "wrong"
+    assert "secret" not in json.dumps(away)
+    maintenance = make_engine(postgres_url.render_as_string(hide_password=False))
+    with maintenance.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE doctor"))
+    maintenance.dispose()
+    url = postgres_url.set(database="doctor")
+    empty = doctor(url)
+    assert (empty["database"]["status"], empty["schema"]["status"]) == ("ok", "wrong")
+    assert empty["schema"]["remedy"] == "Run: peelbound migrate"
+    assert empty["database clock"]["status"] == "ok"
+    engine = make_engine(url.render_as_string(hide_password=False))
+    migrate(engine)
+    assert doctor(url)["schema"]["status"] == "ok"
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert "newer" in doctor(url)["schema"]["remedy"]
+    with engine.begin() as connection:
+        connection.execute(text("ALTER DATABASE doctor SET default_transaction_read_only = on"))
+    engine.dispose()
+    assert "no writes" in doctor(url)["database"]["detail"]
+
+
+def test_a_token_that_nobody_knows_and_a_setting_that_cannot_be_read_are_named(run: Run, service: Service) -> None:
+    stranger = findings(run("doctor", "--json", PEELBOUND_URL=service.url, PEELBOUND_TOKEN="nobody's"))["service"]
+    assert (stranger["status"], "PEELBOUND_TOKEN" in stranger["remedy"]) == ("wrong", True)
+    away = findings(run("doctor", "--json", PEELBOUND_URL="http://127.0.0.1:1"))["service"]
+    assert (away["status"], "not answer" in away["detail"]) == ("wrong", True)
+    misspelt = findings(run("doctor", "--json", PEELBOUND_WORKERS="none"))["settings"]
+    assert (misspelt["status"], "PEELBOUND_WORKERS" in misspelt["detail"]) == ("wrong", True)
+
+
+@pytest.fixture
+def ray_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray head that asks for a token: its address; the token is in the environment."""
+    token = secrets.token_hex(32)
+    (port,) = free_ports(1)
+    command = [
+        Path(sys.executable).with_name("ray"),
+        *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"),
+        *("--include-dashboard=false", "--object-store-memory=100000000", "--disable-usage-stats"),
+    ]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or Ray takes the machine's address for loopback
+    with (tmp_path / "head.log").open("wb") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.send_signal(signal.SIGTERM)
+        try:
+            head.wait(timeout=30)
+        finally:
+            if head.poll() is None:
+                os.killpg(head.pid, signal.SIGKILL)
+
+
+def test_a_wrong_ray_token_is_named_and_room_for_the_workers_is_counted(
+    ray_head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(ray_address=ray_head, workers=1)
+    while "Nothing answers" in (found := examine_cluster(settings)).detail:
+        pass  # the head is not up yet
+    assert (found.status, found.detail) == ("ok", f"{ray_head}: 1 nodes with 1 CPUs and 0 GPUs.")
+    assert examine_cluster(settings.model_copy(update={"workers": 2})).status == "warning"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    stranger = examine_cluster(settings)
+    assert (stranger.status, "RAY_AUTH_TOKEN" in stranger.remedy) == ("wrong", True), stranger
