@@ -18,6 +18,9 @@ from sqlalchemy import URL, text
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.schema import migrate
 from peelbound.service.doctor.cluster import examine_cluster
+from peelbound.service.doctor.database import examine_database
+from peelbound.service.doctor.findings import Finding
+from peelbound.service.doctor.store import examine_store
 from peelbound.service.settings import Settings
 from tests.integration.cli.conftest import Run
 from tests.integration.client.harness import Service
@@ -78,54 +81,63 @@ def web_server() -> Iterator[str]:
         thread.join()
 
 
-def test_the_part_of_the_store_that_is_wrong_is_named(run: Run, s3_server: S3Server, web_server: str) -> None:
-    right = s3_server.environment() | {"PEELBOUND_STORE_URL": f"s3://{s3_server.new_bucket()}/results"}
+def test_the_part_of_the_store_that_is_wrong_is_named(
+    s3_server: S3Server, web_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PEELBOUND_STORE_URL", f"s3://{s3_server.new_bucket()}/results")
     (nobody,) = free_ports(1)
-    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere", "HOME": "/nowhere"}
-    without = {name: value for name, value in right.items() if "_KEY" not in name}
-    cases: list[tuple[dict[str, str], str, str]] = [
-        (right | {"PEELBOUND_STORE_URL": "s3://no-such-bucket/results"}, "no bucket", "PEELBOUND_STORE_URL"),
-        (right | {"PEELBOUND_S3_ACCESS_KEY_ID": "unknown"}, "access key", "PEELBOUND_S3_ACCESS_KEY_ID"),
-        (right | {"PEELBOUND_S3_SECRET_ACCESS_KEY": "wrong"}, "secret key", "PEELBOUND_S3_SECRET_ACCESS_KEY"),
-        (without | nowhere, "no credentials", "PEELBOUND_S3_ACCESS_KEY_ID"),
-        (right | {"PEELBOUND_S3_ENDPOINT_URL": f"http://127.0.0.1:{nobody}"}, "not answer", "ENDPOINT_URL"),
-        (right | {"PEELBOUND_S3_ENDPOINT_URL": web_server}, "S3 server", "ENDPOINT_URL"),
-        (right | {"PEELBOUND_STORE_URL": "ftp://x"}, "ftp://x", "s3://"),
-    ]
-    for variables, detail, remedy in cases:
-        found = findings(run("doctor", "--json", **variables))["store"]
-        assert found["status"] == "wrong", found
-        assert detail in found["detail"]
-        assert remedy in found["remedy"]
+    for changes, detail, remedy in (
+        ({"store_url": "s3://no-such-bucket/results"}, "no bucket", "PEELBOUND_STORE_URL"),
+        ({"s3_access_key_id": "unknown"}, "access key", "PEELBOUND_S3_ACCESS_KEY_ID"),
+        ({"s3_secret_access_key": "wrong"}, "secret key", "PEELBOUND_S3_SECRET_ACCESS_KEY"),
+        ({"s3_endpoint_url": f"http://127.0.0.1:{nobody}"}, "not answer", "ENDPOINT_URL"),
+        ({"s3_endpoint_url": web_server}, "no S3 server", "ENDPOINT_URL"),
+        ({"store_url": "ftp://x"}, "ftp://x", "s3://"),
+    ):
+        (found,) = examine_store(Settings(**changes))
+        assert found.status == "wrong", found
+        assert detail in found.detail
+        assert remedy in found.remedy
 
 
-def test_a_database_that_is_away_empty_or_newer_is_told_apart(run: Run, postgres_url: URL) -> None:
-    def doctor(url: URL) -> dict[str, dict[str, Any]]:
-        rendered = url.render_as_string(hide_password=False)
-        return findings(run("doctor", "--json", PEELBOUND_DATABASE_URL=rendered))
+def test_credentials_that_are_nowhere_are_named(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    settings = Settings(store_url="s3://bucket/results", s3_endpoint_url=s3_server.endpoint_url)
+    (found,) = examine_store(settings)
+    assert (found.status, "no credentials" in found.detail) == ("wrong", True)
+
+
+def test_a_database_that_is_away_empty_or_newer_is_told_apart(postgres_url: URL) -> None:
+    def doctor(url: URL) -> dict[str, Finding]:
+        settings = Settings(database_url=url.render_as_string(hide_password=False))
+        return {finding.part: finding for finding in examine_database(settings)}
 
     away = doctor(postgres_url.set(password="secret", username="u", host="127.0.0.1", port=1, query={}))["database"]
-    assert away["status"] == "wrong"
-    assert "secret" not in json.dumps(away)
+    assert away.status == "wrong"
+    assert "secret" not in away.model_dump_json()
     maintenance = make_engine(postgres_url.render_as_string(hide_password=False))
     with maintenance.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(text("CREATE DATABASE doctor"))
     maintenance.dispose()
     url = postgres_url.set(database="doctor")
     empty = doctor(url)
-    assert (empty["database"]["status"], empty["schema"]["status"]) == ("ok", "wrong")
-    assert empty["schema"]["remedy"] == "Run: peelbound migrate"
-    assert empty["database clock"]["status"] == "ok"
+    assert (empty["database"].status, empty["schema"].status) == ("ok", "wrong")
+    assert empty["schema"].remedy == "Run: peelbound migrate"
+    assert empty["database clock"].status == "ok"
     engine = make_engine(url.render_as_string(hide_password=False))
     migrate(engine)
-    assert doctor(url)["schema"]["status"] == "ok"
+    assert doctor(url)["schema"].status == "ok"
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert "newer" in doctor(url)["schema"]["remedy"]
+    assert "newer" in doctor(url)["schema"].remedy
     with engine.begin() as connection:
         connection.execute(text("ALTER DATABASE doctor SET default_transaction_read_only = on"))
     engine.dispose()
-    assert "no writes" in doctor(url)["database"]["detail"]
+    assert "no writes" in doctor(url)["database"].detail
 
 
 def test_a_token_that_nobody_knows_and_a_setting_that_cannot_be_read_are_named(run: Run, service: Service) -> None:
