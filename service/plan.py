@@ -50,6 +50,8 @@ class Plan:
     """Beside a low-bit model: how each block is solved once more in full precision."""
     free_maps: tuple[Anchors, ...] = ()
     """Beside a low-bit model: target maps that are solved in full precision too."""
+    what_if: CorrectedSettings | None = None
+    """How each block, rounded to the class that the request asks about, is re-solved in it."""
 
     @property
     def free(self) -> "Plan":
@@ -76,6 +78,7 @@ class Plan:
         counts = {
             "block_reference": self.blocks * len(self.corrected),
             "full_precision_block": self.blocks * (self.free_corrected is not None),
+            "what_if": self.blocks * (self.what_if is not None),
             "matrix": len(self.matrix_cells),
             "reference_network": networks,
             "full_precision_network": len(trie(self.free_maps)),
@@ -164,6 +167,14 @@ def suggest(cost: dict[tuple[int, int], float], blocks: int, band: int) -> Ancho
     return best[blocks][2]
 
 
+def mix_sizes(blocks: int) -> tuple[int, ...]:
+    """How many blocks stay in full precision in the mixes of `what_if`: 0 to 4, then ever wider apart, below K."""
+    sizes = [0, 1, 2, 3, 4]
+    while sizes[-1] < blocks:
+        sizes += [sizes[-1] * 3 // 2, sizes[-1] * 2]
+    return tuple(size for size in sizes if size < blocks)
+
+
 def make_plan(request: AuditRequest, blocks: int, hidden_size: int, weights: Scheme = FULL) -> Plan:
     """Resolve preset and options for a model.
 
@@ -222,6 +233,7 @@ def make_plan(request: AuditRequest, blocks: int, hidden_size: int, weights: Sch
         seed=request.seed,
         weights=str(weights),
         free_corrected=replace(corrected[-1], free=True) if low_bit and networks else None,
+        what_if=None if request.what_if is None else replace(corrected[-1], rounded_to=request.what_if),
         free_maps=(tuple(m for m in maps if m in ends) or maps[:1]) if low_bit else (),
     )
 

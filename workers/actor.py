@@ -25,7 +25,9 @@ from peelbound.workers.errors import Cancelled
 from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.quantisers.activations import round_inputs
+from peelbound.workers.quantisers.conversion import require_dense
 from peelbound.workers.quantisers.latents import Latents
+from peelbound.workers.quantisers.scheme import Scheme
 from peelbound.workers.quantisers.weight_class import FULL_PRECISION, Rounded, WeightClass, effective
 from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
 from peelbound.workers.results import ResultStore, load_tensors, save_solution
@@ -63,6 +65,7 @@ class Reference:
     """A competitor that leaves the trained network at block `leaves` and rejoins it after block `rejoins`.
 
     Between stands a solution (`solution` is its key), weight noise (`damage`), or nothing at all: the skip reference.
+    With `rounds` it passes the trained blocks and its own rounded ones in turn.
     """
 
     name: str
@@ -72,6 +75,10 @@ class Reference:
     damage: Damage | None = None
     free: bool = False
     """Whether the solution left the model's weight class for full precision."""
+    rounded_to: str | None = None
+    """Beside a model in full precision: the weight class of the solution, or that `rounds` are rounded to."""
+    rounds: tuple[int, ...] = ()
+    """Blocks that are rounded to `rounded_to`, `leaves` the first of them; between them the network is the trained."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +160,15 @@ class Worker:
         if self._stop.is_set():
             raise Cancelled("The audit was cancelled.")
 
-    def _load(self, block: TrainedBlock, part: Part) -> nn.Module:
-        """The block as the model runs it: of its weight class, damaged or not."""
+    def _load(self, block: TrainedBlock, part: Part, *, free: bool = False) -> nn.Module:
+        """The block as the model runs it: of its weight class, damaged or not; `free`: but for rounded activations."""
         self._on_step(0)
         tensors = part.tensors()
         damaged = block.damage is not None and block.damage.block == block.index
         if self.weights.latent or damaged:
             tensors, rounding = self._stored(block, part, tensors)
             tensors = effective(tensors, rounding)
-        return self._made(block.index, tensors)
+        return self._made(block.index, tensors, free=free)
 
     def _stored(
         self, block: TrainedBlock, part: Part, tensors: dict[str, torch.Tensor]
@@ -172,24 +179,41 @@ class Worker:
             tensors = damage.noisy(tensors, block.damage.sigma, block.damage.seed)
         return tensors, rounding
 
-    def _made(self, index: int, tensors: dict[str, torch.Tensor], *, free: bool = False) -> nn.Module:
+    def _made(
+        self, index: int, tensors: dict[str, torch.Tensor], *, free: bool = False, rounded_to: str | None = None
+    ) -> nn.Module:
         block = self.skeleton.load_block(index, tensors)
-        return block if free else self._rounding_inputs(index, block)
+        return block if free else self._rounding_inputs(index, block, rounded_to)
+
+    def _rounded(self, index: int, part: Part, rounded_to: str) -> nn.Module:
+        """A block of a model in full precision, its linear maps rounded to a weight class."""
+        rounding = WeightClass(Scheme.parse(rounded_to)).fresh(self._maps(index))
+        return self._made(index, effective(part.tensors(), rounding), rounded_to=rounded_to)
 
     def _maps(self, index: int) -> tuple[LinearMap, ...]:
         return self.skeleton.architecture.linear_maps(index)
 
-    def _rounding_inputs(self, index: int, block: nn.Module) -> nn.Module:
-        if self.weights.scheme.activation_bits:
-            round_inputs(block, {linear.name for linear in self.weights.restricted(self._maps(index))})
+    def _rounding_inputs(self, index: int, block: nn.Module, rounded_to: str | None = None) -> nn.Module:
+        weights = self.weights if rounded_to is None else WeightClass(Scheme.parse(rounded_to))
+        if weights.scheme.activation_bits:
+            round_inputs(block, {linear.name for linear in weights.restricted(self._maps(index))})
         return block
 
     def _latents(self, problem: CorrectedProblem, part: Part, module: nn.Module) -> Latents:
         """What a corrected solve moves: the latent weights that are stored, or else the grid points themselves."""
+        if problem.settings.rounded_to is not None:
+            scheme = Scheme.parse(problem.settings.rounded_to)
+            return Latents(module, WeightClass(scheme).fresh(self._maps(problem.block.index)), part.tensors())
         if problem.settings.free or self.weights.scheme.full:
             return Latents(module)
         tensors, rounding = self._stored(problem.block, part, part.tensors())
         return Latents(module, rounding, tensors if self.weights.latent else None)
+
+    def _start(self, problem: CorrectedProblem, part: Part) -> nn.Module:
+        """The block that a corrected solve starts from; in full precision what enters its maps is not rounded."""
+        if problem.settings.rounded_to is not None:
+            return self._rounded(problem.block.index, part, problem.settings.rounded_to)
+        return self._load(problem.block, part, free=problem.settings.free)
 
     def embed(self, ids: Ints) -> tuple[Floats, Done]:
         """h[0] of a shard."""
@@ -228,7 +252,7 @@ class Worker:
         """Solve a block reference; shards: h[l−1], h[l], g[l] of fit, one after another. The solution is stored."""
         start = time.perf_counter()
         before, after, gradient = _thirds(shards)
-        module = self._load(problem.block, part)
+        module = self._start(problem, part)
         latents = self._latents(problem, part, module)
         found = solver.solve_corrected(
             self.skeleton,
@@ -245,6 +269,29 @@ class Worker:
         )
         stored = save_solution(self.store, problem.key, module.state_dict(), asdict(found))
         return Done(time.perf_counter() - start, asdict(found), stored)
+
+    def rounding_products(
+        self, index: int, part: Part, rounded_to: str, before: Floats, after: Floats, gradient: Floats
+    ) -> Done:
+        """What rounding a block does to the loss of a shard, to first order; values: `products` [N, T].
+
+        Args:
+            index: 1..K.
+            part: the block's bytes, of a model in full precision.
+            rounded_to: the weight class.
+            before: h[l−1], [N, T, D].
+            after: h[l].
+            gradient: g[l].
+
+        Raises:
+            RequestError: a linear map of the block lies on a grid already (slug ``request-what-if-low-bit``).
+        """
+        start = time.perf_counter()
+        self._on_step(0)
+        require_dense(self._maps(index), part.tensors(), rounded_to, index)
+        block = self._rounded(index, part, rounded_to)
+        products = passes.output_products(self.skeleton, index, block, before, after, gradient, self.grain)
+        return Done(time.perf_counter() - start, {"products": products})
 
     def solve_state(
         self, problem: StateProblem, select: Floats, select_target: Floats, pieces: int, *shards: Floats
@@ -334,7 +381,7 @@ class Worker:
         Args:
             block: the block that they pass, or that some replace.
             part: its bytes.
-            leaving: per states, the reference that leaves the trained network here, or None: the trained block.
+            leaving: per states, the reference that has a block of its own here, or None: the trained block.
             states: h[l−1] of each, [N, T, D]; the trained network's own come first.
 
         Yields:
@@ -342,21 +389,26 @@ class Worker:
         """
         start = time.perf_counter()
         module = self._load(block, part)
+        rounded = dict[str, nn.Module]()  # one for all the references that round this block
         for number, (reference, value) in enumerate(zip(leaving, states, strict=True)):
             self._on_step(number)
             if reference is None:
-                yield passes.forward(self.skeleton, block.index, module, value, self.grain, competitor=number > 0)
+                own = module
+            elif block.index in reference.rounds:
+                scheme = str(reference.rounded_to)
+                own = rounded[scheme] if scheme in rounded else self._rounded(block.index, part, scheme)
+                rounded[scheme] = own
             else:
-                yield self._leave(reference, part, value)
+                own = self._leaving(reference, part)
+            yield passes.forward(self.skeleton, block.index, own, value, self.grain, competitor=number > 0)
         yield Done(time.perf_counter() - start)
 
-    def _leave(self, reference: Reference, part: Part, states: Floats) -> Floats:
-        index = reference.leaves
-        if reference.solution is not None:
-            block = self._made(index, load_tensors(self.store, reference.solution), free=reference.free)
-        else:
-            block = self._load(TrainedBlock(index, reference.damage), part)
-        return passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
+    def _leaving(self, reference: Reference, part: Part) -> nn.Module:
+        """What stands where a reference leaves the trained network."""
+        if reference.solution is None:
+            return self._load(TrainedBlock(reference.leaves, reference.damage), part)
+        tensors = load_tensors(self.store, reference.solution)
+        return self._made(reference.leaves, tensors, free=reference.free, rounded_to=reference.rounded_to)
 
     def losses(
         self, ids: Ints, mask: NDArray[np.bool_], head_key: str | None, names: list[str], *states: Floats

@@ -156,6 +156,25 @@ def backward(
     )
 
 
+def output_products(
+    skeleton: Skeleton, index: int, block: nn.Module, before: Floats, after: Floats, gradient: Floats, grain: int
+) -> Floats:
+    """⟨g[l], f(h[l−1]) − h[l]⟩ per token, [N, T]: to first order, what `block` in place of block l does to ΣCE.
+
+    Args:
+        index: l.
+        block: in place of block l.
+        before: h[l−1], [N, T, D].
+        after: h[l].
+        gradient: g[l].
+    """
+    products = np.empty(before.shape[:2], np.float32)
+    changed = forward(skeleton, index, block, before, grain, competitor=True)
+    for n, (new, old, g) in enumerate(zip(changed, after, gradient, strict=True)):  # copies of one sequence at a time
+        products[n] = np.einsum("td,td->t", new - old, g, dtype=np.float64)
+    return products
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Positions that predict a next token, flat: M of them, sequence by sequence."""

@@ -32,6 +32,8 @@ class CorrectedSettings:
     """A token with ‖h‖ above this many medians (massive activations) loses its linear term and weighs (median/‖h‖)²."""
     free: bool = False
     """Whether the block leaves the model's weight class and is solved in full precision."""
+    rounded_to: str | None = None
+    """Beside a model in full precision: the weight class that the block is rounded to and solved in."""
 
 
 @dataclass(frozen=True)

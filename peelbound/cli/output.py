@@ -11,7 +11,7 @@ from rich.text import Text
 
 from peelbound.service.schemas.plan import AuditPlan
 from peelbound.service.schemas.record import AuditRecord
-from peelbound.service.schemas.report import BlockFinding, Interval, Report, Score
+from peelbound.service.schemas.report import BlockFinding, Interval, Report, Score, WhatIfReport
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -43,6 +43,11 @@ def print_verdict(report: Report, console: Console) -> None:
     for sentence in verdict.sentences:
         console.print(Text(f"  {sentence.text}"))
     console.print(block_table(report))
+    if report.what_if is not None:
+        console.print(Text(f"if rounded to {report.what_if.scheme}", "bold"))
+        for sentence in report.what_if.sentences:
+            console.print(Text(f"  {sentence.text}"))
+        console.print(rounding_table(report.what_if))
 
 
 def block_table(report: Report) -> Table:
@@ -65,6 +70,21 @@ def block_table(report: Report) -> Table:
             _z(block.attention_scale),
             _z(block.mlp_scale),
         )
+    return table
+
+
+def rounding_table(what_if: WhatIfReport) -> Table:
+    """What rounding each block would cost, and what the mixes cost; nats per token on check."""
+    table = Table(box=box.SIMPLE_HEAD, caption="costs in nats per token, on check", caption_justify="left")
+    for name in ("rounded", "foretold", "cost [interval]", "won back by re-solving"):
+        table.add_column(name, justify="right")
+    for block in what_if.blocks:
+        table.add_row(
+            f"block {block.index}", f"{block.predicted_cost:+.4f}", _interval(block.cost), _interval(block.recovered)
+        )
+    for mix in what_if.mixes:
+        name = f"all but {', '.join(map(str, mix.kept))}" if mix.kept else "all"
+        table.add_row(name, "", _interval(mix.cost), "")
     return table
 
 

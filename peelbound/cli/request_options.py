@@ -12,7 +12,7 @@ from peelbound.service.schemas.request import AuditRequest, Preset, Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FIELDS = ("preset", "run", "step", "training_loss", "priority", "seed")
+_FIELDS = ("preset", "what_if", "run", "step", "training_loss", "priority", "seed")
 _CALIBRATION = (
     "provenance",
     "text_field",
@@ -67,6 +67,12 @@ _OPTIONS = (
         "--provenance",
         type=click.Choice([kind.value for kind in Provenance]),
         help="Whether training saw the calibration data; it bounds what the verdict may say.  [default: unknown]",
+    ),
+    click.option(
+        "--what-if",
+        metavar="CLASS",
+        help="Ask what rounding the blocks to a weight class would cost, and which must stay as they are: int4-g32, "
+        "q4_0, ternary, …",
     ),
     click.option("--run", help="The training run that the checkpoint belongs to."),
     click.option("--step", type=int, metavar="N", help="Its training step."),

@@ -8,6 +8,7 @@ import numpy as np
 
 from peelbound.service.controller.block_measurements import CHECK, SELECT, BlockMeasurements, Sums
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
+from peelbound.service.controller.rounding import RoundingMeasurements, what_if_report
 from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, Thresholds
 from peelbound.service.findings import judge_blocks
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
@@ -27,6 +28,7 @@ from peelbound.service.schemas.report import (
     MatrixCell,
     NetworkReport,
     Report,
+    WhatIfReport,
 )
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.statistics import (
@@ -38,6 +40,7 @@ from peelbound.service.statistics import (
 )
 from peelbound.service.summary import bound_of, summarise
 from peelbound.service.verdict import judge
+from peelbound.service.what_if import what_if_caveats
 from peelbound.workers.actor import Damage
 from peelbound.workers.keys import seed_of
 
@@ -81,6 +84,7 @@ class Measured:
     """Of the peeling matrix, by (source, target)."""
     control: Control | None
     bits: Bits | None = None
+    rounding: RoundingMeasurements | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class Assembly:
             matrix=self._matrix(),
             positive_control=control,
             low_bit=self._low_bit(),
+            what_if=self._what_if(),
             calibration=context.calibration.model_copy(update={"top_token_share": measured.blocks.top_token_share()}),
             checkpoint=context.checkpoint,
             settings={"plan": _plain(asdict(context.plan)), "thresholds": asdict(context.thresholds)},
@@ -258,6 +263,12 @@ class Assembly:
             total=self._paired(trained, bits.free_check, "total"),
         )
 
+    def _what_if(self) -> WhatIfReport | None:
+        rounding = self._measured.rounding
+        if rounding is None:
+            return None
+        return what_if_report(rounding, tolerance=self._context.plan.tolerance, level=self._level, seed_of=self._seed)
+
     def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
         gains = blocks.gains()
         found = paired_intervals(gains, level=self._level, seed=self._seed("gains"))
@@ -341,6 +352,7 @@ class Assembly:
         if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
             caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
         caveats += low_bit_caveats(self._context.checkpoint.weights)
+        caveats += what_if_caveats() if self._measured.rounding is not None else []
         if self._measured.residuals:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
         return caveats

@@ -24,7 +24,7 @@ from peelbound.service.controller.networks import HeadResult, Network, NetworkAu
 from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import TrainedWalk, Walker
-from peelbound.service.controller.weights import Finder, weights_report
+from peelbound.service.controller.weights import Finder, require_full_precision, weights_report
 from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
 from peelbound.service.schemas.record import Progress
@@ -95,6 +95,7 @@ class Audit:
         pool, checkpoint = self.pool, inputs.checkpoint
         finder = Finder(self.store, self.tenant, checkpoint, self.request)
         weights = finder.find(known)
+        require_full_precision(self.request.what_if, weights)
         plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
         pool.start(plan.grain)
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
@@ -123,6 +124,7 @@ class Audit:
             keep=keep,
             first=first,
             free=plan.free_corrected,
+            what_if=plan.what_if,
         )
         networks = NetworkAudit(audited, data, pool, measurements, self.meter, plan, blocks)
         free = NetworkAudit(audited, data, pool, measurements, self.meter, plan.free, blocks)
@@ -173,7 +175,8 @@ class Audit:
         check = networks.check_losses(meet_check, head_control)
         networks.forget()
         control = self._positive_control(blocks, measured, levels, plan) if levels else None
-        return Measured(measured, head_control, built, check, residuals, control, bits)
+        rounding = blocks.rounding(measured)
+        return Measured(measured, head_control, built, check, residuals, control, bits, rounding)
 
     def _bits(
         self, free: NetworkAudit, built: Sequence[Network], trained: Trained, head: HeadResult, plan: Plan

@@ -23,8 +23,9 @@ from peelbound.service.controller.block_measurements import (
 from peelbound.service.controller.measurements import Measurements
 from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.pool import Pool, Ref
-from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
-from peelbound.service.controller.walks import SUBLAYERS, ScaleProducts, TrainedWalk, Walker
+from peelbound.service.controller.rounding import RoundingMeasurements, alone, dearest_first, mixes, re_solved
+from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data, Shard
+from peelbound.service.controller.walks import SUBLAYERS, Rows, ScaleProducts, TrainedWalk, Walker, whole
 from peelbound.service.schemas.report import SpectrumReport
 from peelbound.workers.actor import CorrectedProblem, Damage, Done, Reference, TrainedBlock
 from peelbound.workers.recipes import CorrectedSettings
@@ -46,6 +47,7 @@ class BlockAudit:
         first: list[TrainedWalk] | None = None,
         damage: Damage | None = None,
         free: CorrectedSettings | None = None,
+        what_if: CorrectedSettings | None = None,
     ) -> None:
         """Bind to a network.
 
@@ -60,10 +62,11 @@ class BlockAudit:
             first: holds the walk forward where it was made already; it is taken out, so that nobody else keeps it.
             damage: planted in one block, or None.
             free: how each block of a low-bit network is solved once more in full precision, or None.
+            what_if: how each block of a full-precision network, rounded to a weight class, is re-solved in it, or None.
         """
         self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
         self.measurements, self.settings, self.damage = measurements, list(settings), damage
-        self.free = free
+        self.free, self.what_if = free, what_if
         self._keep = keep | {FIT, CHECK}
         self._planted = None if damage is None else asdict(damage)
         self._walker = Walker(audited, data, pool, meter, damage)
@@ -125,7 +128,7 @@ class BlockAudit:
         """
         blocks = range(1, self.audited.blocks + 1)
         problems = {(i, s.rho): self.problem(i, s) for i in blocks for s in self.settings}
-        asked_for = [*problems.values(), *(self.problem(i, self.free) for i in blocks if self.free is not None)]
+        asked_for = [*problems.values(), *(self.problem(i, s) for i in blocks for s in self._beside)]
         open_keys = {p.key for p in asked_for if self.measurements.solution(p.key) is None}
         fit_tokens = self.data.splits[FIT].ids.size
         for problem in asked_for:
@@ -133,10 +136,13 @@ class BlockAudit:
                 self.meter.found(1, self.audited.cost.corrected(problem.settings, fit_tokens))
         asked = {"damage": self._planted}
         scores = self.measurements.find("scores", asked)
-        if scores is None or open_keys:
+        rounding = None if self.what_if is None or self._rounding_products() is not None else self._products_by_block()
+        if scores is None or open_keys or rounding is not None:
             walk = self.walk()
             self.meter.phase("block_references")
-            rows = self._walker.backward(walk, partial(self._submit, walk, open_keys))
+            rows = self._walker.backward(walk, partial(self._submit, walk, open_keys, rounding))
+            if rounding is not None:
+                self._keep_rounding_products(rounding)
             scores = self.measurements.measured(
                 "scores",
                 asked,
@@ -145,9 +151,24 @@ class BlockAudit:
         products = {kind: [None if r is None else np.array(r) for r in rows] for kind, rows in scores.items()}
         return products, {at: self.measurements.solution(p.key) or {} for at, p in problems.items()}
 
-    def _submit(self, walk: TrainedWalk, open_keys: set[str], index: int, part: Ref, gradient: list[Ref]) -> None:
+    @property
+    def _beside(self) -> list[CorrectedSettings]:
+        """What is solved for each block beside the candidates of its reference."""
+        return [settings for settings in (self.free, self.what_if) if settings is not None]
+
+    def _submit(
+        self,
+        walk: TrainedWalk,
+        open_keys: set[str],
+        rounding: dict[int, Rows] | None,
+        index: int,
+        part: Ref,
+        gradient: list[Ref],
+    ) -> None:
+        if rounding is not None:
+            self._submit_rounding(walk, rounding[index], index, part, gradient)
         shards = [*walk.states[FIT][index - 1], *walk.states[FIT][index], *gradient]
-        for settings in (*self.settings, *([self.free] if self.free is not None else [])):
+        for settings in (*self.settings, *self._beside):
             problem = self.problem(index, settings)
             if problem.key in open_keys:
                 self.pool.submit(
@@ -159,6 +180,44 @@ class BlockAudit:
                     then=partial(self._solved, settings),
                 )
         self.pool.finish_all(but=4 * len(self.pool))  # what is submitted keeps its part and states in memory
+
+    @property
+    def _scheme(self) -> str | None:
+        return None if self.what_if is None else self.what_if.rounded_to
+
+    def _rounding_products(self) -> list[list[float]] | None:
+        """Σ⟨g, Δ⟩ of every sequence of fit by block, Δ what rounding the block changes in its output, if known."""
+        if self._scheme is None:
+            return None
+        found: list[list[float]] | None = self.measurements.find("rounding", {"rounded_to": self._scheme})
+        return found
+
+    def _products_by_block(self) -> dict[int, Rows]:
+        return {index: Rows(self.data.shards[FIT]) for index in range(1, self.audited.blocks + 1)}
+
+    def _submit_rounding(self, walk: TrainedWalk, rows: Rows, index: int, part: Ref, gradient: list[Ref]) -> None:
+        def took(shard: Shard, done: Done) -> None:
+            rows.put(shard, done.values["products"])
+            sequences = shard.rows.stop - shard.rows.start
+            self.meter.worked(self.audited.cost.block(sequences * self.data.sequence_length))
+
+        before, after = walk.states[FIT][index - 1], walk.states[FIT][index]
+        for shard, h, output, g in zip(self.data.shards[FIT], before, after, gradient, strict=True):
+            self.pool.submit(
+                "rounding_products",
+                index,
+                part,
+                self._scheme,
+                h,
+                output,
+                g,
+                worker=shard.worker,
+                then=partial(took, shard),
+            )
+
+    def _keep_rounding_products(self, rows: dict[int, Rows]) -> None:
+        sums = [whole(found).sum(axis=1, dtype=np.float64).tolist() for _, found in sorted(rows.items())]
+        self.measurements.measured("rounding", {"rounded_to": self._scheme}, lambda: sums)
 
     def _solved(self, settings: CorrectedSettings, _: Done) -> None:
         self.meter.solved(self.audited.cost.corrected(settings, self.data.splits[FIT].ids.size))
@@ -199,10 +258,13 @@ class BlockAudit:
             for i in blocks
             if self.free is not None
         }
-        select = self.losses_of(SELECT, [*candidates.values(), *freed.values(), *extra])
+        rounded = self._rounded()
+        select = self.losses_of(SELECT, [*candidates.values(), *freed.values(), *rounded, *extra])
         choice = choose(select, trained.tokens[SELECT], {key: r.name for key, r in candidates.items()})
         carried = [candidates[i, rho] for i, rho in choice.chosen.items() if rho != ZERO_STEP]
-        carried += freed.values()
+        carried += [*freed.values(), *rounded]
+        if self._scheme is not None:
+            carried += mixes(self._scheme, dearest_first(self._scheme, blocks, select))
         skips = [Reference(skip_name(i), i, i) for i in blocks]
         return BlockMeasurements(
             trained=trained,
@@ -212,4 +274,22 @@ class BlockAudit:
             choice=choice,
             select=select,
             check=self.losses_of(CHECK, [*carried, *skips]),
+        )
+
+    def _rounded(self) -> list[Reference]:
+        """Each block rounded, and rounded and re-solved."""
+        if self.what_if is None or self._scheme is None:
+            return []
+        blocks = range(1, self.audited.blocks + 1)
+        solved = [re_solved(self._scheme, i, self.problem(i, self.what_if).key) for i in blocks]
+        return [*(alone(self._scheme, i) for i in blocks), *solved]
+
+    def rounding(self, measured: BlockMeasurements) -> RoundingMeasurements | None:
+        """What rounding costs, of what `measure` found; None where the request does not ask."""
+        products = self._rounding_products()
+        if self._scheme is None or products is None:
+            return None
+        order = dearest_first(self._scheme, measured.blocks, measured.select)
+        return RoundingMeasurements(
+            self._scheme, products, order, measured.trained.tokens, measured.select, measured.check
         )

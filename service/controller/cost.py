@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from peelbound.service.plan import CONTROL_SIGMAS, Plan
+from peelbound.service.plan import CONTROL_SIGMAS, Plan, mix_sizes
 from peelbound.workers.calibration import CalibrationSet
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
@@ -80,22 +80,24 @@ class CostModel:
         both = sizes.fit + sizes.check
         on_the_way = (blocks + 1) / 2  # references leave at every block alike: half the blocks are ahead of one
         freed = blocks * (plan.free_corrected is not None)
-        candidates = blocks * len(plan.corrected) + freed
+        rounded = blocks * (plan.what_if is not None)
+        candidates = blocks * len(plan.corrected) + freed + 2 * rounded
+        mixes = len(mix_sizes(blocks)) * (plan.what_if is not None)
         planted = len(CONTROL_SIGMAS) * plan.positive_control
 
-        def carried(tokens: int, references: float, skips: int = 0) -> float:
-            # A block that is left out is one pass less.
-            passes = blocks + references * on_the_way + skips * (on_the_way - 1)
-            return self.block(tokens, passes) + self.head(tokens, 1 + references + skips)
+        def carried(tokens: int, references: float, skips: int = 0, whole: int = 0) -> float:
+            # A block that is left out is one pass less; a mix of rounded blocks leaves at one of the first.
+            passes = blocks * (1 + whole) + references * on_the_way + skips * (on_the_way - 1)
+            return self.block(tokens, passes) + self.head(tokens, 1 + references + skips + whole)
 
         forward = self.block(everything, blocks) + self.head(both, BACKWARD) + self.head(sizes.select)
         backward = self.block(both, blocks * BACKWARD)
         names = plan.walks
         costs = [
             forward,
-            backward,
+            backward + self.block(sizes.fit, rounded),
             carried(sizes.select, candidates + len(plan.matrix_cells) + planted),
-            carried(sizes.check, blocks + freed, skips=blocks),
+            carried(sizes.check, blocks + freed + 2 * rounded, skips=blocks, whole=mixes),
             forward,
             backward,
             carried(sizes.select, blocks),
@@ -109,6 +111,8 @@ class CostModel:
         corrected = sum(self.corrected(s, sizes.fit) for s in plan.corrected) * plan.blocks
         if plan.free_corrected is not None:
             corrected += self.corrected(plan.free_corrected, sizes.fit) * plan.blocks
+        if plan.what_if is not None:
+            corrected += self.corrected(plan.what_if, sizes.fit) * plan.blocks
         corrected += self.corrected(plan.control_steps[0], sizes.fit) * counts.get("positive_control", 0)
         state = self.state(plan.state, sizes.fit, sizes.select, sizes.length)
         refit = self.refit(plan.head, sizes.fit, sizes.select, sizes.length)

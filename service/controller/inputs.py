@@ -8,6 +8,8 @@ from peelbound.service.sources import open_source, read_calibration
 from peelbound.service.uris import AllowList
 from peelbound.workers.calibration import CalibrationSet, Document, build, inline_documents, parse_documents
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.quantisers.conversion import already_low_bit, require_fitting
+from peelbound.workers.quantisers.scheme import Scheme
 from peelbound.workers.source import ByteSource
 
 
@@ -30,6 +32,7 @@ def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
     allowed = AllowList(settings.allow)
     source = open_source(allowed.resolve(request.checkpoint, "/checkpoint"), settings)
     checkpoint = Checkpoint.open(source)
+    _require_what_if(request, checkpoint)
     asked = request.calibration
     calibration = build(
         _documents(request, allowed, settings),
@@ -41,6 +44,17 @@ def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
         seed=asked.split_seed,
     )
     return Inputs(source, checkpoint, calibration)
+
+
+def _require_what_if(request: AuditRequest, checkpoint: Checkpoint) -> None:
+    """Refuse a class that the model cannot be rounded to, as far as shapes and the stored format tell."""
+    if request.what_if is None:
+        return
+    if checkpoint.encoding.packed:
+        raise already_low_bit(f"the checkpoint is packed ({checkpoint.encoding.detail})", request.what_if)
+    scheme, architecture = Scheme.parse(request.what_if), checkpoint.architecture
+    for index in range(1, architecture.block_count + 1):
+        require_fitting(architecture.linear_maps(index), scheme, index)
 
 
 def _documents(request: AuditRequest, allowed: AllowList, settings: Settings) -> list[Document]:

@@ -8,7 +8,7 @@ import sys
 
 from peelbound.service.controller.cost import CostModel, Sizes
 from peelbound.service.controller.inputs import Inputs, open_inputs
-from peelbound.service.plan import Plan, make_plan
+from peelbound.service.plan import Plan, make_plan, mix_sizes
 from peelbound.service.problems import as_problem
 from peelbound.service.schemas.plan import AuditPlan, WalkCost
 from peelbound.service.schemas.request import AuditRequest
@@ -79,8 +79,10 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
     """
     sizes, width = Sizes.of(inputs.calibration), inputs.checkpoint.architecture.hidden_size
     kept = sizes.fit + sizes.check + (sizes.select if plan.maps or plan.band else 0)
-    candidates = plan.blocks * len(plan.corrected) + len(plan.matrix_cells) + 1
-    carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1))
+    beside = plan.blocks * (plan.free_corrected is not None) + 2 * plan.blocks * (plan.what_if is not None)
+    candidates = plan.blocks * len(plan.corrected) + beside + len(plan.matrix_cells) + 1
+    mixes = len(mix_sizes(plan.blocks)) * (plan.what_if is not None)
+    carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1 + beside + mixes))
     return MASTER_BYTES * width * (kept * (plan.blocks + 1) + 2 * max(sizes.fit + sizes.check, carried))
 
 

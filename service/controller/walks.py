@@ -176,7 +176,7 @@ class Walker:
         for shard, state in zip(data.shards[SELECT], walk.states[SELECT][blocks], strict=True):
             self._submit_losses(shard, {"trained": state}, {"trained": rows[SELECT]})
         self.pool.finish_all()
-        walk.losses = {name: _whole(r) for name, r in rows.items()}
+        walk.losses = {name: whole(r) for name, r in rows.items()}
         walk.influence, walk.select_influence = (
             [self._influence(name, cosines[name, index]) for index in range(1, blocks + 1)] for name in (CHECK, SELECT)
         )
@@ -185,7 +185,7 @@ class Walker:
 
     def _influence(self, split: str, cosines: Rows) -> float:
         owned = self.data.splits[split].document >= 0
-        return 1.0 - float(_whole(cosines)[owned].mean(dtype=np.float64))
+        return 1.0 - float(whole(cosines)[owned].mean(dtype=np.float64))
 
     def backward(self, walk: TrainedWalk, on_block: OnBlock) -> ScaleProducts:
         """Walk back: gradients of fit and check at every boundary, scale products.
@@ -267,7 +267,7 @@ class Walker:
         for shard, states in zip(shards, carried, strict=True):
             self._submit_losses(shard, states, rows)
         self.pool.finish_all()
-        return {name: _whole(rows[name]) for name in names}
+        return {name: whole(rows[name]) for name in names}
 
     def _submit_losses(self, shard: Shard, states: dict[str, Ref], rows: dict[str, Rows]) -> None:
         def took(done: Done) -> None:
@@ -289,7 +289,7 @@ class Walker:
 
 
 Moving = tuple[str, Reference | None, Ref]
-"""Name, the reference if it leaves the trained network here, and the states that go in."""
+"""Name, the reference if it has a block of its own here, and the states that go in."""
 
 
 def carry(states: dict[str, Ref], references: Sequence[Reference], index: int) -> tuple[dict[str, Ref], list[Moving]]:
@@ -308,7 +308,9 @@ def carry(states: dict[str, Ref], references: Sequence[Reference], index: int) -
     moving: list[Moving] = [("trained", None, states["trained"])]
     for reference in references:
         name = reference.name
-        if reference.leaves == index:
+        if index in reference.rounds:
+            moving.append((name, reference, states["trained" if reference.leaves == index else name]))
+        elif reference.leaves == index:
             if reference.solution is None and reference.damage is None:
                 waiting[name] = states["trained"]
             else:
@@ -320,7 +322,8 @@ def carry(states: dict[str, Ref], references: Sequence[Reference], index: int) -
     return waiting, moving
 
 
-def _whole(rows: Rows) -> Floats:
+def whole(rows: Rows) -> Floats:
+    """The rows of a split, of which no shard may lack any."""
     array = rows.array()
     if array is None:
         raise RuntimeError("a shard left no rows")

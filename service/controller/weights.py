@@ -9,6 +9,7 @@ from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 from peelbound.workers.keys import canonical, key_of, source_hash
+from peelbound.workers.quantisers.conversion import already_low_bit
 from peelbound.workers.quantisers.detect import Finding, detect
 from peelbound.workers.quantisers.scheme import Scheme
 
@@ -56,6 +57,16 @@ class Finder:
         asked = None if self._asked is None else Scheme.parse(self._asked)
         maps = checkpoint.architecture.linear_maps(1)
         return detect(maps, part.tensors(), part.grids(), checkpoint.encoding, asked)
+
+
+def require_full_precision(what_if: str | None, finding: Finding) -> None:
+    """Refuse `what_if` for a model that is low-bit as it is.
+
+    Raises:
+        RequestError: slug ``request-what-if-low-bit``.
+    """
+    if what_if is not None and not finding.weights.scheme.full:
+        raise already_low_bit(f"the checkpoint is {finding.weights.scheme} ({finding.why})", what_if)
 
 
 def weights_report(finding: Finding, checkpoint: Checkpoint) -> WeightsReport:

@@ -14,16 +14,21 @@ _SECTIONS = {
     "blocks": "blocks",
     "matrix": "matrix",
     "positive_control": "control",
+    "what_if": "what-if",
+    "low_bit": "low-bit",
     "calibration": "settings",
     "checkpoint": "settings",
 }
 
 _LEAVES = {"estimate": "", "low": "low end", "high": "high end", "z": "z"}
-_UNSPOKEN = {"verdict", "summary", "splits"}
-_NAMES = {"index", "block", "blocks", "best_block", "named_block"}
+_UNSPOKEN = {"verdict", "summary", "splits", "what_if", "low_bit"}
+_NAMES = {"index", "block", "blocks", "best_block", "named_block", "kept"}
 """Integers that name something instead of measuring it."""
 _CHOSEN = {"settings", "request"}
 """Parts of the report that were chosen, not measured."""
+
+_WITH_BLOCKS = ("what_if", "low_bit")
+"""Sections with a list of all blocks of their own."""
 
 MOST = 8
 """References drawn under one sentence; more would bury it."""
@@ -66,7 +71,8 @@ def _is_measured(citation: Citation) -> bool:
     parts = citation.path.strip("/").split("/")
     if parts[0] in _CHOSEN or isinstance(citation.value, bool):
         return False
-    return isinstance(citation.value, float) or (isinstance(citation.value, int) and parts[-1] not in _NAMES)
+    named = _NAMES & {parts[-1], parts[-2] if len(parts) > 1 and parts[-1].isdigit() else ""}
+    return isinstance(citation.value, float) or (isinstance(citation.value, int) and not named)
 
 
 def _value(leaf: str, value: float | int | str | bool | None) -> str:
@@ -90,6 +96,13 @@ def _words(report: Report, parts: list[str]) -> list[str]:
 
 def _item(report: Report, parts: list[str]) -> tuple[str, list[str]]:
     """A list's item by its own name: pointers count from 0 where blocks count from 1."""
+    if len(parts) >= 3 and parts[0] in _WITH_BLOCKS and parts[2].isascii() and parts[2].isdigit():
+        index, rest = int(parts[2]), parts[3:]
+        if parts[1] == "blocks" and index < len(report.blocks):
+            return f"block {report.blocks[index].index}", rest
+        if parts[1] == "mixes" and report.what_if is not None and index < len(report.what_if.mixes):
+            kept = numbers.ranges(report.what_if.mixes[index].kept)
+            return f"all blocks but {kept}" if kept else "all blocks", rest
     if len(parts) >= 2 and parts[1].isascii() and parts[1].isdigit():
         index, rest = int(parts[1]), parts[2:]
         if parts[0] == "blocks" and index < len(report.blocks):

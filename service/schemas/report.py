@@ -230,6 +230,46 @@ class LowBitReport(WireModel):
     sentences: list[Sentence]
 
 
+class RoundedBlock(WireModel):
+    """A block of a full-precision model, rounded to the class that `what_if` names, all others as they are."""
+
+    index: int = Field(ge=1)
+    first_order: Measured
+    """Σ⟨g, Δ⟩ on fit, with Δ what rounding changes in the block's output and g = ∂ΣCE/∂h: the linear term."""
+    predicted_cost: Measured
+    """The linear term and ½ Σ⟨g, Δ⟩² over sequences of fit: what is foretold without running the network anew."""
+    select_cost: Measured
+    """CE(with this block rounded) − CE(trained), on select; decides the order in which blocks are kept."""
+    cost: Interval
+    """The same on check."""
+    recovered: Interval
+    """CE(with this block rounded) − CE(the same re-solved in the class), on check."""
+
+
+class RoundedMix(WireModel):
+    """The network with all blocks rounded but a few."""
+
+    kept: list[int]
+    """Blocks that stay in full precision."""
+    cost: Interval
+    """CE(this) − CE(trained), on check."""
+
+
+class WhatIfReport(WireModel):
+    """What rounding the model's blocks to a weight class would cost, before anybody does it."""
+
+    scheme: str
+    blocks: list[RoundedBlock]
+    mixes: list[RoundedMix]
+    """The dearest blocks on select are kept first; the first mix keeps none."""
+    enough: int | None
+    """Index of the mix that keeps the fewest blocks among those whose cost, the upper end of its interval, lies within
+    the tolerance; None: none that was measured does."""
+    rank_agreement: float | None
+    """Spearman's rank correlation of predicted and measured costs over the blocks; None for fewer than three."""
+    sentences: list[Sentence]
+
+
 class MatrixCell(WireModel):
     """Peeling matrix: a fresh block from h[source] to h[target] put in place of blocks source+1 … target."""
 
@@ -365,6 +405,8 @@ class Report(WireModel):
     positive_control: ControlReport | None
     low_bit: LowBitReport | None = None
     """Only for a model of a low-bit weight class."""
+    what_if: WhatIfReport | None = None
+    """Only where the request asks it."""
     calibration: CalibrationReport
     checkpoint: CheckpointReport
     settings: dict[str, Any]

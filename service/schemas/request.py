@@ -80,6 +80,12 @@ def _weight_class(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _low_bit_class(text: str) -> str:
+    if Scheme.parse(text).full:
+        raise ValueError("full is what the checkpoint is: name a low-bit class, such as int4-g32 or ternary")
+    return text
+
+
 WeightClassName = Annotated[str, StringConstraints(max_length=40), AfterValidator(_weight_class)]
 """A weight class by the text of `Scheme.parse`."""
 
@@ -132,9 +138,9 @@ class AuditRequest(WireModel):
     baseline: str | None = Field(default=None, min_length=1, max_length=2048)
     """The checkpoint before quantisation, of the same architecture: the report then says, block by block, what its
     weights would win back."""
-    what_if: WeightClassName | None = None
+    what_if: Annotated[WeightClassName, AfterValidator(_low_bit_class)] | None = None
     """A weight class that the checkpoint is not of yet: the report then says, block by block, what rounding to it would
-    cost, as predicted and as measured."""
+    cost, as predicted and as measured, and which blocks should stay in full precision."""
     preset: Preset = Preset.STANDARD
     options: AuditOptions = AuditOptions()
     run: Label | None = None

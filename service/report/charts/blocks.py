@@ -12,7 +12,8 @@ from peelbound.service.report.charts import svg
 from peelbound.service.report.charts.scale import Scale, block_ticks, tick_label
 from peelbound.service.schemas.report import BlockFinding, BlockReport, Interval
 
-_LANE, _TITLE, _PLOT, _GAP, _FOOTER = 15, 24, 88, 20, 36
+_LANE, _TITLE, _PLOT, _GAP, FOOTER = 15, 24, 88, 20, 36
+PANEL_HEIGHT = _TITLE + _PLOT
 
 _NAME_ROOM = 21
 """Per cent of the width that a column's name takes on a phone."""
@@ -124,10 +125,10 @@ def blocks_chart(blocks: Sequence[BlockReport]) -> Markup:
     content = [_column(b, K, header - 4, bottom) for b in blocks if b.finding is not BlockFinding.SOUND]
     content += [_column_label(name, header) for name in names]
     for i, panel in enumerate(drawn_panels):
-        content += _panel(panel, K, header + step * i)
-    content += _axis(blocks, bottom)
+        content += panel_marks(panel, K, header + step * i)
+    content += depth_axis(K, bottom, {b.index for b in blocks if b.finding is not BlockFinding.SOUND})
     content += [_tooltip(block, K, header, bottom) for block in blocks]
-    return svg.picture("blocks-chart", "Evidence per block", _description(blocks), bottom + _FOOTER, *content)
+    return svg.picture("blocks-chart", "Evidence per block", _description(blocks), bottom + FOOTER, *content)
 
 
 def _x(block: int, K: int, shift: float = 0.0) -> float:
@@ -162,7 +163,8 @@ def _span(indices: Sequence[int]) -> str:
     return str(indices[0]) if len(indices) == 1 else f"{indices[0]}–{indices[-1]}"
 
 
-def _panel(panel: Panel, K: int, top: float) -> list[Markup]:
+def panel_marks(panel: Panel, K: int, top: float) -> list[Markup]:
+    """A panel of `PANEL_HEIGHT` pixels below `top`: its title, axis, and a mark for each point."""
     values = [v for p in panel.points for v in (p.value, p.low, p.high)]
     values += [sign * limit for limit in panel.limits.values() for sign in (-1, 1)]
     floor = top + _TITLE + _PLOT
@@ -197,9 +199,8 @@ def _panel(panel: Panel, K: int, top: float) -> list[Markup]:
     return drawn
 
 
-def _axis(blocks: Sequence[BlockReport], bottom: float) -> list[Markup]:
-    K = len(blocks)
-    named = {b.index for b in blocks if b.finding is not BlockFinding.SOUND}
+def depth_axis(K: int, bottom: float, named: set[int]) -> list[Markup]:
+    """The blocks' numbers below the panels, those of `named` in bold."""
     drawn = [
         svg.text(str(i), _x(i, K), bottom + 17, anchor="middle", class_="tick strong" if i in named else "tick")
         for i in block_ticks(K)

@@ -73,6 +73,21 @@ def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPa
         yield Running(service, controller)
 
 
+WHAT_IF: dict[str, Any] = {"what_if": "int3-g16+a8", "preset": "quick"}
+
+
+@pytest.fixture(scope="session")
+def rounding_audit(running: Running, inputs: Inputs) -> str:
+    """A quick audit that asks what rounding would cost, of the tenant `rounded`."""
+    return running.service.submit(inputs.request(**WHAT_IF), "rounded")
+
+
+@pytest.fixture(scope="session")
+def rounded(running: Running, rounding_audit: str) -> bytes:
+    """Its report, by two workers."""
+    return running.service.succeeded(rounding_audit, "rounded")
+
+
 @pytest.fixture(scope="session")
 def reference(running: Running, inputs: Inputs) -> bytes:
     """The report of the standard audit, as two undisturbed workers made it."""

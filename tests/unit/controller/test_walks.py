@@ -6,6 +6,7 @@ from peelbound.workers.actor import Damage, Reference
 SKIP = Reference("skip", 2, 2)
 SOLVED = Reference("solved", 2, 2, solution="key")
 NOISY = Reference("noisy", 2, 2, damage=Damage(2, 0.5, 1))
+ROUNDED = Reference("rounded", 2, 2, rounded_to="int4", rounds=(2, 4))
 LONG = Reference("long", 1, 3, solution="key")
 EVERY = [SKIP, SOLVED, NOISY, LONG]
 
@@ -36,3 +37,16 @@ def test_a_reference_waits_until_the_block_after_which_it_rejoins() -> None:
 def test_the_trained_network_always_goes_first() -> None:
     states = {"long": "x", "noisy": "c", "skip": "a", "solved": "b", "trained": "h3"}
     assert names(states, 4)[1][0] == "trained"
+
+
+def test_a_mix_of_rounded_blocks_takes_its_own_and_the_trained_ones_in_turn() -> None:
+    def moved(states: dict[str, str], index: int) -> list[tuple[str, Reference | None, str]]:
+        waiting, moving = carry(states, [ROUNDED], index)
+        assert waiting == {}
+        return moving
+
+    assert moved({"trained": "h0"}, 1) == [("trained", None, "h0")]
+    assert moved({"trained": "h1"}, 2) == [("trained", None, "h1"), ("rounded", ROUNDED, "h1")]
+    assert moved({"trained": "h2", "rounded": "r2"}, 3) == [("trained", None, "h2"), ("rounded", None, "r2")]
+    assert moved({"trained": "h3", "rounded": "r3"}, 4) == [("trained", None, "h3"), ("rounded", ROUNDED, "r3")]
+    assert moved({"trained": "h4", "rounded": "r4"}, 5) == [("trained", None, "h4"), ("rounded", None, "r4")]

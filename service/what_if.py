@@ -1,0 +1,112 @@
+"""What is said of rounding a model that is not low-bit yet: which blocks it may take. Pure."""
+
+from peelbound.service.schemas.report import Interval, Sentence, WhatIfReport
+from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain, share
+
+
+def what_if_sentences(report: WhatIfReport, tolerance: float, level: float) -> list[Sentence]:
+    """The sentences of the section; paths are those of the whole report."""
+    said = [_together(report, level), _enough(report, tolerance, level), _dearest(report, level)]
+    said += _re_solved(report, level) + _foretold(report)
+    return [phrase.sentence() for phrase in said]
+
+
+def _measured(path: str, value: Interval, level: float) -> tuple[Phrase, Phrase]:
+    return nats(f"{path}/estimate", value.estimate), interval(path, value, percent("/settings/thresholds/level", level))
+
+
+def _scheme(report: WhatIfReport) -> Phrase:
+    return plain("/what_if/scheme", report.scheme)
+
+
+def _tolerance(tolerance: float) -> Phrase:
+    return nats("/settings/plan/tolerance", tolerance)
+
+
+def _together(report: WhatIfReport, level: float) -> Phrase:
+    return compose(
+        "Rounding the linear maps of all blocks to {} costs {} nats {} on check.",
+        _scheme(report),
+        *_measured("/what_if/mixes/0/cost", report.mixes[0].cost, level),
+    )
+
+
+def _enough(report: WhatIfReport, tolerance: float, level: float) -> Phrase:
+    """Which blocks must stay as they are for the whole to stay within the tolerance."""
+    if report.enough is None:
+        last = len(report.mixes) - 1
+        return compose(
+            "No mix that was measured is shown to cost at most {} nats; the one that keeps the most, {} in full "
+            "precision, costs {} nats {}.",
+            _tolerance(tolerance),
+            _blocks(report, last),
+            *_measured(f"/what_if/mixes/{last}/cost", report.mixes[last].cost, level),
+        )
+    if report.enough == 0:
+        return compose(
+            "Every block may be rounded: the cost of all together lies within the tolerance of {} nats.",
+            _tolerance(tolerance),
+            because=[nats("/what_if/mixes/0/cost/high", report.mixes[0].cost.high)],
+        )
+    return compose(
+        "Keep {} in full precision: rounding all the others then costs {} nats {} instead of {}, within the tolerance "
+        "of {} nats.",
+        _blocks(report, report.enough),
+        *_measured(f"/what_if/mixes/{report.enough}/cost", report.mixes[report.enough].cost, level),
+        nats("/what_if/mixes/0/cost/estimate", report.mixes[0].cost.estimate),
+        _tolerance(tolerance),
+    )
+
+
+def _blocks(report: WhatIfReport, mix: int) -> Phrase:
+    kept = report.mixes[mix].kept
+    if not kept:
+        return compose("none")
+    named = [plain(f"/what_if/mixes/{mix}/kept/{i}", block) for i, block in enumerate(kept)]
+    return compose("block {}" if len(named) == 1 else "blocks {}", enumerated(named))
+
+
+def _dearest(report: WhatIfReport, level: float) -> Phrase:
+    at = max(range(len(report.blocks)), key=lambda i: report.blocks[i].cost.estimate)
+    path, block = f"/what_if/blocks/{at}", report.blocks[at]
+    return compose(
+        "Alone, block {} is the dearest: {} nats {}; foretold were {}.",
+        plain(f"{path}/index", block.index),
+        *_measured(f"{path}/cost", block.cost, level),
+        nats(f"{path}/predicted_cost", block.predicted_cost),
+    )
+
+
+def _re_solved(report: WhatIfReport, level: float) -> list[Phrase]:
+    """What solving one rounded block anew wins back, where it is most."""
+    at = max(range(len(report.blocks)), key=lambda i: report.blocks[i].recovered.low)
+    path, block = f"/what_if/blocks/{at}", report.blocks[at]
+    if block.recovered.low <= 0:
+        return []
+    return [
+        compose(
+            "Re-solved in the class, block {} wins back {} nats {} of the {} that rounding it costs.",
+            plain(f"{path}/index", block.index),
+            *_measured(f"{path}/recovered", block.recovered, level),
+            nats(f"{path}/cost/estimate", block.cost.estimate),
+        )
+    ]
+
+
+def _foretold(report: WhatIfReport) -> list[Phrase]:
+    if report.rank_agreement is None:
+        return []
+    return [
+        compose(
+            "Foretold and measured costs rank the blocks alike to a rank correlation of {}.",
+            share("/what_if/rank_agreement", report.rank_agreement),
+        )
+    ]
+
+
+def what_if_caveats() -> list[str]:
+    """What the numbers on rounding do not say."""
+    return [
+        "What rounding costs is measured for rounding to nearest; methods that choose codes with data lose less.",
+        "Foretold costs hold for small changes: where rounding turns a block's output far, the measured one counts.",
+    ]
