@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration, Preset
+from peelbound.workers.quantisers.quantise import quantise
+from peelbound.workers.quantisers.scheme import Scheme
+from tests import packers
 from tests.integration.controller.conftest import Inputs, Running
 from tests.integration.controller.harness import SPLITS, aged, save_documents, save_model, until
 from tests.tiny_models import tiny_config
@@ -85,6 +88,60 @@ def wrong_credentials(inputs: Inputs) -> AuditRequest:
     return inputs.request("s3://models/run-7")
 
 
+def ternary_model(inputs: Inputs, name: str) -> Path:
+    """The model with every linear map of its blocks made ternary."""
+    model = copied(inputs, name)
+    for shard in model.glob("*.safetensors"):
+        tensors = load_file(shard)
+        for tensor in tensors:
+            if tensor.endswith("_proj.weight"):
+                tensors[tensor] = quantise(tensors[tensor], Scheme.parse("ternary")).contiguous()
+        save_file(tensors, shard, {"format": "pt"})
+    return aged(model)
+
+
+def packed_with_nan(inputs: Inputs) -> AuditRequest:
+    """BitNet's layout, one scale of block 2 being NaN."""
+    model = ternary_model(inputs, "nan-scale")
+    config, index = json.loads((model / "config.json").read_text()), json.loads((model / INDEX).read_text())
+    config["quantization_config"] = {"quant_method": "bitnet"}
+    (model / "config.json").write_text(json.dumps(config))
+    for tensor, file in list(index["weight_map"].items()):
+        if tensor.endswith("_proj.weight"):
+            tensors = load_file(model / file)
+            packed, _ = packers.bitnet(tensors.pop(tensor), divides=True)
+            names = {tensor.replace("weight", name): value for name, value in packed.items()}
+            if tensor == "model.layers.1.mlp.up_proj.weight":
+                names[f"{tensor}_scale"] = torch.tensor([torch.nan])
+            save_file(tensors | names, model / file, {"format": "pt"})
+            index["weight_map"] |= dict.fromkeys(names, file)
+    (model / INDEX).write_text(json.dumps(index))
+    return inputs.request(aged(model))
+
+
+def named_against_its_weights(inputs: Inputs) -> AuditRequest:
+    model = ternary_model(inputs, "contradicted")
+    return inputs.request(model, options=AuditOptions(weights="int4-g32"))
+
+
+def what_if_on_a_ternary_model(inputs: Inputs) -> AuditRequest:
+    return inputs.request(ternary_model(inputs, "what-if-ternary"), what_if="int4")
+
+
+def what_if_on_a_ternary_block(inputs: Inputs) -> AuditRequest:
+    """Block 1 is dense; the third is not."""
+    model, tensor = copied(inputs, "what-if-block"), "model.layers.2.mlp.up_proj.weight"
+    shard = model / json.loads((model / INDEX).read_text())["weight_map"][tensor]
+    tensors = load_file(shard)
+    tensors[tensor] = quantise(tensors[tensor], Scheme.parse("ternary")).contiguous()
+    save_file(tensors, shard, {"format": "pt"})
+    return inputs.request(aged(model), what_if="int4")
+
+
+def what_if_in_groups_that_do_not_divide(inputs: Inputs) -> AuditRequest:
+    return inputs.request(what_if="int4-g24")
+
+
 @dataclass(frozen=True)
 class Refusal:
     """What the problem must say."""
@@ -107,6 +164,16 @@ REFUSALS = [
     Refusal(too_exhaustive, "request-exhaustive", "/preset", "7 blocks", "standard"),
     Refusal(checkpoint_elsewhere, "uri-refused", "/checkpoint", "/etc", "PEELBOUND_ALLOW"),
     Refusal(calibration_elsewhere, "uri-refused", "/calibration/uri", "link.jsonl", "PEELBOUND_ALLOW"),
+    Refusal(packed_with_nan, "checkpoint-not-finite", "/checkpoint", "block 2: mlp.up_proj.weight_scale", "packing"),
+    Refusal(
+        named_against_its_weights, "weights-scheme-contradicted", "/options/weights", "of block 1 is ternary", "ternary"
+    ),
+    Refusal(
+        what_if_on_a_ternary_model, "request-what-if-low-bit", "/what_if", "the checkpoint is ternary", "before quant"
+    ),
+    Refusal(
+        what_if_in_groups_that_do_not_divide, "weights-group-indivisible", "/what_if", "Groups of 24", "that divides"
+    ),
     Refusal(wrong_credentials, "storage-denied", "/checkpoint", "403", "PEELBOUND_S3_SECRET_ACCESS_KEY"),
 ]
 
@@ -125,6 +192,17 @@ def test_it_fails_at_once_and_says_why(refusal: Refusal, running: Running, input
     assert service.states(audit, tenant) == ["queued", "running", "failed"]
     assert service.audits.manifest_key(tenant, audit) is None
     assert service.results(tenant=tenant) == {}
+
+
+def test_a_block_that_is_low_bit_already_is_not_rounded_again(running: Running, inputs: Inputs) -> None:
+    """It is seen when its block is rounded; by then others may be solved, and no report says anything of it."""
+    service, tenant = running.service, "low-bit-block"
+    record = service.wait(service.submit(what_if_on_a_ternary_block(inputs), tenant), tenant)
+    problem = record.problem
+    assert problem is not None
+    assert (problem.slug, problem.pointer) == ("request-what-if-low-bit", "/what_if")
+    assert "mlp.up_proj.weight of block 3 is ternary already" in problem.detail
+    assert service.results("report", tenant) == {}
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["openly", "behind an unchanged time stamp"])

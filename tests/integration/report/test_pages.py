@@ -17,6 +17,8 @@ from tests.report_fixture import (
     deep_report,
     estimate_report,
     frozen_report,
+    low_bit_report,
+    rounded_report,
     sound_report,
 )
 
@@ -40,6 +42,9 @@ PAGES = {
     "shallow": render(build_report(blocks=1)),
     "names": render(with_long_names(deep_report(60))),
     "estimate": render(estimate_report()),
+    "rounded": render(rounded_report()),
+    "rounded deep": render(rounded_report(60)),
+    "low-bit": render(low_bit_report()),
     "run": render_run(build_series(60, run="r" * 128)),
     "start": render_run(build_series(1)),
 }

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from peelbound.service.controller.cost import BACKWARD, CostModel, Sizes
-from peelbound.service.plan import CONTROL_SIGMAS, make_plan
+from peelbound.service.plan import CONTROL_SIGMAS, make_plan, mix_sizes
 from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
 from tests.measured_fixture import audit_request
 
@@ -42,6 +42,23 @@ def test_the_positive_control_walks_again_and_its_noise_levels_ride_along() -> N
     assert walks["positive control: check"] == plain["check"]
     riding = COST.block(320, len(CONTROL_SIGMAS) * 3) + COST.head(320, len(CONTROL_SIGMAS))
     assert walks["select"] - plain["select"] == pytest.approx(riding)
+
+
+def test_what_rounding_would_cost_is_one_pass_of_fit_two_references_a_block_and_the_mixes() -> None:
+    quick = make_plan(audit_request("quick"), blocks=5, hidden_size=32)
+    asking = make_plan(audit_request("quick").model_copy(update={"what_if": "int4"}), blocks=5, hidden_size=32)
+    plain, walks = COST.walks(quick, SIZES), COST.walks(asking, SIZES)
+    assert walks["trained states"] == plain["trained states"]
+    back = "gradients and block references"
+    assert walks[back] - plain[back] == pytest.approx(COST.block(640, 5))
+    alone = 2 * (5 + 4 + 3 + 2 + 1)
+    assert walks["select"] - plain["select"] == pytest.approx(COST.block(320, alone) + COST.head(320, 10))
+    mixes = len(mix_sizes(5))
+    riding = COST.block(960, alone + 5 * mixes) + COST.head(960, 10 + mixes)
+    assert walks["check"] - plain["check"] == pytest.approx(riding)
+    assert asking.what_if is not None
+    spent = COST.solves(asking, SIZES) - COST.solves(quick, SIZES)
+    assert spent == pytest.approx(5 * COST.corrected(asking.what_if, 640))
 
 
 def test_a_corrected_solve_is_its_steps_two_halves_and_a_last_look() -> None:

@@ -18,6 +18,8 @@ from tests.report_fixture import (
     deep_report,
     estimate_report,
     frozen_report,
+    low_bit_report,
+    rounded_report,
     sound_report,
 )
 
@@ -61,6 +63,8 @@ REPORTS: list[tuple[str, Callable[..., Report]]] = [
     ("frozen", frozen_report),
     ("deep", deep_report),
     ("estimate", estimate_report),
+    ("rounded", rounded_report),
+    ("low-bit", low_bit_report),
 ]
 
 
