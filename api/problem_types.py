@@ -48,6 +48,7 @@ _TYPES = {
     "database-url-invalid": "The service's own settings are wrong; whoever runs it must mend them.",
     "value-refused": "A value holds what the database cannot keep, such as a NUL character.",
     "token-invalid": "A token of this name exists, or a scope is unknown.",
+    "deadline-exceeded": "The audit had not ended `deadline_seconds` after its submission.",
     "worker-error": "A worker process failed in a way it did not expect; the service's log holds the traceback.",
     "ray-error": "The cluster that solves failed; the audit is tried again.",
     "workers-unavailable": "The cluster did not start the workers in time: it lacks the CPUs or GPUs they ask for.",

@@ -8,6 +8,7 @@ import click
 from pydantic import ValidationError
 
 from peelbound.cli.connect import as_uri
+from peelbound.cli.lifetime import Lifetime
 from peelbound.service.schemas.request import AuditRequest, Preset, Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,7 +33,9 @@ def request_options(command: F) -> F:
         fields = {name: given.pop(name) for name in _FIELDS}
         data = {name: given.pop(name) for name in _CALIBRATION}
         options = {"tolerance": given.pop("tolerance"), "maps": _maps(given.pop("anchors"))}
+        deadline = given.pop("deadline")
         body = fields | {
+            "deadline_seconds": None if deadline is None else deadline.total_seconds(),
             "checkpoint": as_uri(given.pop("checkpoint")),
             "calibration": _without_none(data | {"uri": as_uri(given.pop("calibration"))}),
             "options": _without_none(options),
@@ -78,6 +81,12 @@ _OPTIONS = (
     click.option("--step", type=int, metavar="N", help="Its training step."),
     click.option("--training-loss", type=float, metavar="NATS", help="The training loss logged at this step."),
     click.option("--priority", type=int, metavar="N", help="Higher is begun first, -100 to 100.  [default: 0]"),
+    click.option(
+        "--deadline",
+        type=Lifetime(),
+        metavar="TIME",
+        help="Fail the audit unless it ends in 30m, 12h, 2d.  [default: never]",
+    ),
     click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
     click.option("--anchors", multiple=True, metavar="1,2,…,K", help="A target map by its anchors; may be repeated."),
     click.option(

@@ -109,6 +109,7 @@ class Pulse:
         if held is not None:
             held.state = self._leases.heartbeat(held.claim)
             held.renewed = sent
+        self._leases.end_overdue()
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval):

@@ -8,6 +8,7 @@ from ulid import ULID
 
 from peelbound.service.database import log
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
+from peelbound.service.database.deadlines import deadline
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.errors import (
     AuditEnded,
@@ -97,6 +98,7 @@ class Audits:
                 failures=0,
                 event_count=1,
                 claimable_at=now,
+                deadline_at=deadline(now, request.deadline_seconds),
                 created_at=now,
                 idempotency_key=idempotency_key,
                 checkpoint=request.checkpoint,

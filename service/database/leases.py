@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select, update
 
+from peelbound.service.database.deadlines import end_overdue, overdue
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
 from peelbound.service.database.transitions import advance, record
@@ -182,9 +183,10 @@ class Leases:
         """Publish the results: from here on, and only so, they are the audit's.
 
         True when this claim's manifest is the published one, also when an earlier call whose COMMIT was in doubt did
-        it. False when the claim is lost or the audit was cancelled.
+        it. False when the claim is lost, the audit was cancelled or its time is over.
         """
         with writing(self._engine) as connection:
+            end_overdue(connection, self._clock(connection), *_same_attempt(claim))
             outcome = self._end(connection, claim, AuditState.SUCCEEDED, manifest_key=manifest_key, summary=summary)
             if outcome is not None:
                 return outcome is AuditState.SUCCEEDED
@@ -264,6 +266,14 @@ class Leases:
             )
             # Each start of a controller has a name of its own; without this the table would grow for ever.
             connection.execute(delete(ControllerRow).where(ControllerRow.seen_at < now - _FORGET_CONTROLLER_AFTER))
+
+    def end_overdue(self) -> int:
+        """Fail the audits whose deadline has passed, waiting or at work; how many there were."""
+        with reading(self._engine) as connection:  # mostly there are none; on SQLite a writer would hold up others
+            if connection.execute(overdue(self._clock(connection))).first() is None:
+                return 0
+        with writing(self._engine) as connection:
+            return end_overdue(connection, self._clock(connection))
 
     def health(self) -> Health:
         """Since when work waits, and since when no controller was seen."""

@@ -88,6 +88,8 @@ class AuditRow(Table):
     """When a controller may take the audit: while queued the end of its backoff, while at work the end of its lease,
     once ended never."""
     lease_owner: Mapped[str | None]
+    deadline_at: Mapped[datetime | None] = mapped_column(index=True)
+    """When the audit is failed unless it has ended; None without a deadline, and once ended."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

@@ -66,7 +66,7 @@ def advance(
     if problem is not None or state is AuditState.SUCCEEDED:
         values["problem"] = problem  # Success makes what an earlier attempt failed of moot.
     if state.ended:
-        values |= {"ended_at": now, "claimable_at": None, "lease_owner": None}
+        values |= {"ended_at": now, "claimable_at": None, "lease_owner": None, "deadline_at": None}
     changed = _changed(connection, guard, now, event, data, values | {"state": state, "attempt": attempt})
     if changed is not None and state.ended:
         announce_end(connection, changed.tenant, changed.id)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, literal, or_, select
 
+from peelbound.service.database.deadlines import in_time
 from peelbound.service.database.tables import AuditRow
 from peelbound.service.schemas.record import AuditState
 
@@ -52,7 +53,7 @@ def next_audit(now: datetime, working: dict[str, int], limit: int | None) -> Sel
             AuditRow.failures,
             AuditRow.lease_owner,
         )
-        .where(AuditRow.claimable_at <= now)
+        .where(AuditRow.claimable_at <= now, or_(in_time(now), AuditRow.state == AuditState.CANCELLING))
         .limit(1)
         .with_for_update(skip_locked=True)
     )

@@ -151,6 +151,8 @@ class AuditRequest(WireModel):
     """The training loss logged at this step, in nats per token; drawn in the run's YES cloud."""
     priority: int = Field(default=0, ge=-100, le=100)
     """Of audits that wait, and whose tenants are equally busy, those of a higher priority are begun first."""
+    deadline_seconds: float | None = Field(default=None, ge=1, le=30 * 24 * 3600, allow_inf_nan=False)
+    """The audit is `failed` with the problem `deadline-exceeded` unless it has ended so long after its submission."""
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -161,5 +163,7 @@ class AuditRequest(WireModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The part of the request that can change a result: without run, step, labels, training loss and priority."""
-        return self.model_dump(mode="json", exclude={"run", "step", "labels", "training_loss", "priority"})
+        """The part of the request that can change a result: not how urgent it is, nor what it was logged with."""
+        return self.model_dump(
+            mode="json", exclude={"run", "step", "labels", "training_loss", "priority", "deadline_seconds"}
+        )

@@ -1,7 +1,6 @@
 """`peelbound token`."""
 
 import json
-import re
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -9,30 +8,10 @@ import click
 
 from peelbound.cli.database import service_database, whoever_calls
 from peelbound.cli.failures import Failure, reporting
+from peelbound.cli.lifetime import Lifetime
 from peelbound.cli.output import json_option, print_columns
 
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-
 tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose token it is.")
-
-
-class Lifetime(click.ParamType["timedelta | None"]):
-    """A time like 90d, 12h or 30m; `never` is None."""
-
-    name = "lifetime"
-
-    def convert(
-        self, value: "str | timedelta | None", param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta | None:
-        """Parse."""
-        if value is None or isinstance(value, timedelta):
-            return value
-        if value == "never":
-            return None
-        found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", value)
-        if found is None:
-            self.fail(f"{value!r} is not a time like 90d, 12h, 30m, nor never", param, ctx)
-        return int(found[1]) * _UNITS[found[2]]
 
 
 @click.group("token")

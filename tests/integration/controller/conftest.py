@@ -64,6 +64,7 @@ def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPa
         allow=[str(inputs.directory), "s3://models"],
         poll_seconds=0.05,
         retry_seconds=0.1,
+        webhook_allow=["127.0.0.1"],
         s3_endpoint_url=s3_server.endpoint_url,
         s3_access_key_id=SecretStr(s3_server.access_key_id),
         s3_secret_access_key=SecretStr("wrong"),

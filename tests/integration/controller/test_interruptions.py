@@ -1,15 +1,20 @@
 """Whatever is killed, stopped or cancelled: the audit ends as it should, and nothing is solved twice."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from peelbound.service.database.engine import make_engine
+from peelbound.service.database.webhooks import Webhooks
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditOptions, Preset
+from peelbound.service.schemas.webhook import WebhookRequest
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs, Running
 from tests.integration.controller.harness import a_controller, a_service, gone, until
+from tests.webhook_receiver import receiving
 
 
 def test_a_killed_worker_is_replaced(running: Running, inputs: Inputs, reference: bytes) -> None:
@@ -43,6 +48,28 @@ LONG = {
     "peeled block": Long(AuditOptions(network_steps=100_000, grain=4), "trained"),
     "head": Long(AuditOptions(head_steps=100_000, block_steps=1, maps=[[3]], matrix_band=0, grain=4), "select"),
 }
+
+
+def test_an_audit_that_misses_its_deadline_is_told_of_and_leaves_its_workers_usable(
+    running: Running, inputs: Inputs, reference: bytes
+) -> None:
+    service, tenant = running.service, "deadline"
+    engine = make_engine(service.settings.resolved_database_url)
+    workers = {worker.pid for worker in running.controller.workers()}
+    with receiving() as receiver:
+        Webhooks(engine).create(tenant, WebhookRequest(url=receiver.url), receiver.url)
+        late = inputs.request(options=LONG["block reference"].options, deadline_seconds=1)
+        audit = service.submit(late, tenant)
+        record = service.wait(audit, tenant)
+        assert record.state is AuditState.FAILED
+        assert record.problem is not None
+        assert record.problem.slug == "deadline-exceeded"
+        until(lambda: receiver.received)
+        assert json.loads(receiver.received[0].body)["data"]["id"] == audit
+        assert service.succeeded(service.submit(inputs.request(deadline_seconds=600), tenant), tenant) == reference
+        until(lambda: len(receiver.received) == 2)
+    assert {worker.pid for worker in running.controller.workers()} == workers
+    engine.dispose()
 
 
 @pytest.mark.parametrize("name", LONG)
