@@ -1,4 +1,4 @@
-"""The HTTP front end: `uvicorn --factory peelbound.api.app:create_app`."""
+"""The HTTP front end: `python -m peelbound.api`, or `uvicorn --factory peelbound.api.app:create_app`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from peelbound import __version__
 from peelbound.api import problems
+from peelbound.api.access_log import AccessLog
 from peelbound.api.context import Context
 from peelbound.api.gate import Gate
 from peelbound.api.hosts import HostGuard
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Gate, rates=Rates(settings.requests_per_second, settings.request_burst))
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, registry=registry)
+    app.add_middleware(AccessLog)
     app.add_middleware(RequestIds)
     problems.install(app)
     for module in (audits, plans, reports, runs, webhooks, log, operations, index):

@@ -6,6 +6,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from peelbound.service.logs import log_context
+
 HEADER = "X-Request-Id"
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -30,4 +32,5 @@ class RequestIds:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        await self.app(scope, receive, named)
+        with log_context(request_id=request_id):
+            await self.app(scope, receive, named)

@@ -9,6 +9,7 @@ from platformdirs import user_state_path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from peelbound.service.logs import LogFormat
 from peelbound.service.webhooks.targets import Allowed
 
 
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     allow: list[str] = Field(default_factory=list)
     """URI prefixes that checkpoints and calibration data may be read from, e.g. `["file:///data", "s3://models/"]`."""
     host: str = "127.0.0.1"
-    """Where `peelbound up` listens; uvicorn takes its own `--host`."""
+    """Where `peelbound up` and `python -m peelbound.api` listen."""
     port: int = Field(default=8734, ge=0, le=65535)
     """The same; 0 takes a free one."""
     allowed_hosts: list[str] = Field(default_factory=lambda: ["127.0.0.1", "localhost", "[::1]"])
@@ -76,6 +77,8 @@ class Settings(BaseSettings):
         "peelbound:admin": "admin",
     }
     """Values in that claim and the scopes that they stand for; others mean nothing."""
+    log_format: LogFormat = "plain"
+    """How API and controller write their logs: `plain` lines or a `json` object a line."""
     controller_metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Where a controller answers `GET /metrics` for Prometheus, without a token; None: nowhere."""
     controller_metrics_host: str = "127.0.0.1"

@@ -1,5 +1,6 @@
 """Audits: submit, list, follow, cancel, delete."""
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from peelbound.api.problems import Responses, responses
 from peelbound.service.database.errors import AuditNotEnded
 from peelbound.service.schemas.record import AuditPage, AuditRecord, AuditState
 from peelbound.service.schemas.request import AuditRequest
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["audits"])
 
@@ -52,6 +55,7 @@ def submit(
     """Queue an audit. The same Idempotency-Key with the same body answers with the same audit."""
     admit(request, service.allow)
     record, created = service.audits.submit(caller.tenant, request, idempotency_key, by=by)
+    log.info("audit %s %s", record.id, "accepted" if created else "repeated", extra={"audit_id": record.id})
     response.headers["Location"] = f"/v1/audits/{record.id}"
     if not created:
         response.status_code = 200

@@ -11,6 +11,7 @@ from peelbound.service.controller import metrics
 from peelbound.service.controller.loop import Controller
 from peelbound.service.controller.pulse import Stopping
 from peelbound.service.database.schema import open_database
+from peelbound.service.logs import configure_logs
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
@@ -30,7 +31,8 @@ def _pausing(stop: threading.Event) -> Callable[[float], None]:
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; the audit in hand is handed back."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    configure_logs(settings.log_format)
     stop = threading.Event()
 
     def told(number: int, _: FrameType | None) -> None:
@@ -39,7 +41,6 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, told)
     signal.signal(signal.SIGINT, told)
-    settings = Settings()
     try:
         AllowList(settings.allow)
         wait = settings.database_wait_seconds

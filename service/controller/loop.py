@@ -23,6 +23,7 @@ from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.leases import Claim, Leases
+from peelbound.service.logs import log_context
 from peelbound.service.problems import as_problem
 from peelbound.service.schemas.record import Progress
 from peelbound.service.settings import Settings
@@ -96,6 +97,10 @@ class Controller:
         self._pool = None
 
     def _hold(self, claim: Claim) -> None:
+        with log_context(audit_id=claim.audit_id, attempt=claim.attempt):
+            self._held(claim)
+
+    def _held(self, claim: Claim) -> None:
         log.info("audit %s attempt %d: begun", claim.audit_id, claim.attempt)
         if claim.taken_over:
             metrics.RETRIES.labels("lease-lost").inc()

@@ -1,0 +1,40 @@
+"""`python -m peelbound.api`: one API replica with the settings of the environment, until SIGTERM."""
+
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from peelbound.api.app import create_app
+from peelbound.service.logs import configure_logs
+from peelbound.service.settings import Settings
+
+DRAIN_SECONDS = 10
+"""What requests in hand get to end; event streams go on for as long as their audits, and are resumed elsewhere."""
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    configure_logs(settings.log_format)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            lifespan="on",
+            log_config=None,  # ours
+            access_log=False,  # ours, without the query
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+    )
+    server.run()
+    return 0 if server.started else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
