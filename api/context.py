@@ -39,7 +39,10 @@ class Context:
     log: Log
     provider: IdentityProvider | None
     store: ObjectStore
-    allow: AllowList
+
+    def allow(self, tenant: str) -> AllowList:
+        """What a tenant may have read."""
+        return AllowList(self.settings.of_tenant(tenant).allow)
 
     @classmethod
     def open(cls, settings: Settings) -> "Context":
@@ -50,6 +53,7 @@ class Context:
             PeelboundError: the settings or the schema are wrong.
         """
         try:
+            AllowList.check(settings)
             engine = open_database(settings.resolved_database_url, wait_seconds=settings.database_wait_seconds)
         except PeelboundError as error:
             logger.error("%s: %s", error.title, error)  # the server's own words are a traceback
@@ -66,7 +70,6 @@ class Context:
             log=Log(engine),
             provider=IdentityProvider(settings) if settings.oidc_issuer else None,
             store=open_store(settings),
-            allow=AllowList(settings.allow),
         )
 
     def close(self) -> None:

@@ -34,8 +34,8 @@ class Planner:
         self._timeout_seconds = timeout_seconds
         self._turns = anyio.Semaphore(AT_ONCE)
 
-    async def plan(self, request: AuditRequest) -> AuditPlan | Problem:
-        """What an audit would cost, or why it cannot be carried out.
+    async def plan(self, tenant: str, request: AuditRequest) -> AuditPlan | Problem:
+        """What an audit of the tenant would cost, or why it cannot be carried out.
 
         Raises:
             PlanUnavailable: no answer within the time limit, or one that cannot be read.
@@ -47,7 +47,7 @@ class Planner:
                         self._command,
                         input=request.model_dump_json().encode(),
                         check=False,
-                        env=os.environ | self._settings.environment(),
+                        env=os.environ | self._settings.of_tenant(tenant).environment(),
                     )
         except TimeoutError as error:
             raise PlanUnavailable(

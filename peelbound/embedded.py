@@ -90,7 +90,7 @@ def _prepare(settings: Settings) -> tuple[str, str]:
 
     What is wrong with the settings is found here and not in the threads and processes that are started next.
     """
-    AllowList(settings.allow)
+    AllowList.check(settings)
     open_store(settings)
     token = ensure_secret(settings.state_dir / "token")
     reading_token = ensure_secret(settings.state_dir / "link-token")

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """None: as above."""
     allow: list[str] = Field(default_factory=list)
     """URI prefixes that checkpoints and calibration data may be read from, e.g. `["file:///data", "s3://models/"]`."""
+    tenant_allow: dict[str, list[str]] = Field(default_factory=dict)
+    """The same for single tenants, e.g. `{"acme": ["s3://acme/"]}`; those not named here have `PEELBOUND_ALLOW`."""
     host: str = "127.0.0.1"
     """Where `peelbound up` and `python -m peelbound.api` listen."""
     port: int = Field(default=8734, ge=0, le=65535)
@@ -120,6 +122,12 @@ class Settings(BaseSettings):
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")):
             raise ValueError("oidc_jwks_url must be https: whoever can change the keys can be anybody")
         return self
+
+    def of_tenant(self, tenant: str) -> Self:
+        """These settings with what this tenant may read as `allow`."""
+        if tenant not in self.tenant_allow:
+            return self
+        return self.model_copy(update={"allow": self.tenant_allow[tenant], "tenant_allow": {}})
 
     @property
     def resolved_database_url(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from peelbound.service.settings import Settings
 from peelbound.workers.errors import UriRefused, UserError
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
@@ -86,6 +87,16 @@ class AllowList:
                 self._directories.append(place)
             else:
                 self._buckets.append((place[0], PurePosixPath(place[1])))
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See that every prefix of the settings is one, before anything starts.
+
+        Raises:
+            UserError: one is not (slug ``settings-invalid``).
+        """
+        for prefixes in (settings.allow, *settings.tenant_allow.values()):
+            cls(prefixes)
 
     def resolve(self, uri: str, pointer: str) -> ResolvedUri:
         """The place that a request's URI names. Whether anything is there is for `sources` to find.

@@ -53,7 +53,7 @@ def submit(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> AuditRecord:
     """Queue an audit. The same Idempotency-Key with the same body answers with the same audit."""
-    admit(request, service.allow)
+    admit(request, service.allow(caller.tenant))
     record, created = service.audits.submit(caller.tenant, request, idempotency_key, by=by)
     log.info("audit %s %s", record.id, "accepted" if created else "repeated", extra={"audit_id": record.id})
     response.headers["Location"] = f"/v1/audits/{record.id}"

@@ -21,9 +21,9 @@ router = APIRouter(tags=["audits"])
     response_model=AuditPlan,
     responses=responses(401, 403, 413, 422, 503),
 )
-async def plan(service: Service, _caller: Writer, request: AuditRequest, http: Request) -> AuditPlan | Response:
+async def plan(service: Service, caller: Writer, request: AuditRequest, http: Request) -> AuditPlan | Response:
     """What this audit would do and cost, without running it: problems, bytes, memory, time."""
-    admit(request, service.allow)
+    admit(request, service.allow(caller.tenant))
     planner: Planner = http.app.state.planner
-    answer = await planner.plan(request)
+    answer = await planner.plan(caller.tenant, request)
     return problem_response(answer) if isinstance(answer, Problem) else answer

@@ -74,6 +74,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
                     "database_url": "",
                     "store_url": configured.store_url or (default_state_dir() / "objects").as_uri(),
                     "allow": [*configured.allow, *_readable(places)],
+                    "tenant_allow": {},
                     "host": "127.0.0.1",
                     "port": 0,
                 }

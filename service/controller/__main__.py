@@ -42,7 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, told)
     signal.signal(signal.SIGINT, told)
     try:
-        AllowList(settings.allow)
+        AllowList.check(settings)
         wait = settings.database_wait_seconds
         engine = open_database(settings.resolved_database_url, wait_seconds=wait, pause=_pausing(stop))
         with metrics.served(settings), delivering(settings, engine):

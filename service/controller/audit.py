@@ -78,7 +78,7 @@ class Audit:
         """Carry the audit out, as far as its results are not there yet."""
         started = time.monotonic()
         self.meter.phase("reading")
-        inputs = open_inputs(self.request, self.settings)
+        inputs = open_inputs(self.request, self.settings.of_tenant(self.tenant))
         architecture = inputs.checkpoint.architecture
         plan = make_plan(self.request, architecture.block_count, architecture.hidden_size)
         environment = self._environment()

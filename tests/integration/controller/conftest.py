@@ -62,6 +62,7 @@ def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPa
         state_dir=directory / "state",
         workers=2,
         allow=[str(inputs.directory), "s3://models"],
+        tenant_allow={"refused-fenced": [str(inputs.directory / "other")]},
         poll_seconds=0.05,
         retry_seconds=0.1,
         webhook_allow=["127.0.0.1"],

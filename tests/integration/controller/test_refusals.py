@@ -78,6 +78,10 @@ def checkpoint_elsewhere(inputs: Inputs) -> AuditRequest:
     return inputs.request("/etc")
 
 
+def fenced(inputs: Inputs) -> AuditRequest:
+    return inputs.request()  # others may read it
+
+
 def calibration_elsewhere(inputs: Inputs) -> AuditRequest:
     link = inputs.directory / "link.jsonl"
     link.symlink_to("/etc/hostname")
@@ -163,6 +167,7 @@ REFUSALS = [
     Refusal(anchors_without_the_last, "request-anchors", "/options/maps/1", "[1, 2]", "3 is always one"),
     Refusal(too_exhaustive, "request-exhaustive", "/preset", "7 blocks", "standard"),
     Refusal(checkpoint_elsewhere, "uri-refused", "/checkpoint", "/etc", "PEELBOUND_ALLOW"),
+    Refusal(fenced, "uri-refused", "/checkpoint", "not under a prefix", "PEELBOUND_ALLOW"),
     Refusal(calibration_elsewhere, "uri-refused", "/calibration/uri", "link.jsonl", "PEELBOUND_ALLOW"),
     Refusal(packed_with_nan, "checkpoint-not-finite", "/checkpoint", "block 2: mlp.up_proj.weight_scale", "packing"),
     Refusal(

@@ -1,8 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
-from tests.unit.api.harness import BODY, Api, problem
+from peelbound.api.app import create_app
+from peelbound.service.settings import Settings
+from peelbound.workers.errors import UserError
+from tests.unit.api.harness import ALL, BODY, Api, problem
 
 
 def test_submit_answers_202_with_the_audit_and_where_it_is(api: Api) -> None:
@@ -167,3 +172,22 @@ def test_another_tenants_audit_does_not_exist(api: Api, method: str, path: str) 
     api.controller.publish(api.controller.claim())
     for audit_id in (theirs, "01KACM2V7M3J0Q4S8R0V5N9T2E"):
         problem(api.client.request(method, path.format(audit_id)), 404, "audit-not-found")
+
+
+def test_a_tenant_with_an_allow_list_of_its_own_reads_there_and_nowhere_else(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, allow=["/data"], tenant_allow={"acme": ["s3://acme"]})
+    app = create_app(settings)
+    with TestClient(app, base_url="http://127.0.0.1:8734") as client:
+        for tenant, own, foreign in (("acme", "s3://acme/run", "/data/ckpt"), ("other", "/data/ckpt", "s3://acme/run")):
+            token = app.state.context.tokens.create(tenant, "test", ALL)
+            client.headers["Authorization"] = f"Bearer {token}"
+            body = {"checkpoint": own, "calibration": {"texts": ["a text"]}}
+            assert client.post("/v1/audits", json=body).status_code == 202
+            refused = client.post("/v1/audits", json={**body, "checkpoint": foreign})
+            assert problem(refused, 422, "uri-refused")["pointer"] == "/checkpoint"
+
+
+def test_an_allow_list_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    app = create_app(Settings(state_dir=tmp_path, tenant_allow={"acme": ["models"]}))
+    with pytest.raises(UserError, match="models"), TestClient(app):
+        pass

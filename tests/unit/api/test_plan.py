@@ -33,13 +33,14 @@ PLAN = AuditPlan(
 REFUSAL = Problem.make("request-anchor-out-of-range", "Out of range", 422, "Anchor 9.", "Use 1..4.", "/options/maps")
 
 
-def planning_process(*, says: str = "", before: str = "pass") -> list[str]:
+def planning_process(*, says: str = "", before: str = "pass", allow: str = '["/data"]') -> list[str]:
     """A process that reads a request as the planning process does, and answers as told."""
     program = f"""
 import os, sys
 from peelbound.service.schemas.request import AuditRequest
 assert AuditRequest.model_validate_json(sys.stdin.read()).checkpoint == "/data/ckpt"
 assert os.environ["PEELBOUND_WORKERS"] == "7"
+assert os.environ["PEELBOUND_ALLOW"] == {allow!r}
 {before}
 print({says!r})
 """
@@ -51,12 +52,18 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(state_dir=tmp_path, allow=["/data"], workers=7)
 
 
-def ask(planner: Planner) -> AuditPlan | Problem:
-    return anyio.run(planner.plan, AuditRequest.model_validate(BODY))
+def ask(planner: Planner, tenant: str = "default") -> AuditPlan | Problem:
+    return anyio.run(planner.plan, tenant, AuditRequest.model_validate(BODY))
 
 
 def test_the_process_gets_request_and_settings_and_its_plan_comes_back(settings: Settings) -> None:
     assert ask(Planner(settings, planning_process(says=PLAN.model_dump_json()))) == PLAN
+
+
+def test_the_process_may_read_what_the_tenant_may(settings: Settings) -> None:
+    fenced = settings.model_copy(update={"tenant_allow": {"acme": ["s3://acme"]}})
+    process = planning_process(says=PLAN.model_dump_json(), allow='["s3://acme"]')
+    assert ask(Planner(fenced, process), "acme") == PLAN
 
 
 def test_a_refusal_comes_back_as_it_is(settings: Settings) -> None:
