@@ -34,9 +34,18 @@ class Thresholds:
     excess_gain: float = 0.005
     """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more."""
     z_min: float = 6.0
-    """A lagging block's scale scores both have a larger |z| …"""
+    """A lagging block's scale scores lie on one side, both with a larger |z| …"""
+    weak_z_min: float = 8.0
+    """… or, where they say that its output is too weak, a larger one than this: text unlike the training data does that
+    to sound blocks more than it does harm …"""
     z_spread: float = 2.5
-    """… and one larger than this many medians of the other blocks' |z| …"""
+    """… and one larger than this many medians of the same number of the other blocks …"""
+    half_z_min: float = 12.0
+    """… or one of them alone says harm with a larger z …"""
+    half_z_spread: float = 4.0
+    """… and one larger than this many medians of all |z| of the other blocks …"""
+    beside_missing: float = 2.0
+    """… all these limits so many times as large beside a block that is inert or untrained: others make up for it …"""
     scale_effect: float = 0.01
     """… and, with their lower bounds, matter by more than this: nats per unit of strength. |z| alone grows with the
     number of documents, and no trained network is at its optimum exactly."""
@@ -110,6 +119,7 @@ class BlockJudgement:
     side: str | None
     others_influence: float | None
     scale_limit: float | None
+    half_limit: float | None = None
     others_departure: float | None = None
     suspicion: float = 0.0
     """The strongest evidence against the block as a multiple of its limit; orders blocks, and is in no report."""

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from peelbound.service.evidence import BlockEvidence, BlockJudgement, Thresholds
-from peelbound.service.rules import TOO_STRONG, strengths
+from peelbound.service.rules import ATTENTION, MLP, TOO_STRONG, TOO_WEAK, Strengths, silent_half, strengths, worst_half
 from peelbound.service.schemas.report import BlockFinding
 from peelbound.service.words import Phrase, compose, interval, nats, percent, plain, share, tenths, z_value
+
+_HALVES = {ATTENTION: "attention", MLP: "MLP"}
+_OTHER = {ATTENTION: MLP, MLP: ATTENTION}
 
 
 def judge_blocks(
@@ -17,24 +20,26 @@ def judge_blocks(
     weights that look untrained explain whatever else is wrong. With too few check documents nothing is tested on them,
     so no block is accused but for its weights alone.
     """
-    return tuple(_judge(blocks, position, check_documents, thresholds) for position in range(len(blocks)))
+    tested = check_documents >= thresholds.check_documents
+    found = strengths(blocks, thresholds)
+    return tuple(
+        _judge(_Words(at, blocks[at], thresholds), s if tested else s.without_check(), check_documents, tested)
+        for at, s in enumerate(found)
+    )
 
 
-def _judge(
-    blocks: Sequence[BlockEvidence], position: int, check_documents: int, thresholds: Thresholds
-) -> BlockJudgement:
-    words = _Words(position, blocks[position], thresholds)
-    found = strengths(blocks, position, thresholds)
-    finding, because = BlockFinding.SOUND, words.sound()
-    if check_documents < thresholds.check_documents:
-        found, because = found.without_check(), words.untested(check_documents)
-    side = None
+def _judge(words: "_Words", found: Strengths, check_documents: int, tested: bool) -> BlockJudgement:
+    finding, because, side = BlockFinding.SOUND, words.sound() if tested else words.untested(check_documents), None
     if found.inert > 1 and found.others_influence is not None:
         finding, because = BlockFinding.INERT, words.inert(found.others_influence)
     elif found.untrained > 1 and found.others_departure is not None:
         finding, because = BlockFinding.UNTRAINED, words.untrained(found.others_departure)
+    elif found.silent > 1:
+        finding, because, side = BlockFinding.LAGGING, words.silent(), TOO_WEAK
     elif found.scale > 1 and found.side is not None and found.scale_limit is not None:
         finding, because, side = BlockFinding.LAGGING, words.off_scale(found.side, found.scale_limit), found.side
+    elif found.half > 1 and found.half_limit is not None:
+        finding, because, side = BlockFinding.LAGGING, words.harm(found.half_limit), found.side
     elif found.gain > 1:
         finding, because = BlockFinding.LAGGING, words.excess()
     return BlockJudgement(
@@ -43,6 +48,7 @@ def _judge(
         side=side,
         others_influence=found.others_influence,
         scale_limit=found.scale_limit,
+        half_limit=found.half_limit,
         others_departure=found.others_departure,
         suspicion=found.most,
     )
@@ -108,6 +114,37 @@ class _Words:
             z_value(f"{self._at}/attention_scale/z", attention.z),
             z_value(f"{self._at}/mlp_scale/z", mlp.z),
             tenths(f"{self._at}/scale_limit", limit),
+        )
+
+    def silent(self) -> Phrase:
+        """A half that adds nothing: the report's numbers are exact zeros."""
+        half = silent_half(self._block)
+        assert half is not None
+        own = self._block.attention_scale if half == ATTENTION else self._block.mlp_scale
+        other = self._block.mlp_scale if half == ATTENTION else self._block.attention_scale
+        assert own is not None
+        assert other is not None
+        return compose(
+            f"The {_HALVES[half]} of block {{}} adds nothing: scaling it changes no loss (z {{}}, mean {{}}), while "
+            "the other half works (z {}).",
+            self._number,
+            z_value(f"{self._at}/{half}_scale/z", own.z),
+            plain(f"{self._at}/{half}_scale/mean", own.mean),
+            z_value(f"{self._at}/{_OTHER[half]}_scale/z", other.z),
+        )
+
+    def harm(self, limit: float) -> Phrase:
+        """One half alone is too strong or does harm."""
+        half = worst_half(self._block)
+        assert half is not None
+        score = self._block.attention_scale if half == ATTENTION else self._block.mlp_scale
+        assert score is not None
+        return compose(
+            f"The {_HALVES[half]} of block {{}} is too strong or does harm: the loss falls when it alone is scaled "
+            "down (z {}, beyond the limit of {}).",
+            self._number,
+            z_value(f"{self._at}/{half}_scale/z", score.z),
+            tenths(f"{self._at}/half_limit", limit),
         )
 
     def excess(self) -> Phrase:

@@ -5,7 +5,7 @@ their optimum, and neighbours of a damaged block compensate for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from peelbound.service.evidence import BlockEvidence, Thresholds
@@ -13,6 +13,8 @@ from peelbound.service.schemas.report import Score
 
 TOO_STRONG = "too_strong"
 TOO_WEAK = "too_weak"
+ATTENTION, MLP = "attention", "mlp"
+"""The halves of a block, as the report names their scores: `attention_scale`, `mlp_scale`."""
 
 MOST = 100.0
 """No strength is larger: a limit may be compared with nothing at all."""
@@ -23,61 +25,120 @@ class Strengths:
     """Of every rule on one block, and what it was compared with."""
 
     inert: float
+    silent: float
+    """Of a half, attention or MLP, that adds nothing while the other one works."""
     untrained: float
     scale: float
     """Of both scale scores on one side."""
+    half: float
+    """Of one scale score alone, on the side that says harm."""
     gain: float
     side: str | None
-    """Which way the output is off, where the scale scores accuse."""
+    """The side that both scale scores lie on, or that of the half."""
     others_influence: float | None
     scale_limit: float | None
+    half_limit: float | None
     others_departure: float | None
 
     @property
     def most(self) -> float:
         """The strongest: how suspect the block is."""
-        return max(self.inert, self.untrained, self.scale, self.gain)
+        return max(self.inert, self.silent, self.untrained, self.scale, self.half, self.gain)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the block, or half of it, does no work or was never trained: others have to make up for it."""
+        return max(self.inert, self.silent, self.untrained) > 1
 
     def without_check(self) -> "Strengths":
         """What remains where check has too few documents: the weights alone."""
-        return Strengths(
-            0.0, self.untrained, 0.0, 0.0, None, self.others_influence, self.scale_limit, self.others_departure
+        return replace(self, inert=0.0, silent=0.0, scale=0.0, half=0.0, gain=0.0, side=None)
+
+    def beside_missing(self, factor: float) -> "Strengths":
+        """What remains beside another block that is missing: neighbours that make up for it are off their optimum."""
+        return replace(
+            self,
+            scale=self.scale / factor,
+            half=self.half / factor,
+            scale_limit=None if self.scale_limit is None else self.scale_limit * factor,
+            half_limit=None if self.half_limit is None else self.half_limit * factor,
         )
 
 
-def strengths(blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds) -> Strengths:
-    """Of the block at `position` among the blocks of its model."""
+def strengths(blocks: Sequence[BlockEvidence], thresholds: Thresholds) -> tuple[Strengths, ...]:
+    """Of every block among the blocks of its model."""
+    alone = [_strengths(blocks, position, thresholds) for position in range(len(blocks))]
+    missing = {position for position, found in enumerate(alone) if found.missing}
+    factor = thresholds.beside_missing
+    return tuple(f.beside_missing(factor) if missing - {position} else f for position, f in enumerate(alone))
+
+
+def _strengths(blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds) -> Strengths:
     block = blocks[position]
     others = [other for index, other in enumerate(blocks) if index != position]
     influence = median(other.block_influence for other in others) if others else None
     departures = [other.spectrum.departure for other in others if other.spectrum]
-    limit = scale_limit(blocks, position, thresholds)
-    scale, side = _scale(block, limit, thresholds)
+    both, half = _both_limit(block, others, thresholds), _half_limit(block, others, thresholds)
+    scale, alone = _beyond(_same_side(block), block, both, thresholds), _harm(block, half, thresholds)
     return Strengths(
         inert=_inert(block, influence, thresholds),
+        silent=MOST if silent_half(block) and not any(silent_half(other) for other in others) else 0.0,
         untrained=_untrained(block, others, thresholds),
         scale=scale,
+        half=alone,
         gain=_gain(block, thresholds),
-        side=side,
+        side=TOO_WEAK if scale >= alone and _same_side(block) < 0 else TOO_STRONG,
         others_influence=influence,
-        scale_limit=limit,
+        scale_limit=both,
+        half_limit=half,
         others_departure=median(departures) if departures else None,
     )
 
 
-def scale_limit(blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds) -> float | None:
-    """The |z| that both scale scores of the block at `position` must exceed; None where it does not have both.
+def _scores(block: BlockEvidence) -> tuple[Score, ...]:
+    """Of attention and MLP; none where the family's sub-layers cannot be told apart."""
+    attention, mlp = block.attention_scale, block.mlp_scale
+    return () if attention is None or mlp is None else (attention, mlp)
 
-    It grows with the median |z| of the other blocks.
-    """
-    if None in _scores(blocks[position]):
+
+def _same_side(block: BlockEvidence) -> float:
+    """The smaller of the two z-values where they agree in sign; 0 where they do not."""
+    z = [score.z for score in _scores(block)]
+    if not z or z[0] * z[1] <= 0:
+        return 0.0
+    return min(z, key=abs)
+
+
+def _both_limit(block: BlockEvidence, others: Sequence[BlockEvidence], thresholds: Thresholds) -> float | None:
+    """What the size of `_same_side` must exceed: it grows with the median of the other blocks'."""
+    if not _scores(block):
         return None
-    others = [abs(s.z) for index, b in enumerate(blocks) if index != position for s in _scores(b) if s]
-    return max(thresholds.z_min, thresholds.z_spread * median(others)) if others else thresholds.z_min
+    least = thresholds.weak_z_min if _same_side(block) < 0 else thresholds.z_min
+    common = [abs(_same_side(other)) for other in others if _scores(other)]
+    return max(least, thresholds.z_spread * median(common)) if common else least
 
 
-def _scores(block: BlockEvidence) -> tuple[Score | None, Score | None]:
-    return block.attention_scale, block.mlp_scale
+def _half_limit(block: BlockEvidence, others: Sequence[BlockEvidence], thresholds: Thresholds) -> float | None:
+    """What one z-value alone must exceed: it grows with the median size of the other blocks' z-values."""
+    if not _scores(block):
+        return None
+    common = [abs(score.z) for other in others for score in _scores(other)]
+    least = thresholds.half_z_min
+    return max(least, thresholds.half_z_spread * median(common)) if common else least
+
+
+def worst_half(block: BlockEvidence) -> str | None:
+    """`attention` or `mlp`, whichever has the larger z-value; None where they cannot be told apart."""
+    scores = _scores(block)
+    return None if not scores else ATTENTION if scores[0].z >= scores[1].z else MLP
+
+
+def silent_half(block: BlockEvidence) -> str | None:
+    """`attention` or `mlp` where that half adds exactly nothing and the other one does: no loss depends on it."""
+    for name, own, other in zip((ATTENTION, MLP), _scores(block), reversed(_scores(block)), strict=False):
+        if own.z == own.mean == 0.0 and other.z != 0.0:
+            return name
+    return None
 
 
 def _inert(block: BlockEvidence, others: float | None, thresholds: Thresholds) -> float:
@@ -105,15 +166,22 @@ def _untrained(block: BlockEvidence, others: Sequence[BlockEvidence], thresholds
     return strength if norms or clear else min(strength, 1.0)
 
 
-def _scale(block: BlockEvidence, limit: float | None, thresholds: Thresholds) -> tuple[float, str | None]:
+def _beyond(z: float, block: BlockEvidence, limit: float | None, thresholds: Thresholds) -> float:
     """Both scale scores must be beyond the limit on the same side, and matter."""
-    attention, mlp = _scores(block)
-    if attention is None or mlp is None or limit is None or attention.z * mlp.z <= 0:
-        return 0.0, None
-    far = min(abs(attention.z), abs(mlp.z)) / limit
-    strength = min(far, min(_surely(attention), _surely(mlp)) / thresholds.scale_effect)
-    side = TOO_STRONG if attention.z > 0 else TOO_WEAK
-    return strength, side if strength > 1 else None
+    if limit is None or z == 0.0:
+        return 0.0
+    return min(abs(z) / limit, min(map(_surely, _scores(block))) / thresholds.scale_effect)
+
+
+def _harm(block: BlockEvidence, limit: float | None, thresholds: Thresholds) -> float:
+    """One scale score must be beyond its own limit on the side of harm, and matter.
+
+    The other side accuses nobody: a half that is wanted stronger may stand beside the one at fault.
+    """
+    if limit is None:
+        return 0.0
+    worst = max(_scores(block), key=lambda score: score.z)
+    return max(min(worst.z / limit, _surely(worst) / thresholds.scale_effect), 0.0)
 
 
 def _surely(score: Score) -> float:

@@ -149,6 +149,7 @@ class Assembly:
                 mlp_scale=evidence.mlp_scale,
                 block_scale=_required(measured.blocks.scale("block", index)),
                 scale_limit=judged.scale_limit,
+                half_limit=judged.half_limit,
                 weight_norm=self._trained.weight_norms[index - 1],
                 spectrum=evidence.spectrum,
                 others_departure=judged.others_departure,

@@ -77,7 +77,7 @@ def _is_measured(citation: Citation) -> bool:
 
 def _value(leaf: str, value: float | int | str | bool | None) -> str:
     """A citation's value; z-values and their limits have one decimal, as everywhere on the page."""
-    if leaf in ("z", "scale_limit") and isinstance(value, float):
+    if leaf in ("z", "scale_limit", "half_limit") and isinstance(value, float):
         return numbers.decimal(value, 1, sign=leaf == "z")
     return numbers.scalar(value)
 

@@ -130,6 +130,8 @@ class BlockReport(WireModel):
     block_scale: Score
     scale_limit: float | None = None
     """|z| that both scale scores must exceed, on one side, to accuse this block; it grows with the others' |z|."""
+    half_limit: float | None = None
+    """z that one scale score alone must exceed, on the side of harm, to accuse this block."""
     weight_norm: Measured
     spectrum: SpectrumReport | None = None
     others_departure: float | None = None

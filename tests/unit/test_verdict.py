@@ -183,18 +183,55 @@ def test_inert_takes_both_a_cheap_skip_and_little_influence() -> None:
     [
         ([(9.1, 14.7), (-4, 3), (2, -3), (1, -5)], "too_strong"),
         ([(-33, -23), (4, 3), (8, -7), (-6, 5)], "too_weak"),
-        ([(26, 1.8), (-4, 3), (2, -3), (1, -5)], None),  # one half only
+        ([(26, 1.8), (-4, 3), (2, -3), (1, -5)], "too_strong"),  # attention alone
+        ([(1.8, 26), (-4, 3), (2, -3), (1, -5)], "too_strong"),  # the MLP alone
+        ([(11.5, -3), (-4, 3), (2, -3), (1, -5)], None),  # one half, not far enough alone
+        ([(26, 1.8), (-9, 8), (7, -6), (8, -7)], None),  # one half, among others that are as far out
+        ([(-26, 1.8), (-4, 3), (2, -3), (1, -5)], None),  # a half that is wanted stronger accuses nobody
         ([(8.4, -10.5), (2, 3), (2, -3), (1, -5)], None),  # two sides
-        ([(7, 7), (-6, 5), (6, -7), (4, -9)], None),  # all blocks are off
+        ([(7, 7), (-6, -5), (6, 7), (4, 9)], None),  # all blocks are off
+        ([(-7.5, -7.5), (0, 0), (0, 0), (0, 0)], None),  # foreign text does as much to sound blocks
         ([(5.9, 5.9), (0, 0), (0, 0), (0, 0)], None),  # below what chance and mild strain reach
     ],
 )
-def test_scale_scores_accuse_only_far_out_on_one_side(scores: list[tuple[float, float]], side: str | None) -> None:
+def test_scale_scores_accuse_only_far_out(scores: list[tuple[float, float]], side: str | None) -> None:
     judged = judge(evidence(blocks=tuple(scored(*pair) for pair in scores))).blocks
     assert judged[0].side == side
     assert judged[0].finding is (BlockFinding.LAGGING if side else BlockFinding.SOUND)
     assert {block.finding for block in judged[1:]} == {BlockFinding.SOUND}
     assert (judged[0].suspicion > 1) == bool(side)
+
+
+def test_the_half_that_does_harm_is_named() -> None:
+    attention, mlp = (
+        judge(evidence(blocks=(scored(*pair), scored(-4, 3), scored(2, -3)))).blocks[0].reason
+        for pair in ((26, 1.8), (1.8, 26))
+    )
+    assert attention.text == (
+        "The attention of block 1 is too strong or does harm: the loss falls when it alone is scaled down (z +26.0, "
+        "beyond the limit of 12.0)."
+    )
+    assert mlp.text.startswith("The MLP of block 1 is too strong")
+
+
+def test_a_half_that_adds_exactly_nothing_lags_unless_others_are_alike() -> None:
+    dead = block(mlp_scale=Score(mean=0.0, z=0.0), attention_scale=Score(mean=-0.01, z=-4.0))
+    judged = judge(evidence(blocks=(block(), block(), dead))).blocks
+    assert [b.finding.value for b in judged] == ["sound", "sound", "lagging"]
+    assert judged[2].side == "too_weak"
+    assert judged[2].reason.text == (
+        "The MLP of block 3 adds nothing: scaling it changes no loss (z +0.0, mean 0.0), while the other half works "
+        "(z -4.0)."
+    )
+    assert findings(block(), dead, dead) == ["sound"] * 3
+
+
+def test_limits_are_wider_beside_a_block_that_is_missing_since_others_make_up_for_it() -> None:
+    strained, broken = scored(-20, -15), scored(-20, -17)
+    assert findings(block(), strained, block()) == ["sound", "lagging", "sound"]
+    assert findings(INERT, strained, block()) == ["inert", "sound", "sound"]
+    assert findings(INERT, broken, block()) == ["inert", "lagging", "sound"]
+    assert "beyond the limit of 16.0" in judge(evidence(blocks=(INERT, broken, block()))).blocks[1].reason.text
 
 
 def test_the_block_farthest_beyond_its_limit_is_the_most_suspect() -> None:

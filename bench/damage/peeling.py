@@ -1,0 +1,191 @@
+"""Does the peeling matrix tell which blocks are redundant?
+
+    python -m bench.damage.peeling [--out bench/out/damage] [--only NAME …]
+
+Two questions about the matrix's cells of width 2, a fresh block in the place of two trained ones, on models that
+`bench.damage` trained. *Prediction*: does a cell's cost rank the pairs as their cost does after healing, when the
+network with one block less was trained on? *Planting*: a block is inserted that the network does not need, a copy of
+its neighbour or a fresh one near the identity; is the cheapest cell one that covers it?
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from bench.damage.cases import ADDING
+from bench.damage.rows import UNSEEN
+from bench.damage.subject import GRAIN, Subject
+from bench.damage.subjects import Trained, checkpoint, corpus_in, trained
+from bench.local import save
+from bench.stdlib_models import Corpus
+from peelbound.workers import passes, solver
+from peelbound.workers.passes import Floats
+from peelbound.workers.recipes import StateSettings
+
+WIDTH = 2
+CELL = StateSettings(optimiser="muon", steps=80, learning_rate=2e-2, batch=8)
+"""The product's own."""
+HEALING_STEPS, HEALING_RATE, BATCH, LENGTH = 60, 3e-4, 16, 128
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure both, for every sound model that is trained already."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench/out/damage"))
+    parser.add_argument("--steps", type=int, default=250, help="of training, as `bench.damage` had it")
+    parser.add_argument("--only", nargs="*", help="these models only")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    console, corpus = Console(width=120), corpus_in(arguments.out / "corpus")
+    for model in trained(arguments.steps):
+        wanted = model.recipe.frozen_block is None and (arguments.only is None or model.name in arguments.only)
+        if wanted:
+            console.print(_measured(model, arguments.out, corpus))
+
+
+def _measured(model: Trained, out: Path, corpus: Corpus) -> dict[str, Any]:
+    path = out / "peeling" / f"{model.name}.json"
+    if not path.exists():
+        where = checkpoint(model, out)
+        found = {"model": model.name, **predicted(where, corpus), "planted": planted(where, corpus, out / "planted")}
+        save(path, found)
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
+class Matrix:
+    """Cells of width 2 of one checkpoint."""
+
+    def __init__(self, where: Path, corpus: Corpus) -> None:
+        self.subject = Subject(where, {UNSEEN: corpus.held_out_path})
+        self.text = self.subject.texts[UNSEEN]
+        self._loaded = [self.subject.sound.load(self.subject.skeleton, i) for i in range(1, self.subject.blocks + 1)]
+        self._states = [self.subject.embed(self.text)]
+        for index, block in enumerate(self._loaded, start=1):
+            self._states.append(passes.forward(self.subject.skeleton, index, block, self._states[-1], GRAIN))
+        self.trained = self._loss(self.subject.blocks, self._states[-1][self.text.fit :])
+
+    def cell(self, source: int) -> tuple[nn.Module, float]:
+        """A fresh block from h[source] to h[source + 2], and what it costs in the place of the two, on check."""
+        fit, target = self.text.fit, source + WIDTH
+        block = self.subject.skeleton.fresh_block(source + 1, seed=source)
+        solver.solve_state(
+            self.subject.skeleton, source + 1, block, self._states[source][:fit], self._states[target][:fit], CELL,
+            seed=source, on_step=lambda _: None,
+        )  # fmt: skip
+        h = passes.forward(self.subject.skeleton, source + 1, block, self._states[source][fit:], GRAIN)
+        return block, self._loss(target, h) - self.trained
+
+    def _loss(self, after: int, states: Floats) -> float:
+        skeleton, fit = self.subject.skeleton, self.text.fit
+        for index in range(after + 1, self.subject.blocks + 1):
+            states = passes.forward(skeleton, index, self._loaded[index - 1], states, GRAIN)
+        mask = self.text.mask[fit:]
+        return float(passes.losses(skeleton, states, self.text.ids[fit:], mask, GRAIN).sum() / mask.sum())
+
+
+def predicted(where: Path, corpus: Corpus) -> dict[str, Any]:
+    """Cost of each cell, and of the same replacement after healing, against the whole network trained on as long."""
+    matrix = Matrix(where, corpus)
+    cells = [matrix.cell(source) for source in range(matrix.subject.blocks - WIDTH + 1)]
+    whole = _healed(_whole(where), corpus, matrix)
+    healed = []
+    for source, (block, _) in enumerate(cells):
+        model = _whole(where)
+        kept = _blocks(model)
+        kept[source].load_state_dict(block.state_dict())
+        for _ in range(WIDTH - 1):
+            del kept[source + 1]
+        healed.append(_healed(model, corpus, matrix) - whole)
+    costs = [cost for _, cost in cells]
+    return {"cells": costs, "healed": healed, "rank_correlation": spearman(costs, healed)}
+
+
+def planted(where: Path, corpus: Corpus, out: Path) -> list[dict[str, Any]]:
+    """Costs of the cells of networks with a block that they do not need, put in after each second block."""
+    found = []
+    for kind in ("copy", "near identity"):
+        for after in (2, 4):
+            target = out / where.parent.name / f"{kind.replace(' ', '-')}-{after}"
+            _plant(where, target, kind, after)
+            matrix = Matrix(target, corpus)
+            costs = [matrix.cell(source)[1] for source in range(matrix.subject.blocks - WIDTH + 1)]
+            cheapest = int(np.argmin(costs))
+            covered = cheapest < after + 1 <= cheapest + WIDTH
+            found.append({"kind": kind, "after": after, "cells": costs, "cheapest": cheapest, "covers": covered})
+            shutil.rmtree(target)
+    return found
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Rank correlation; no ties are expected among measured losses."""
+    first, second = (np.argsort(np.argsort(v)).astype(np.float64) for v in (one, other))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _whole(where: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
+    return model
+
+
+def _blocks(model: PreTrainedModel) -> nn.ModuleList:
+    (found,) = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return found
+
+
+def _plant(where: Path, target: Path, kind: str, after: int) -> None:
+    model = _whole(where)
+    config = model.config
+    count = "n_layer" if hasattr(config, "n_layer") else "num_hidden_layers"
+    setattr(config, count, getattr(config, count) + 1)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[0]] * getattr(config, count)
+    larger = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    tensors = [block.state_dict() for block in _blocks(model)]
+    share = 1 / (2 * len(tensors))
+    own = {n: t.clone() for n, t in _blocks(larger)[after].state_dict().items()}
+    fresh = {n: t * share if n.endswith(ADDING) else t for n, t in own.items()}
+    larger.load_state_dict({n: t for n, t in model.state_dict().items() if n in larger.state_dict()}, strict=False)
+    tensors.insert(after, tensors[after - 1] if kind == "copy" else fresh)
+    for block, state in zip(_blocks(larger), tensors, strict=True):
+        block.load_state_dict(state)
+    larger.save_pretrained(target)
+    shutil.copy(where / "tokenizer.json", target / "tokenizer.json")
+
+
+def _healed(model: PreTrainedModel, corpus: Corpus, matrix: Matrix) -> float:
+    """Loss on check after a short training on the training text."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=HEALING_RATE, betas=(0.9, 0.95), weight_decay=0.1)
+    chance, window = torch.Generator().manual_seed(0), torch.arange(LENGTH)
+    model.train()
+    for step in range(HEALING_STEPS):
+        starts = torch.randint(len(corpus.train) - LENGTH, (BATCH, 1), generator=chance)
+        batch = corpus.train[starts + window]  # [BATCH, LENGTH]
+        loss = model(input_ids=batch, labels=batch).loss
+        optimiser.zero_grad()
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = HEALING_RATE * (1 - step / HEALING_STEPS)
+        optimiser.step()
+    model.eval()
+    ids, mask = (torch.from_numpy(a[matrix.text.fit :]) for a in (matrix.text.ids, matrix.text.mask))
+    total = 0.0
+    with torch.no_grad():
+        for part in passes.grains(len(ids), GRAIN):
+            logits = model(input_ids=ids[part]).logits[:, :-1]
+            rows = nn.functional.cross_entropy(logits.flatten(0, 1), ids[part, 1:].flatten(), reduction="none")
+            total += float((rows * mask[part].flatten()).sum())
+    return total / float(mask.sum())
+
+
+if __name__ == "__main__":
+    main()
