@@ -46,7 +46,7 @@ class LocalAudits:
 @contextmanager
 def local_audits(state: Path, readable: Path, workers: int = 2) -> Iterator[LocalAudits]:
     """A pool with its store under `state` that may read below `readable`."""
-    settings = Settings(state_dir=state, allow=[str(readable)], workers=workers)
+    settings = Settings(state_dir=state.absolute(), allow=[str(readable.absolute())], workers=workers)
     store = open_store(settings)
     start_ray(settings)
     try:

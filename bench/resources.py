@@ -6,7 +6,7 @@ walks   bytes read in a `quick` audit against checkpoint × walks of the plan, a
         workers were busy, on a model of 12 blocks
 memory  a worker's peak of private memory above its baseline against the plan's sum, at 8 and at 64 blocks; the baseline
         is what it has after an audit of a model of the same family with two tiny blocks: the libraries are loaded then
-again   a second, identical audit
+again   a second, identical audit: in this process, and through `peelbound up` from its submission to its end
 up      `peelbound up` until it is ready
 large   `quick` on a llama-shaped model of 30 blocks and 135M parameters, 4k tokens
 
@@ -14,6 +14,8 @@ Models have random weights: what an audit takes does not depend on them. Everyth
 """
 
 import argparse
+import json
+import statistics
 import subprocess
 import sys
 import threading
@@ -30,10 +32,12 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.local import LocalAudits, local_audits, save
+from peelbound.client import Client
 from peelbound.service.controller.planning import plan_request
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration, Preset, Provenance
 
 LETTERS = 200
+AGAINS = 5
 
 
 def random_model(path: Path, *, hidden: int, intermediate: int, blocks: int, heads: int, kv: int, vocab: int) -> Path:
@@ -84,13 +88,27 @@ def walks(out: Path, audits: LocalAudits) -> dict[str, Any]:
     }
 
 
-def again(out: Path, audits: LocalAudits) -> dict[str, Any]:
-    """The audit of `walks` once more."""
-    model = out / "twelve"
+def again(out: Path) -> dict[str, Any]:
+    """The audit of `walks` once more, `AGAINS` times: as its controller sees it, and as a client of the service does."""
+    model = random_model(out / "twelve", hidden=256, intermediate=704, blocks=12, heads=4, kv=4, vocab=4096)
     asked = request(model, length=128, fit=32, select=16, check=32)
-    audits.run(asked)
-    result, seconds = timed(lambda: audits.run(asked))
-    return {"reused": result.timings["reused"], "seconds": seconds}
+    with local_audits(out / "state-again", out) as audits:
+        audits.run(asked)
+        repeats = [timed(lambda: audits.run(asked)) for _ in range(AGAINS)]
+    with service(out / "up-again", out) as (client, _):
+        first = client.wait(client.submit(asked).id)
+        served = [timed(lambda: client.wait(client.submit(asked).id)) for _ in range(AGAINS)]
+        equal = {client.report_json(record.id) for record, _ in served} == {client.report_json(first.id)}
+    return {
+        "reused": all(result.timings["reused"] for result, _ in repeats),
+        "equal_bytes": equal,
+        **_spread("seconds", [seconds for _, seconds in repeats]),
+        **_spread("service_seconds", [seconds for _, seconds in served]),
+    }
+
+
+def _spread(name: str, seconds: list[float]) -> dict[str, float]:
+    return {f"{name}_median": statistics.median(seconds), f"{name}_largest": max(seconds)}
 
 
 def memory(out: Path) -> dict[str, Any]:
@@ -144,15 +162,24 @@ def _private(pid: int) -> int:
 
 def up(out: Path) -> dict[str, Any]:
     """Seconds from the command until the service says where it is."""
-    service = ["up", "--json", "--state-dir", str(out / "up"), "--port", "0"]
-    command = [str(Path(sys.executable).parent / "peelbound"), *service]
-    start = time.monotonic()
+    with service(out / "up", out) as (_, seconds):
+        return {"seconds": seconds}
+
+
+@contextmanager
+def service(state: Path, readable: Path) -> Iterator[tuple[Client, float]]:
+    """`peelbound up` on a free port, as a user starts it: a client of it, and how many seconds it took to be ready."""
+    program, start = Path(sys.executable).parent / "peelbound", time.monotonic()
+    command = [program, "up", "--json", "--state-dir", state, "--port", "0", "--allow", readable.resolve()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        seconds = time.monotonic() - start
-        process.terminate()
-    return {"seconds": seconds}
+        try:
+            facts = json.loads(process.stdout.readline())
+            seconds = time.monotonic() - start
+            with Client(facts["url"], Path(facts["token_file"]).read_text(encoding="ascii")) as client:
+                yield client, seconds
+        finally:
+            process.terminate()
 
 
 def large(out: Path, audits: LocalAudits) -> dict[str, Any]:
@@ -178,8 +205,8 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=110)
     results: dict[str, Any] = {}
-    alone = {"up": up, "memory": memory}
-    on_a_pool = {"walks": walks, "again": again, "large": large}
+    alone = {"again": again, "up": up, "memory": memory}
+    on_a_pool = {"walks": walks, "large": large}
     for part in arguments.parts:
         if part in alone:
             results[part] = alone[part](arguments.out)

@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from peelbound.service.logs import LogFormat
 from peelbound.service.webhooks.targets import Allowed
+
+
+def _absolute(path: Path) -> Path:
+    """Processes that share settings start in different directories."""
+    return path.expanduser().absolute()
 
 
 class Settings(BaseSettings):
@@ -18,7 +23,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PEELBOUND_", use_attribute_docstrings=True, extra="ignore")
 
-    state_dir: Path = Field(default_factory=lambda: user_state_path("peelbound"))
+    state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(default_factory=lambda: user_state_path("peelbound"))
     """Where the embedded service keeps its database, objects and token."""
     database_url: str = ""
     """SQLAlchemy URL, `sqlite:///…` or `postgresql+psycopg://…`; empty: `peelbound.db` in the state directory."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from peelbound.service.settings import Settings
@@ -29,3 +30,12 @@ def test_a_child_process_has_the_same_settings(monkeypatch) -> None:  # type: ig
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_a_relative_state_directory_is_one_of_the_directory_that_the_process_started_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(state_dir=Path("state"))
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.resolved_store_url == (tmp_path / "state" / "objects").as_uri()
