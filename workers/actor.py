@@ -22,6 +22,7 @@ from peelbound.workers import damage, head, passes, solver, spectrum
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.errors import Cancelled
+from peelbound.workers.heap import Heap
 from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.quantisers.activations import round_inputs
@@ -132,10 +133,11 @@ class Worker:
         self.skeleton: Skeleton
         self.weights = FULL_PRECISION
         self._stop = threading.Event()
+        self._heap = Heap()
 
     def prepare(self, config: dict[str, Any], rest: Part, weights: WeightClass = FULL_PRECISION) -> Done:
         """Build the skeleton of the model to be audited, whose blocks are of this weight class."""
-        start = time.perf_counter()
+        start = self._begin()
         self.skeleton = Skeleton(Architecture.from_config_json(config), rest.tensors(), device=self.device)
         self.weights = weights
         return Done(time.perf_counter() - start)
@@ -155,6 +157,11 @@ class Worker:
     def ready(self) -> Done:
         """Do nothing: the answer says that everything is imported."""
         return Done(0.0)
+
+    def _begin(self) -> float:
+        """When this task starts; what the one before it has left behind is gone by then."""
+        self._heap.settle()
+        return time.perf_counter()
 
     def _on_step(self, step: int) -> None:  # noqa: ARG002 - the solver's signature
         if self._stop.is_set():
@@ -217,19 +224,19 @@ class Worker:
 
     def embed(self, ids: Ints) -> tuple[Floats, Done]:
         """h[0] of a shard."""
-        start = time.perf_counter()
+        start = self._begin()
         return passes.embed(self.skeleton, ids, self.grain), Done(time.perf_counter() - start)
 
     def forward(self, block: TrainedBlock, part: Part, states: Floats) -> tuple[Floats, Done]:
         """h[l] of a shard from h[l−1]; values: `cosine` [N, T]."""
-        start = time.perf_counter()
+        start = self._begin()
         module = self._load(block, part)
         after = passes.forward(self.skeleton, block.index, module, states, self.grain)
         return after, Done(time.perf_counter() - start, {"cosine": passes.cosine(states, after)})
 
     def weigh(self, block: TrainedBlock, part: Part) -> Done:
         """What a block's weights alone say; values: `weight_norm`, `spectrum`."""
-        start = time.perf_counter()
+        start = self._begin()
         parameters = dict(self._load(block, part).named_parameters())
         norm = float(sum(p.double().square().sum() for p in parameters.values()) ** 0.5)
         values = {"weight_norm": norm, "spectrum": asdict(spectrum.untouched(parameters))}
@@ -237,20 +244,20 @@ class Worker:
 
     def loss_gradient(self, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> tuple[Floats, Done]:
         """g[K] of a shard; values: `losses` [N, T−1]."""
-        start = time.perf_counter()
+        start = self._begin()
         rows, gradient = passes.loss_gradient(self.skeleton, states, ids, mask, self.grain)
         return gradient, Done(time.perf_counter() - start, {"losses": rows})
 
     def backward(self, block: TrainedBlock, part: Part, states: Floats, gradient: Floats) -> tuple[Floats, Done]:
         """g[l−1] of a shard; values: `attention`, `mlp`, `block`: scale products per token [N, T] or None."""
-        start = time.perf_counter()
+        start = self._begin()
         step = passes.backward(self.skeleton, block.index, self._load(block, part), states, gradient, self.grain)
         values = {"attention": step.attention, "mlp": step.mlp, "block": step.block}
         return step.gradient, Done(time.perf_counter() - start, values)
 
     def solve_corrected(self, problem: CorrectedProblem, part: Part, documents: Ints, *shards: Floats) -> Done:
         """Solve a block reference; shards: h[l−1], h[l], g[l] of fit, one after another. The solution is stored."""
-        start = time.perf_counter()
+        start = self._begin()
         before, after, gradient = _thirds(shards)
         module = self._start(problem, part)
         latents = self._latents(problem, part, module)
@@ -308,7 +315,7 @@ class Worker:
         Returns:
             Output on fit, output on select, and values `fit_residual`, `select_residual`.
         """
-        start = time.perf_counter()
+        start = self._begin()
         inputs, target = np.concatenate(shards[:pieces]), np.concatenate(shards[pieces:])
         free = problem.settings.free
         if problem.solved:
@@ -339,7 +346,7 @@ class Worker:
 
     def apply_solution(self, key: str, index: int, states: Floats, free: bool = False) -> tuple[Floats, Done]:
         """Push a shard through a stored peeled block; `free`: one that left the model's weight class."""
-        start = time.perf_counter()
+        start = self._begin()
         block = self._made(index, load_tensors(self.store, key), free=free)
         after = passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
         return after, Done(time.perf_counter() - start)
@@ -355,7 +362,7 @@ class Worker:
         *fit: Floats,
     ) -> Done:
         """Refit the head on h[K] of fit, stop on select; values: step, extra parameters, losses per token by split."""
-        start = time.perf_counter()
+        start = self._begin()
         found = head.refit(
             self.skeleton,
             head.HeadData(np.concatenate(fit), fit_ids, fit_mask),
@@ -387,11 +394,12 @@ class Worker:
         Yields:
             h[l] of each, then what the task has to say.
         """
-        start = time.perf_counter()
+        start = self._begin()
         module = self._load(block, part)
         rounded = dict[str, nn.Module]()  # one for all the references that round this block
         for number, (reference, value) in enumerate(zip(leaving, states, strict=True)):
             self._on_step(number)
+            self._heap.settle()
             if reference is None:
                 own = module
             elif block.index in reference.rounds:
@@ -422,7 +430,7 @@ class Worker:
             names: of the networks; `trained` is the audited one.
             states: h[K] of each, [N, T, D].
         """
-        start = time.perf_counter()
+        start = self._begin()
         fitted = None if head_key is None else load_tensors(self.store, head_key)
         values = {}
         for number, (name, h) in enumerate(zip(names, states, strict=True)):

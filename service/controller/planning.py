@@ -15,6 +15,7 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.calibration import loss_mask
 from peelbound.workers.errors import PeelboundError
+from peelbound.workers.heap import SLACK_BYTES
 from peelbound.workers.passes import HEAD_TOKENS
 
 FLOPS_PER_WORKER = 4e10
@@ -89,6 +90,8 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
 def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
     """Peak of a worker above its baseline: what it holds throughout, and the largest of its three kinds of task.
 
+    On top comes freed memory that it has not given back yet.
+
     Nothing in it grows with the number of blocks: what it takes in lies in the object store, and the states of a walk
     are handed over one network at a time.
     """
@@ -100,7 +103,7 @@ def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
     solve = cost.block_parameters * SOLVER_BYTES + SOLVE_STATES * width * sizes.fit + grain
     refit = HEAD_COPIES * MASTER_BYTES * cost.head_parameters + width * (sizes.fit + sizes.select) + logits
     passing = width * max(sizes.fit, sizes.select, sizes.check) + max(grain, logits)
-    return int(rest + 2 * MASTER_BYTES * cost.block_parameters + max(solve, refit, passing))
+    return int(rest + 2 * MASTER_BYTES * cost.block_parameters + max(solve, refit, passing)) + SLACK_BYTES
 
 
 def _result_bytes(plan: Plan, cost: CostModel) -> int:
