@@ -21,7 +21,8 @@ from peelbound.service.settings import Settings
 from peelbound.workers import passes, solver
 from peelbound.workers.calibration import loss_mask
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
-from peelbound.workers.passes import Floats, tensor_of
+from peelbound.workers.device import upload
+from peelbound.workers.passes import Floats
 from peelbound.workers.skeleton import Skeleton
 
 TRUE_RATES = (1e-4, 3e-4)
@@ -122,10 +123,10 @@ def _fine_tune(lab: _Lab, index: int, rate: float, steps: int) -> nn.Module:
             group["lr"] = rate * (1 - step / steps)
         optimiser.zero_grad()
         for part in passes.grains(len(fit.ids), lab.grain):
-            h = lab.skeleton.run(index, block, tensor_of(lab.states["fit"][index - 1][part]))
+            h = lab.skeleton.run(index, block, upload(lab.states["fit"][index - 1][part], "cpu"))
             for offset, module in enumerate(later, start=index + 1):
                 h = lab.skeleton.run(offset, module, h)
-            tokens = passes.Tokens.of(h, tensor_of(fit.ids[part]), tensor_of(mask[part]))
+            tokens = passes.Tokens.of(h, upload(fit.ids[part], "cpu"), upload(mask[part], "cpu"))
             total = torch.stack([chunk.losses(lab.skeleton).sum() for chunk in tokens.chunks()]).sum()
             (total / mask.sum()).backward()
         optimiser.step()

@@ -11,7 +11,7 @@ from typing import TypeVar
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Preset, SolverName
 from peelbound.workers.errors import RequestError
 from peelbound.workers.quantisers.scheme import FULL, Scheme
-from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
+from peelbound.workers.recipes import FLOAT32, Arithmetic, CorrectedSettings, HeadSettings, StateSettings
 
 Anchors = tuple[int, ...]
 T = TypeVar("T")
@@ -44,6 +44,8 @@ class Plan:
     grain: int
     tolerance: float
     seed: int
+    arithmetic: Arithmetic = FLOAT32
+    """Of the blocks, in every walk and solve."""
     weights: str = "full"
     """The weight class that blocks are solved in."""
     free_corrected: CorrectedSettings | None = None
@@ -231,6 +233,7 @@ def make_plan(request: AuditRequest, blocks: int, hidden_size: int, weights: Sch
         grain=options.grain,
         tolerance=options.tolerance,
         seed=request.seed,
+        arithmetic=Arithmetic(options.precision.value, options.compile),
         weights=str(weights),
         free_corrected=replace(corrected[-1], free=True) if low_bit and networks else None,
         what_if=None if request.what_if is None else replace(corrected[-1], rounded_to=request.what_if),

@@ -30,12 +30,13 @@ from peelbound.workers.quantisers.conversion import require_dense
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.quantisers.scheme import Scheme
 from peelbound.workers.quantisers.weight_class import FULL_PRECISION, Rounded, WeightClass, effective
-from peelbound.workers.recipes import CorrectedSettings, HeadSettings, StateSettings
+from peelbound.workers.recipes import FLOAT32, Arithmetic, CorrectedSettings, HeadSettings, StateSettings
 from peelbound.workers.results import ResultStore, load_tensors, save_solution
 from peelbound.workers.skeleton import Skeleton
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # one thread per actor: the order of sums must not depend on the machine
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # compilation, too, stays within the actor's one CPU
     "HF_HUB_OFFLINE": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
 }
@@ -135,10 +136,16 @@ class Worker:
         self._stop = threading.Event()
         self._heap = Heap()
 
-    def prepare(self, config: dict[str, Any], rest: Part, weights: WeightClass = FULL_PRECISION) -> Done:
-        """Build the skeleton of the model to be audited, whose blocks are of this weight class."""
+    def prepare(
+        self,
+        config: dict[str, Any],
+        rest: Part,
+        weights: WeightClass = FULL_PRECISION,
+        arithmetic: Arithmetic = FLOAT32,
+    ) -> Done:
+        """Build the skeleton of the model to be audited, whose blocks are of this weight class, computed so."""
         start = self._begin()
-        self.skeleton = Skeleton(Architecture.from_config_json(config), rest.tensors(), device=self.device)
+        self.skeleton = Skeleton(Architecture.from_config_json(config), rest.tensors(), self.device, arithmetic)
         self.weights = weights
         return Done(time.perf_counter() - start)
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from peelbound.workers.errors import RequestError
 from peelbound.workers.recipes import Arithmetic
 
 _RECOMPILATIONS = 8
@@ -63,14 +64,31 @@ class Runner:
             args: what the model gives the block after the hidden state.
             kwargs: the same by name.
             plain: not to be compiled: somebody listens to the block's children for the time of this call.
+
+        Raises:
+            RequestError: the block could not be compiled (slug ``request-compile``).
         """
-        call = _call if plain or not self.arithmetic.compile else self._compiled_call(block, h)
+        call = _call if plain or not self.arithmetic.compile else self._compiled_call
         with autocast(self.arithmetic, self.device):
             output = call(block, h, args, kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result.to(h.dtype)
 
-    def _compiled_call(self, block: nn.Module, h: Tensor) -> Callable[..., Any]:
+    def _compiled_call(self, block: nn.Module, h: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        try:
+            return self._program(block, h)(block, h, args, kwargs)
+        except TorchDynamoException as error:
+            raise RequestError(
+                f"{type(block).__name__} could not be compiled: {str(error).strip().partition(chr(10))[0]}",
+                slug="request-compile",
+                remedy="Leave options.compile out, or install what torch.compile needs on the workers: a C++ compiler, "
+                "and Triton for a GPU.",
+                pointer="/options/compile",
+            ) from error
+
+    def _program(self, block: nn.Module, h: Tensor) -> Callable[..., Any]:
         # Dynamo does not guard hooks: blocks with and without them (rounded inputs) must not share a program.
         hooked = tuple(n for n, m in block.named_modules() if m._forward_pre_hooks or m._forward_hooks)
         kind = (type(block), hooked, tuple(h.shape))

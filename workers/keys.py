@@ -6,10 +6,12 @@ differs in key is computed anew.
 
 import hashlib
 import json
+import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +73,22 @@ def platform_fingerprint(device: str) -> dict[str, str]:
         "numpy": version("numpy"),
         "workers": source_hash("workers"),
     }
+
+
+def compiler_fingerprint(device: str) -> str:
+    """What turns traced blocks into machine code here, with its version; empty where there is none.
+
+    Args:
+        device: `cpu` or a CUDA device string.
+    """
+    if device.startswith("cuda"):
+        try:
+            return f"triton {version('triton')}"
+        except PackageNotFoundError:
+            return ""
+    compiler = os.environ.get("CXX", "g++")
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.partition("\n")[0]

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from peelbound.workers.device import Download, upload
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.skeleton import Skeleton
 
@@ -24,16 +25,6 @@ HEAD_TOKENS = 128
 tokens × vocabulary tensor is ever larger, however long a sequence is."""
 
 
-def tensor_of(array: NDArray[np.generic], device: torch.device | str = "cpu") -> Tensor:
-    """The array as a tensor of its own: arrays out of the object store are read-only, which torch cannot express."""
-    return torch.from_numpy(np.array(array)).to(device)
-
-
-def array_of(tensor: Tensor) -> Floats:
-    """The tensor as a float32 array on the host."""
-    return tensor.detach().to("cpu", torch.float32).numpy()
-
-
 def grains(count: int, grain: int) -> Iterator[slice]:
     """Slices of `grain` sequences that cover `count`; the last may be shorter."""
     for start in range(0, count, grain):
@@ -42,11 +33,11 @@ def grains(count: int, grain: int) -> Iterator[slice]:
 
 def embed(skeleton: Skeleton, ids: Ints, grain: int) -> Floats:
     """h[0]: the embedding of token ids [N, T], as [N, T, D]."""
-    states = np.empty((*ids.shape, skeleton.architecture.hidden_size), np.float32)
+    states = Download((*ids.shape, skeleton.architecture.hidden_size), skeleton.device)
     with torch.no_grad():
         for part in grains(len(ids), grain):
-            states[part] = array_of(skeleton.embed(tensor_of(ids[part], skeleton.device)))
-    return states
+            states.put(part, skeleton.embed(upload(ids[part], skeleton.device)))
+    return states.array()
 
 
 def forward(
@@ -66,14 +57,13 @@ def forward(
         CheckpointError: the output is not finite; slug ``checkpoint-not-finite``, or ``solver-diverged`` for a
             competitor. Names the block.
     """
-    outputs = np.empty_like(states)
+    outputs = Download(states.shape, skeleton.device)
     with torch.no_grad():
         for part in grains(len(states), grain):
-            output = skeleton.run(index, block, tensor_of(states[part], skeleton.device))
-            if not torch.isfinite(output).all():
-                raise _not_finite(f"The output of block {index}", competitor, index)
-            outputs[part] = array_of(output)
-    return outputs
+            outputs.put(part, skeleton.run(index, block, upload(states[part], skeleton.device)))
+    if not outputs.finite():
+        raise _not_finite(f"The output of block {index}", competitor, index)
+    return outputs.array()
 
 
 def _not_finite(what: str, competitor: bool, index: int | None = None) -> CheckpointError:
@@ -133,27 +123,21 @@ def backward(
         states: h[l−1], [N, T, D].
         gradient: g[l], [N, T, D].
     """
-    below = np.empty_like(states)
-    attentions, mlps, blocks = [], [], []
+    below, products = Download(states.shape, skeleton.device), Download(states.shape[:2], skeleton.device)
+    sublayers: dict[str, Download] = {}
     for part in grains(len(states), grain):
-        h = tensor_of(states[part], skeleton.device).requires_grad_()
-        g = tensor_of(gradient[part], skeleton.device)
+        h = upload(states[part], skeleton.device).requires_grad_()
+        g = upload(gradient[part], skeleton.device)
         trace = skeleton.sublayers(index, block, h)
-        named = [t for t in (trace.attention, trace.mlp) if t is not None]
-        by_input, *by_sublayer = torch.autograd.grad(trace.output, [h, *named], grad_outputs=g)
-        products = [(d * t.detach()).sum(-1) for d, t in zip(by_sublayer, named, strict=True)]
-        below[part] = array_of(by_input)
-        blocks.append(array_of((g * (trace.output - h).detach()).sum(-1)))
-        if trace.attention is not None:
-            attentions.append(array_of(products[0]))
-        if trace.mlp is not None:
-            mlps.append(array_of(products[-1]))
-    return BackwardPass(
-        gradient=below,
-        attention=np.concatenate(attentions) if attentions else None,
-        mlp=np.concatenate(mlps) if mlps else None,
-        block=np.concatenate(blocks),
-    )
+        named = {name: t for name, t in (("attention", trace.attention), ("mlp", trace.mlp)) if t is not None}
+        by_input, *by_sublayer = torch.autograd.grad(trace.output, [h, *named.values()], grad_outputs=g)
+        below.put(part, by_input)
+        products.put(part, (g * (trace.output - h).detach()).sum(-1))
+        for (name, output), slope in zip(named.items(), by_sublayer, strict=True):
+            rows = sublayers.setdefault(name, Download(states.shape[:2], skeleton.device))
+            rows.put(part, (slope * output.detach()).sum(-1))
+    found = {name: rows.array() for name, rows in sublayers.items()}
+    return BackwardPass(below.array(), found.get("attention"), found.get("mlp"), products.array())
 
 
 def output_products(
@@ -194,7 +178,7 @@ class Tokens:
     @classmethod
     def on(cls, device: torch.device, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> "Tokens":
         """The same of arrays, copied to a device."""
-        return cls.of(tensor_of(states, device), tensor_of(ids, device), tensor_of(mask, device))
+        return cls.of(upload(states, device), upload(ids, device), upload(mask, device))
 
     def chunks(self) -> Iterator["Tokens"]:
         """`HEAD_TOKENS` at a time; the last chunk may be shorter. Views."""
@@ -228,31 +212,32 @@ def losses(
     Raises:
         CheckpointError: a loss is not finite; the slugs are those of `forward`.
     """
-    found = np.empty(mask.shape, np.float32)
+    found = Download(mask.shape, skeleton.device)
     with torch.no_grad():
         for part in grains(len(states), grain):
             tokens = Tokens.on(skeleton.device, states[part], ids[part], mask[part])
-            rows = [array_of(chunk.losses(skeleton, head)) for chunk in tokens.chunks()]
-            found[part] = np.concatenate(rows).reshape(found[part].shape)
-    if not np.isfinite(found).all():
+            rows = [chunk.losses(skeleton, head) for chunk in tokens.chunks()]
+            found.put(part, torch.cat(rows).reshape(mask[part].shape))
+    if not found.finite():
         raise _not_finite("The loss", competitor or head is not None)
-    return found
+    return found.array()
 
 
 def loss_gradient(
     skeleton: Skeleton, states: Floats, ids: Ints, mask: NDArray[np.bool_], grain: int
 ) -> tuple[Floats, Floats]:
     """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D]."""
-    found, gradient = np.empty(mask.shape, np.float32), np.zeros_like(states)
+    found, gradient = Download(mask.shape, skeleton.device), Download(states.shape, skeleton.device)
     for part in grains(len(states), grain):
         rows, slopes = [], []
         for chunk in Tokens.on(skeleton.device, states[part], ids[part], mask[part]).chunks():
             leaf = chunk.states.detach().requires_grad_()
             loss = Tokens(leaf, chunk.targets, chunk.mask).losses(skeleton)
-            slopes.append(array_of(torch.autograd.grad(loss.sum(), leaf)[0]))
-            rows.append(array_of(loss))
-        found[part] = np.concatenate(rows).reshape(found[part].shape)
-        gradient[part][:, :-1] = np.concatenate(slopes).reshape(gradient[part][:, :-1].shape)
-    if not np.isfinite(found).all():
+            slopes.append(torch.autograd.grad(loss.sum(), leaf)[0])
+            rows.append(loss.detach())
+        found.put(part, torch.cat(rows).reshape(mask[part].shape))
+        slope = torch.cat(slopes).reshape(*mask[part].shape, -1)
+        gradient.put(part, nn.functional.pad(slope, (0, 0, 0, 1)))  # the last position predicts nothing
+    if not found.finite():
         raise _not_finite("The loss", competitor=False)
-    return found, gradient
+    return found.array(), gradient.array()

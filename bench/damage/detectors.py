@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from bench.damage.cases import Copy
 from bench.damage.subject import GRAIN, Subject, Text
 from peelbound.workers import passes
-from peelbound.workers.passes import Floats, array_of, grains, tensor_of
+from peelbound.workers.device import upload
+from peelbound.workers.passes import Floats, grains
 
 GROUPS = 8
 """Groups of neighbouring sequences whose parameter gradients are compared."""
@@ -99,8 +100,8 @@ def _back(
     rows: dict[str, list[Tensor]] = {}
     try:
         for part in grains(len(states), GRAIN):
-            h = tensor_of(states[part]).requires_grad_()
-            g = tensor_of(gradient[part])
+            h = upload(states[part], "cpu").requires_grad_()
+            g = upload(gradient[part], "cpu")
             caught.clear()
             trace = skeleton.sublayers(index, block, h)
             assert trace.attention is not None
@@ -109,7 +110,7 @@ def _back(
             in_fit = part.start < text.fit
             inputs = [h, *watched.values(), *(parameters if in_fit else ())]
             by = torch.autograd.grad(trace.output, inputs, grad_outputs=g)
-            below.append(array_of(by[0]))
+            below.append(by[0].numpy())
             for (name, y), d in zip(watched.items(), by[1:], strict=False):
                 for sub, product in _pieces(name, (d * y.detach()).flatten(2 if y.ndim > 2 else 1), subject.heads):
                     rows.setdefault(sub, []).append(product.sum(-1).reshape(h.shape[:2]))
@@ -120,7 +121,7 @@ def _back(
     finally:
         for handle in handles:
             handle.remove()
-    found.scores.append({name: text.sums(array_of(torch.cat(parts))) for name, parts in rows.items()})
+    found.scores.append({name: text.sums(torch.cat(parts).detach().numpy()) for name, parts in rows.items()})
     flat = torch.stack([torch.cat([x.reshape(-1) for x in group]) for group in grads]).double()
     found.gradients.append((flat @ flat.T).numpy())
     return np.concatenate(below)

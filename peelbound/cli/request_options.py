@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from peelbound.cli.connect import as_uri
 from peelbound.cli.lifetime import Lifetime
-from peelbound.service.schemas.request import AuditRequest, Preset, Provenance
+from peelbound.service.schemas.request import AuditRequest, Precision, Preset, Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FIELDS = ("preset", "what_if", "run", "step", "training_loss", "priority", "seed")
+_NUMERICS = ("tolerance", "precision", "compile")
 _CALIBRATION = (
     "provenance",
     "text_field",
@@ -32,7 +33,7 @@ def request_options(command: F) -> F:
     def with_request(**given: Any) -> Any:
         fields = {name: given.pop(name) for name in _FIELDS}
         data = {name: given.pop(name) for name in _CALIBRATION}
-        options = {"tolerance": given.pop("tolerance"), "maps": _maps(given.pop("anchors"))}
+        options = {name: given.pop(name) for name in _NUMERICS} | {"maps": _maps(given.pop("anchors"))}
         deadline = given.pop("deadline")
         body = fields | {
             "deadline_seconds": None if deadline is None else deadline.total_seconds(),
@@ -92,6 +93,12 @@ _OPTIONS = (
     click.option(
         "--tolerance", type=float, metavar="NATS", help="The smallest improvement that matters.  [default: 0.01]"
     ),
+    click.option(
+        "--precision",
+        type=click.Choice([precision.value for precision in Precision]),
+        help="Of the products of matrices in blocks; bfloat16 is for GPUs.  [default: float32]",
+    ),
+    click.option("--compile", is_flag=True, default=None, help="Put blocks through torch.compile."),
     click.option("--text-field", metavar="NAME", help="The member of a JSON line with the text.  [default: text]"),
     click.option("--sequence-length", type=int, metavar="N", help="Tokens in a sequence.  [default: 128]"),
     click.option("--fit-sequences", type=int, metavar="N", help="At most so many are fitted to.  [default: 64]"),

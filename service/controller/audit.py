@@ -35,7 +35,7 @@ from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.actor import Damage, Reference
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
-from peelbound.workers.keys import canonical, key_of, platform_fingerprint, seed_of, source_hash
+from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, seed_of, source_hash
 from peelbound.workers.quantisers.detect import Finding
 
 
@@ -81,7 +81,7 @@ class Audit:
         inputs = open_inputs(self.request, self.settings.of_tenant(self.tenant))
         architecture = inputs.checkpoint.architecture
         plan = make_plan(self.request, architecture.block_count, architecture.hidden_size)
-        environment = self._environment()
+        environment = self._environment(plan)
         digests = Digests(self.store, self.tenant, inputs.source)
         known = digests.find()
         if known is not None and (kept := self._find_report(self._report_key(known, inputs, environment))):
@@ -99,7 +99,7 @@ class Audit:
         plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
         pool.start(plan.grain)
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
-        audited.prepare(weights.weights)
+        audited.prepare(weights.weights, plan.arithmetic)
         sizes = Sizes.of(inputs.calibration)
         self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
         started, busy = time.monotonic(), pool.busy_seconds
@@ -218,9 +218,10 @@ class Audit:
         copy = blocks.damaged(nearest.damage, plan.control_steps)
         return Control(nearest.damage, costs[nearest.name], copy.measure())
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, plan: Plan) -> dict[str, str]:
         device = "cuda" if self.settings.worker_gpus else "cpu"
-        return {**platform_fingerprint(device), "service": source_hash("service"), "peelbound": __version__}
+        compiler = {"compiler": compiler_fingerprint(device)} if plan.arithmetic.compile else {}
+        return {**platform_fingerprint(device), **compiler, "service": source_hash("service"), "peelbound": __version__}
 
     def _identity(self, digest: str, inputs: Inputs, plan: Plan, environment: dict[str, str]) -> dict[str, Any]:
         """What every result of this audit depends on; the service's own sources only decide what is said of them."""
@@ -228,6 +229,7 @@ class Audit:
             "checkpoint": digest,
             "splits": {name: split.sha256 for name, split in inputs.calibration.splits.items()},
             "grain": plan.grain,
+            "arithmetic": asdict(plan.arithmetic),
             "platform": {k: v for k, v in environment.items() if k not in ("service", "peelbound")},
         }
 

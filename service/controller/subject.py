@@ -14,6 +14,7 @@ from peelbound.service.controller.pool import Pool, Ref
 from peelbound.workers.calibration import CalibrationSet, Split, loss_mask
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.quantisers.weight_class import WeightClass
+from peelbound.workers.recipes import Arithmetic
 
 FIT, SELECT, CHECK = "fit", "select", "check"
 
@@ -94,11 +95,11 @@ class Audited:
         self.walks = 0
         self._digests: dict[int, str] = {}
 
-    def prepare(self, weights: WeightClass) -> None:
-        """Give every actor the skeleton, all but the blocks, and the weight class that these are of."""
+    def prepare(self, weights: WeightClass, arithmetic: Arithmetic) -> None:
+        """Give every actor the skeleton, all but the blocks, the weight class of these, and how they are computed."""
         rest = self.checkpoint.read_part(0)
         self._digests[0] = rest.sha256
-        self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest), weights)
+        self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest), weights, arithmetic)
 
     def parts(self, order: Sequence[int]) -> Iterator[tuple[int, Ref]]:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""

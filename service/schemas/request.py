@@ -97,6 +97,16 @@ class SolverName(StrEnum):
     BASELINE = "baseline"
 
 
+class Precision(StrEnum):
+    """In what the products of matrices in a block are taken; weights, states, norms and head stay in float32.
+
+    bfloat16 is for GPUs: most CPUs are slower with it, and every loss is off by its rounding.
+    """
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class AuditOptions(WireModel):
     """Overrides of what the preset decides; None leaves the preset's value. The report shows the resolved values."""
 
@@ -118,6 +128,10 @@ class AuditOptions(WireModel):
     positive_control: bool | None = None
     grain: int = Field(default=8, ge=1, le=4096)
     """Sequences in one pass; part of the result's identity, never changed by memory or worker count."""
+    precision: Precision = Precision.FLOAT32
+    """Of the blocks, in every walk and solve; part of the result's identity."""
+    compile: bool = False
+    """Whether blocks go through `torch.compile`, once for each kind and shape; part of the result's identity."""
     tolerance: float = Field(default=0.01, gt=0, le=10)
     """The smallest improvement, in nats per token, that matters to the user."""
     weights: WeightClassName | None = None

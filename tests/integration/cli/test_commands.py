@@ -48,12 +48,14 @@ def test_audit_judges_the_verdict(
 
 def test_audit_json_is_one_document(served: Run, service: Service) -> None:
     with service.ending_the_next(frozen_report()):
-        done = served(*AUDIT, "--json", "--run", "r", "--step", "3", "--anchors", "2,4", "--anchors", "4")
+        numerics = ("--anchors", "2,4", "--anchors", "4", "--precision", "bfloat16", "--compile")
+        done = served(*AUDIT, "--json", "--run", "r", "--step", "3", *numerics)
     assert done.returncode == 1
     record = json.loads(done.stdout)
     assert record["summary"]["inert_blocks"] == [3]
     assert record["request"]["step"] == 3
-    assert record["request"]["options"]["maps"] == [[2, 4], [4]]
+    options = record["request"]["options"]
+    assert (options["maps"], options["precision"], options["compile"]) == ([[2, 4], [4]], "bfloat16", True)
 
 
 def test_a_failed_audit_is_exit_code_3_with_the_remedy(served: Run, service: Service) -> None:

@@ -20,8 +20,11 @@ from tests.integration.controller.conftest import Inputs
 from tests.integration.controller.harness import a_service
 
 
-def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(workers=1, worker_gpus=4096)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # somebody else's cluster: ours is started all the same
     start_ray(settings)
     try:
         pool = Pool(settings, DirectoryStore(tmp_path), lambda: None, start_seconds=0.5)

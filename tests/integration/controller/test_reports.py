@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from peelbound.service.schemas.report import BlockFinding, Report
+from peelbound.service.schemas.request import AuditOptions, Precision, Preset
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import WHAT_IF, Inputs, Running
 from tests.integration.controller.harness import a_controller, a_service, aged, request_for
@@ -71,6 +72,23 @@ def test_a_copied_checkpoint_is_read_once_and_nothing_is_solved(
     later = service.results(tenant="reference")
     assert later.keys() - kept.keys() == {name for name in later if name.startswith("report/")} - kept.keys()
     assert {name: later[name] for name in kept} == kept
+
+
+def test_another_precision_shares_no_result_and_changes_little(
+    running: Running, inputs: Inputs, reference: bytes
+) -> None:
+    options = AuditOptions(block_steps=3, network_steps=6, head_steps=4, grain=4, precision=Precision.BFLOAT16)
+    audit = running.service.submit(inputs.request(options=options, preset=Preset.QUICK), "reference")
+    found = Report.model_validate_json(running.service.succeeded(audit, "reference"))
+    progress = running.service.record(audit, "reference").progress
+    assert progress is not None
+    assert progress.problems_done > progress.problems_cached == 0
+    assert found.settings["plan"]["arithmetic"] == {"precision": "bfloat16", "compile": False}
+    plain = Report.model_validate_json(reference)
+    assert found.trained.check.estimate != plain.trained.check.estimate
+    assert found.trained.check.estimate == pytest.approx(plain.trained.check.estimate, rel=1e-3)
+    for one, other in zip(found.blocks, plain.blocks, strict=True):
+        assert one.influence == pytest.approx(other.influence, rel=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from peelbound.service.plan import (
 )
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.workers.errors import RequestError
+from peelbound.workers.recipes import FLOAT32, Arithmetic
 
 
 def request(preset: str = "standard", **options: Any) -> AuditRequest:
@@ -195,8 +196,11 @@ def test_options_overrule_the_preset() -> None:
         network_learning_rate=0.25,
         head_steps=0,
         grain=4,
+        precision="bfloat16",
+        compile=True,
         tolerance=0.5,
     )
+    assert made.arithmetic == Arithmetic("bfloat16", compile=True)
     assert made.maps == ((4,), (2, 4))
     assert (made.band, made.positive_control, made.suggested_maps) == (3, True, 0)
     assert [c.rho for c in made.corrected] == [0.2, 0.7]
@@ -210,6 +214,10 @@ def test_what_a_preset_brings_can_be_left_out() -> None:
     assert made.problem_counts == plan("quick", 6).problem_counts
     assert made.walks == plan("quick", 6).walks
     assert plan("standard", 6, matrix_band=1).suggested_maps == 0  # a band of one suggests nothing but direct
+
+
+def test_blocks_are_computed_in_float32_unless_asked_otherwise() -> None:
+    assert plan("standard", 4).arithmetic == FLOAT32
 
 
 def test_the_baseline_solver_is_plain_adamw() -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from peelbound.workers import passes, solver
 from peelbound.workers.device import Download, Runner, autocast, upload
+from peelbound.workers.errors import RequestError
 from peelbound.workers.recipes import FLOAT32, Arithmetic, CorrectedSettings, StateSettings
 from peelbound.workers.skeleton import Skeleton
 from tests.numerics import GRAIN, Subject, no_interruption
@@ -115,6 +116,20 @@ def test_a_block_with_hooks_does_not_run_the_program_compiled_without_them(train
         first = next(m for m in hooked.modules() if isinstance(m, nn.Linear))
         first.register_forward_pre_hook(lambda _, args: (args[0] * 0, *args[1:]))
         assert not torch.equal(runner.run(2, hooked, h), before)
+    torch._dynamo.reset()
+
+
+def test_a_block_that_cannot_be_compiled_is_a_fault_of_the_request(trained: Subject) -> None:
+    torch._dynamo.reset()
+
+    def broken(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        raise FileNotFoundError("no compiler on this machine")
+
+    skeleton = in_arithmetic(trained, Arithmetic(compile=True))
+    skeleton._runner.backend = broken  # type: ignore[assignment] # torch takes a name or a function
+    with pytest.raises(RequestError, match="LlamaDecoderLayer could not be compiled.*no compiler") as caught:
+        skeleton.run(2, trained.block(2), torch.from_numpy(trained.h(1)))
+    assert (caught.value.slug, caught.value.pointer) == ("request-compile", "/options/compile")
     torch._dynamo.reset()
 
 

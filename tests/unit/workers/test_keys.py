@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peelbound.workers
-from peelbound.workers.keys import canonical, key_of, platform_fingerprint, seed_of, source_hash
+from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, seed_of, source_hash
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -84,6 +84,16 @@ def test_the_platform_names_all_that_bits_depend_on() -> None:
     assert fingerprint["device"] == "cpu"
     assert {"isa", "machine", "python", "torch", "transformers", "numpy"} < set(fingerprint)
     assert all(fingerprint.values())
+
+
+def test_compiled_code_is_told_apart_by_its_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'c++ (ours) 1.2'\necho 'free software'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert compiler_fingerprint("cpu") == "c++ (ours) 1.2"
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    assert compiler_fingerprint("cpu") == ""
 
 
 def hash_of_copy(root: Path) -> str:
