@@ -170,7 +170,8 @@ def up(out: Path) -> dict[str, Any]:
 def service(state: Path, readable: Path) -> Iterator[tuple[Client, float]]:
     """`peelbound up` on a free port, as a user starts it: a client of it, and how many seconds it took to be ready."""
     program, start = Path(sys.executable).parent / "peelbound", time.monotonic()
-    command = [program, "up", "--json", "--state-dir", state, "--port", "0", "--allow", readable.resolve()]
+    places: list[str | Path] = ["--state-dir", state, "--allow", readable.resolve()]
+    command = [program, "up", "--json", "--port", "0", *places]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:

@@ -81,7 +81,7 @@ class Runner:
             return self._program(block, h)(block, h, args, kwargs)
         except TorchDynamoException as error:
             raise RequestError(
-                f"{type(block).__name__} could not be compiled: {str(error).strip().partition(chr(10))[0]}",
+                f"{type(block).__name__} could not be compiled: {' '.join(str(error).split())[:300]}",
                 slug="request-compile",
                 remedy="Leave options.compile out, or install what torch.compile needs on the workers: a C++ compiler, "
                 "and Triton for a GPU.",

@@ -86,9 +86,9 @@ def compiler_fingerprint(device: str) -> str:
             return f"triton {version('triton')}"
         except PackageNotFoundError:
             return ""
-    compiler = os.environ.get("CXX", "g++")
+    command = [os.environ.get("CXX", "g++"), "--version"]
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603 - torch's own
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.partition("\n")[0]

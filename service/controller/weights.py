@@ -35,8 +35,9 @@ class Finder:
         return self._look() if known is None else known
 
     def keep(self, digest: str, finding: Finding) -> None:
-        """Remember the finding, now that the content is known."""
-        self._store.put(self._key(digest), canonical(finding.as_json()), media_type="application/json")
+        """Remember the finding, now that the content is known; what is remembered already stays untouched."""
+        if self._remembered(digest) is None:
+            self._store.put(self._key(digest), canonical(finding.as_json()), media_type="application/json")
 
     def _key(self, digest: str) -> str:
         asked = {"checkpoint": digest, "asked": self._asked, "sources": source_hash("workers")}

@@ -88,7 +88,7 @@ def test_another_precision_shares_no_result_and_changes_little(
     assert found.trained.check.estimate != plain.trained.check.estimate
     assert found.trained.check.estimate == pytest.approx(plain.trained.check.estimate, rel=1e-3)
     for one, other in zip(found.blocks, plain.blocks, strict=True):
-        assert one.influence == pytest.approx(other.influence, rel=0.05)
+        assert one.block_influence == pytest.approx(other.block_influence, rel=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_a_block_that_cannot_be_compiled_is_a_fault_of_the_request(trained: Subj
 
     skeleton = in_arithmetic(trained, Arithmetic(compile=True))
     skeleton._runner.backend = broken  # type: ignore[assignment] # torch takes a name or a function
-    with pytest.raises(RequestError, match="LlamaDecoderLayer could not be compiled.*no compiler") as caught:
+    with pytest.raises(RequestError, match=r"LlamaDecoderLayer could not be compiled.*no compiler") as caught:
         skeleton.run(2, trained.block(2), torch.from_numpy(trained.h(1)))
     assert (caught.value.slug, caught.value.pointer) == ("request-compile", "/options/compile")
     torch._dynamo.reset()
