@@ -300,7 +300,7 @@ class Worker:
         Raises:
             RequestError: a linear map of the block lies on a grid already (slug ``request-what-if-low-bit``).
         """
-        start = time.perf_counter()
+        start = self._begin()
         self._on_step(0)
         require_dense(self._maps(index), part.tensors(), rounded_to, index)
         block = self._rounded(index, part, rounded_to)

@@ -21,8 +21,11 @@ from peelbound.workers.passes import HEAD_TOKENS
 FLOPS_PER_WORKER = 4e10
 """What one CPU thread was seen to sustain over whole audits; a GPU is faster, so the estimate is on the safe side."""
 MASTER_BYTES = 4
-SOLVER_BYTES = 16
-"""Per parameter being solved: fp32 weight, gradient, and two moments of Adam."""
+SOLVER_BYTES = 18
+"""Per parameter being solved: fp32 weight, gradient, two moments of Adam, and the two arrays of the size of its largest
+matrix that a step takes in passing (here half a number for each of the block's parameters)."""
+SKELETON_BYTES = 100_000
+"""Python's objects of one block without weights; 70 kB were seen for llama's."""
 SOLVE_STATES = 6
 """Of fit during a solve: input, target, gradient or output, and what their differences and norms take in passing."""
 LOGIT_COPIES = 4
@@ -92,8 +95,8 @@ def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
 
     On top comes freed memory that it has not given back yet.
 
-    Nothing in it grows with the number of blocks: what it takes in lies in the object store, and the states of a walk
-    are handed over one network at a time.
+    Nothing in it but empty blocks grows with their number: what it takes in lies in the object store, and the states of
+    a walk are handed over one network at a time.
     """
     sizes, architecture = Sizes.of(inputs.calibration), inputs.checkpoint.architecture
     width = MASTER_BYTES * architecture.hidden_size
@@ -103,7 +106,8 @@ def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
     solve = cost.block_parameters * SOLVER_BYTES + SOLVE_STATES * width * sizes.fit + grain
     refit = HEAD_COPIES * MASTER_BYTES * cost.head_parameters + width * (sizes.fit + sizes.select) + logits
     passing = width * max(sizes.fit, sizes.select, sizes.check) + max(grain, logits)
-    return int(rest + 2 * MASTER_BYTES * cost.block_parameters + max(solve, refit, passing)) + SLACK_BYTES
+    throughout = rest + 2 * MASTER_BYTES * cost.block_parameters + SKELETON_BYTES * plan.blocks + SLACK_BYTES
+    return int(throughout + max(solve, refit, passing))
 
 
 def _result_bytes(plan: Plan, cost: CostModel) -> int:
