@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit
 	$(BIN)/python -m bench.demo
 
 .PHONY: test
-test: lint unit integration ## Everything that CI checks
+test: lint unit integration fuzz-short ## Everything that CI checks
 
 .PHONY: lint
 lint: $(INSTALLED) ## Style, types and the direction of imports
@@ -43,7 +43,7 @@ lint: $(INSTALLED) ## Style, types and the direction of imports
 	$(BIN)/lint-imports
 
 # One thread: results are compared bit by bit, and several processes share the machine's cores.
-unit integration: export OMP_NUM_THREADS := 1
+unit integration fuzz-short fuzz: export OMP_NUM_THREADS := 1
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests, no servers
@@ -52,6 +52,16 @@ unit: $(INSTALLED) ## Fast tests, no servers
 .PHONY: integration
 integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and Chromium
 	$(BIN)/pytest tests/integration
+
+.PHONY: fuzz-short
+fuzz-short: $(INSTALLED) ## Some hundred damaged checkpoints, and made-up requests to the API
+	$(BIN)/pytest tests/fuzz
+
+.PHONY: fuzz
+fuzz: export FUZZ_ROUNDS ?= 10000
+fuzz: export FUZZ_EXAMPLES ?= 200
+fuzz: $(INSTALLED) ## The same with FUZZ_ROUNDS checkpoints and FUZZ_EXAMPLES requests a route, from FUZZ_SEED (half an hour)
+	$(BIN)/pytest tests/fuzz -s
 
 .PHONY: debian
 debian: ## Install what the tests need from Debian

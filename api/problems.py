@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from peelbound.service.problems import as_problem
 from peelbound.service.schemas.problem import Problem
@@ -29,6 +30,7 @@ _REMEDIES = {
     "model_attributes_type": "Send a JSON object with Content-Type: application/json.",
 }
 _MAX_ERRORS = 20
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -50,11 +52,16 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def responses(*statuses: int) -> Responses:
-    """OpenAPI responses for the problems that a route can answer; one that needs a token can also be asked too fast."""
+    """OpenAPI responses for the problems that a route can answer; one that needs a token can also be asked too fast,
+    and a body can be no JSON.
+    """
     if 401 in statuses:
-        statuses = tuple(sorted({*statuses, 429}))
+        statuses = (*statuses, 429)
+    if 413 in statuses:  # it takes a body
+        statuses = (*statuses, 400)
     schema = {"$ref": "#/components/schemas/Problem"}
     titles = {
+        400: "The body is not JSON",
         401: "No valid token",
         403: "The token lacks the scope",
         404: "Not found",
@@ -64,7 +71,10 @@ def responses(*statuses: int) -> Responses:
         429: "Too many requests, or audits at once: try again after Retry-After seconds",
         503: "Try again after Retry-After seconds",
     }
-    return {status: {"description": titles[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}
+    return {
+        status: {"description": titles[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in sorted(statuses)
+    }
 
 
 def http_problem(status: int, detail: str) -> Problem:
@@ -93,13 +103,22 @@ def _peelbound_error(request: Request, error: Exception) -> Response:
 
 def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = error.headers
     if error.status_code == 404:
         detail = f"There is no {request.url.path}."
     elif error.status_code == 405:
         detail = f"{request.url.path} does not take {request.method}."
+        headers = {"Allow": ", ".join(_methods_at(request))}
     else:
         detail = str(error.detail)
-    return problem_response(problem_at(request, http_problem(error.status_code, detail)), error.headers)
+    return problem_response(problem_at(request, http_problem(error.status_code, detail)), headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What the path takes: several routes may share it, and the framework names the methods of the first only."""
+    app: FastAPI = request.app
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in app.routes)]
 
 
 def _unexpected(request: Request, _error: Exception) -> Response:

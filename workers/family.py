@@ -38,6 +38,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 # Bounds on the whole, whatever made it large.
 _MOST_PARAMETERS = 2**42
 _MOST_BUFFER_BYTES = 2**31
+_MOST_DETAIL = 1000
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input", "hybrid_layer_ids", "num_mem_blocks")
 _REMEDY = "Audit a decoder-only transformer of a family that transformers knows; docs/families.md lists them."
 # Of attention and experts the machine's choice is made here, not where the checkpoint was written; auto_map names code.
@@ -232,7 +233,7 @@ def is_attention(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> boo
 
 def _invalid(detail: str) -> CheckpointError:
     return CheckpointError(
-        detail,
+        _bounded(detail),
         remedy="Check config.json against the one that the model was trained with.",
         pointer="/checkpoint",
         slug="checkpoint-config-invalid",
@@ -240,7 +241,12 @@ def _invalid(detail: str) -> CheckpointError:
 
 
 def _unsupported(slug: str, detail: str) -> UnsupportedModel:
-    return UnsupportedModel(detail, remedy=_REMEDY, pointer="/checkpoint", slug=slug)
+    return UnsupportedModel(_bounded(detail), remedy=_REMEDY, pointer="/checkpoint", slug=slug)
+
+
+def _bounded(detail: str) -> str:
+    """It quotes a configuration and what the library says of it, either of which may be megabytes long."""
+    return detail if len(detail) <= _MOST_DETAIL else f"{detail[:_MOST_DETAIL]}…"
 
 
 def _shared(detail: str) -> UnsupportedModel:

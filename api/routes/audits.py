@@ -23,7 +23,18 @@ router = APIRouter(tags=["audits"])
 
 POLL_AGAIN_SECONDS = 2
 LONGEST_WAIT_SECONDS = 60
-_REPEATED: Responses = {200: {"model": AuditRecord, "description": "This Idempotency-Key was used before"}}
+_LINKS = {
+    operation: {"operationId": operation, "parameters": {"audit_id": "$response.body#/id"}}
+    for operation in (
+        "getAudit", "cancelAudit", "deleteAudit", "streamAuditEvents", "getReport", "getReportJson", "getReportPage",
+        "listArtifacts",
+    )
+}  # fmt: skip
+"""What can be asked of an audit once it is submitted."""
+_SUBMITTED: Responses = {
+    200: {"model": AuditRecord, "description": "This Idempotency-Key was used before", "links": _LINKS},
+    202: {"links": _LINKS},
+}
 AuditId = Annotated[str, Path(max_length=64, examples=["01KACM2V7M3J0Q4S8R0V5N9T2E"])]
 
 
@@ -42,7 +53,7 @@ def with_links(record: AuditRecord) -> AuditRecord:
     "/v1/audits",
     operation_id="submitAudit",
     status_code=202,
-    responses=_REPEATED | responses(401, 403, 409, 413, 422, 503),
+    responses=_SUBMITTED | responses(401, 403, 409, 413, 422, 503),
 )
 def submit(
     service: Service,

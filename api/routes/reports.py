@@ -28,7 +28,7 @@ _HTML: Responses = {200: {"content": {"text/html": {}}, "description": "A page o
 
 _EITHER: Responses = {200: {"model": Report, "content": {"text/html": {}}, "description": "The report"}}
 _FILE: Responses = {
-    200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+    200: {"content": {"*/*": {}}, "description": "The file, of the media type that the list of artifacts says"},
     307: {"description": "The file lies behind this short-lived link"},
 }
 

@@ -13,6 +13,19 @@ class WireModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null", use_attribute_docstrings=True)
 
 
+def _no_text(value: object) -> object:
+    """Python takes `true` and "8" for numbers; JSON, and the schema that we publish, do not."""
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("a number is needed")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_text)]
+"""A whole number that a client sends."""
+Number = Annotated[float, BeforeValidator(_no_text)]
+"""A number that a client sends."""
+
+
 def _as_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a time needs its UTC offset")

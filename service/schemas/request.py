@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StrictInt, StringConstraints, model_validator
 
-from peelbound.service.schemas.base import WireModel
+from peelbound.service.schemas.base import Number, Whole, WireModel
 from peelbound.workers.errors import RequestError
 from peelbound.workers.quantisers.scheme import Scheme
 
@@ -43,31 +43,40 @@ def _encodable(text: str) -> str:
 Document = Annotated[str, AfterValidator(_encodable)]
 
 
+_SOURCES = {"uri": "string", "texts": "array", "token_ids": "array"}
+
+
 class Calibration(WireModel):
     """The data an audit measures on: exactly one of `uri`, `texts`, `token_ids`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in _SOURCES.items()]
+        }
+    )
 
     uri: str | None = Field(default=None, min_length=1, max_length=2048)
     """`file://`, `s3://` or an absolute path: `.jsonl` (a document a line), `.txt`, or a directory of such files."""
     texts: Annotated[list[Document], Field(min_length=1, max_length=100_000)] | None = None
     """Documents inline."""
-    token_ids: Annotated[list[list[int]], Field(min_length=1, max_length=100_000)] | None = None
+    token_ids: Annotated[list[list[StrictInt]], Field(min_length=1, max_length=100_000)] | None = None
     """Documents inline as token ids (each inner list is one document)."""
     text_field: str = Field(default="text", min_length=1, max_length=200)
     """The member of a JSON line that holds the text; a line with `token_ids` instead is taken as ids."""
     provenance: Provenance = Provenance.UNKNOWN
-    sequence_length: int = Field(default=128, ge=8, le=8192)
+    sequence_length: Whole = Field(default=128, ge=8, le=8192)
     """Tokens in a packed sequence."""
-    fit_sequences: int = Field(default=64, ge=1, le=65536)
+    fit_sequences: Whole = Field(default=64, ge=1, le=65536)
     """Sequences that solvers see, at most."""
-    select_sequences: int = Field(default=32, ge=1, le=65536)
+    select_sequences: Whole = Field(default=32, ge=1, le=65536)
     """Sequences on which choices are made, at most."""
-    check_sequences: int = Field(default=96, ge=1, le=65536)
+    check_sequences: Whole = Field(default=96, ge=1, le=65536)
     """Sequences that are only ever measured on, at most."""
-    split_seed: int = Field(default=0, ge=0, lt=2**31)
+    split_seed: Whole = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in ("uri", "texts", "token_ids") if getattr(self, name) is not None]
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of uri, texts, token_ids (given: {', '.join(given) or 'none'})")
         return self
@@ -112,27 +121,29 @@ class AuditOptions(WireModel):
 
     rhos: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=3)] | None = None
     """Candidate step sizes ρ of the corrected target; the zero step is always a candidate too."""
-    block_steps: int | None = Field(default=None, ge=1, le=10_000)
+    block_steps: Whole | None = Field(default=None, ge=1, le=10_000)
     """Optimiser steps of a block reference."""
-    block_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    block_learning_rate: Number | None = Field(default=None, gt=0, le=1)
     network_solver: SolverName | None = None
-    network_steps: int | None = Field(default=None, ge=1, le=100_000)
+    network_steps: Whole | None = Field(default=None, ge=1, le=100_000)
     """Optimiser steps of one peeled block of a reference network."""
-    network_learning_rate: float | None = Field(default=None, gt=0, le=1)
-    head_steps: int | None = Field(default=None, ge=0, le=100_000)
+    network_learning_rate: Number | None = Field(default=None, gt=0, le=1)
+    head_steps: Whole | None = Field(default=None, ge=0, le=100_000)
     """Optimiser steps of the head refit and of the head control; 0 leaves the head unchanged."""
-    maps: Annotated[list[Annotated[list[int], Field(min_length=1, max_length=512)]], Field(max_length=64)] | None = None
+    maps: Annotated[list[Annotated[list[Whole], Field(min_length=1, max_length=512)]], Field(max_length=64)] | None = (
+        None
+    )
     """Target maps by their anchors, e.g. [[1,2,3,4],[4]]; each must hold K and no value twice."""
-    matrix_band: int | None = Field(default=None, ge=0, le=16)
+    matrix_band: Whole | None = Field(default=None, ge=0, le=16)
     """Width of the peeling matrix's band: the block after h[l] fitted to h[l+1] … h[l+band]; 0 leaves it out."""
     positive_control: bool | None = None
-    grain: int = Field(default=8, ge=1, le=4096)
+    grain: Whole = Field(default=8, ge=1, le=4096)
     """Sequences in one pass; part of the result's identity, never changed by memory or worker count."""
     precision: Precision = Precision.FLOAT32
     """Of the blocks, in every walk and solve; part of the result's identity."""
     compile: bool = False
     """Whether blocks go through `torch.compile`, once for each kind and shape; part of the result's identity."""
-    tolerance: float = Field(default=0.01, gt=0, le=10)
+    tolerance: Number = Field(default=0.01, gt=0, le=10)
     """The smallest improvement, in nats per token, that matters to the user."""
     weights: WeightClassName | None = None
     """The weight class of the model's linear maps: full, binary, binary-fbi, ternary, ternary-twn, int2 to int8, q4_0,
@@ -159,16 +170,16 @@ class AuditRequest(WireModel):
     options: AuditOptions = AuditOptions()
     run: Label | None = None
     """The training run this checkpoint belongs to."""
-    step: int | None = Field(default=None, ge=0, lt=2**53)
+    step: Whole | None = Field(default=None, ge=0, lt=2**53)
     """The training step of the checkpoint."""
-    training_loss: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
+    training_loss: Number | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
     """The training loss logged at this step, in nats per token; drawn in the run's YES cloud."""
-    priority: int = Field(default=0, ge=-100, le=100)
+    priority: Whole = Field(default=0, ge=-100, le=100)
     """Of audits that wait, and whose tenants are equally busy, those of a higher priority are begun first."""
-    deadline_seconds: float | None = Field(default=None, ge=1, le=30 * 24 * 3600, allow_inf_nan=False)
+    deadline_seconds: Number | None = Field(default=None, ge=1, le=30 * 24 * 3600, allow_inf_nan=False)
     """The audit is `failed` with the problem `deadline-exceeded` unless it has ended so long after its submission."""
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Whole = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _step_needs_run(self) -> Self:

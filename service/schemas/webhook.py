@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from peelbound.service.schemas.base import UtcTime, WireModel
+from peelbound.service.schemas.base import UtcTime, Whole, WireModel
 
 Url = Annotated[str, Field(min_length=1, max_length=2048, examples=["https://ci.example.com/hooks/peelbound"])]
 Description = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -47,7 +47,7 @@ class WebhookChange(WireModel):
 class RotateRequest(WireModel):
     """The body of `POST /v1/webhooks/{id}/rotate`."""
 
-    overlap_seconds: int = Field(default=24 * 3600, ge=0, le=LONGEST_OVERLAP_SECONDS)
+    overlap_seconds: Whole = Field(default=24 * 3600, ge=0, le=LONGEST_OVERLAP_SECONDS)
     """How long messages are signed with the old secret too."""
 
 

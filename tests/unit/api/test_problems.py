@@ -16,7 +16,20 @@ def test_unknown_routes_and_methods_are_problems(api: Api) -> None:
     problem(api.client.get("/v2/audits"), 404, "route-not-found")
     response = api.client.put("/v1/audits", json=BODY)
     problem(response, 405, "method-not-allowed")
-    assert set(response.headers["allow"].split(", ")) <= {"GET", "POST"}
+    assert response.headers["allow"] == "GET, POST"
+    assert api.client.put("/v1/audits/x").headers["allow"] == "DELETE, GET"
+    assert api.client.delete("/healthz").headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize("value", [True, "8", 8.5])
+def test_only_numbers_are_taken_for_numbers(api: Api, value: object) -> None:
+    for changes, pointer in [
+        ({"seed": value}, "/seed"),
+        ({"options": {"grain": value}}, "/options/grain"),
+        ({"calibration": {"token_ids": [[1, value]]}}, "/calibration/token_ids/0/1"),
+    ]:
+        response = api.client.post("/v1/audits", json={**BODY, **changes})
+        assert problem(response, 422, "request-invalid")["pointer"] == pointer
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"checkpoint": NaN'])
