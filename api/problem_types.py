@@ -52,6 +52,9 @@ _TYPES = {
     "worker-error": "A worker process failed in a way it did not expect; the service's log holds the traceback.",
     "ray-error": "The cluster that solves failed; the audit is tried again.",
     "workers-unavailable": "The cluster did not start the workers in time: it lacks the CPUs or GPUs they ask for.",
+    "workers-differ": "A node of the cluster has another processor or other versions than the controller: results made "
+    "there could differ in a bit.",
+    "ray-token-refused": "The cluster that solves did not take the controller's token; whoever runs it must mend that.",
     "bad-request": "The request cannot be carried out as it stands; `detail` says why.",
     "controller-stopping": "The controller was told to stop and handed the audit back; another one goes on with it.",
     "worker-lost": "A worker process or its node died; the audit is tried again.",

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 
 from peelbound.service.controller.audit import Audit, parse_report
-from peelbound.service.controller.pool import Pool, start_ray
+from peelbound.service.controller.cluster import start_ray
+from peelbound.service.controller.pool import Pool
 from peelbound.service.schemas.record import Progress
 from peelbound.service.schemas.report import Report
 from peelbound.service.schemas.request import AuditRequest

@@ -91,11 +91,20 @@ class Settings(BaseSettings):
     controller_metrics_host: str = "127.0.0.1"
     """The address for it; beyond loopback, let the network decide who reaches it."""
     workers: int = Field(default=2, ge=1, le=4096)
-    """Ray actors that solve; each takes one CPU thread (or `worker_gpus` of a GPU)."""
+    """Ray actors that solve; each takes one CPU thread (or `worker_gpus` of a GPU). On a cluster: the most that one
+    audit gets."""
     worker_gpus: float = Field(default=0.0, ge=0)
     """GPUs of each worker; a fraction shares one."""
     ray_address: str | None = None
-    """None: a Ray of our own on this machine, bound to loopback."""
+    """`host:port` of a Ray cluster of which this machine is a node; None: a Ray of our own on this machine, bound to
+    loopback."""
+    cluster_workers: int | None = Field(default=None, ge=1)
+    """How many workers the cluster has room for once it has grown as far as it may; None: as many as now."""
+    worker_start_seconds: float = Field(default=120.0, gt=0)
+    """How long workers may take to start, where no other audits hold them up."""
+    worker_idle_seconds: float = Field(default=300.0, ge=0)
+    """A controller that has had nothing to do for this long gives its workers back; 5 s while other audits are at work
+    on the same cluster."""
     ray_object_store_bytes: int = Field(default=1 << 30, ge=80 << 20)
     """Memory of the local Ray's object store; beyond it states are spilled to disk."""
     lease_seconds: float = Field(default=30.0, gt=0)

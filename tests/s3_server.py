@@ -7,7 +7,7 @@ import sysconfig
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +60,39 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@dataclass
+class S3Process:
+    """A server that can be killed and started again on its data."""
+
+    server: S3Server
+    command: list[str]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self, *options: str, wait: bool = True) -> None:
+        """Start it, with further options, and wait until it takes objects, unless told otherwise."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen([*self.command, *options], stdout=output, stderr=output)
+        if wait:
+            _wait_until_ready(self.server, self.process, self.log)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
 @contextmanager
 def run_s3_server(directory: Path) -> Iterator[S3Server]:
     """Start a server with its data in `directory`, wait until it stores objects, end it on leaving."""
+    with s3_process(directory) as process:
+        yield process.server
+
+
+@contextmanager
+def s3_process(directory: Path) -> Iterator[S3Process]:
+    """The same, with a hand on the process."""
     server_names = ("master", "volume", "filer", "s3")
     ports = free_ports(2 * len(server_names))
     server = S3Server(f"http://127.0.0.1:{ports[3]}", "test-key", uuid.uuid4().hex)
@@ -90,13 +120,13 @@ def run_s3_server(directory: Path) -> Iterator[S3Server]:
     for name, port, grpc in zip(server_names, ports[:4], ports[4:], strict=True):
         options |= {f"{name}.port": port, f"{name}.port.grpc": grpc}
     binary = Path(sysconfig.get_path("scripts")) / "weed"
-    command = [binary, "server", *(f"-{name}={value}" for name, value in options.items())]
-    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            _wait_until_ready(server, process, directory / "log")
-            yield server
-        finally:
-            process.kill()  # its data are thrown away; a gentle end takes half a minute
+    command = [str(binary), "server", *(f"-{name}={value}" for name, value in options.items())]
+    s3 = S3Process(server, command, directory / "log")
+    s3.start()
+    try:
+        yield s3
+    finally:
+        s3.kill()  # its data are thrown away; a gentle end takes half a minute
 
 
 def free_ports(count: int) -> list[int]:
@@ -121,7 +151,8 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
     deadline = time.monotonic() + READY_SECONDS
     while True:
         try:
-            client.create_bucket(Bucket="ready")
+            with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket="ready")
             client.put_object(Bucket="ready", Key="object", Body=b"ready")
             return
         except (ClientError, BotoCoreError) as error:

@@ -23,6 +23,7 @@ from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.errors import Cancelled
 from peelbound.workers.heap import Heap
+from peelbound.workers.keys import platform_fingerprint
 from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.quantisers.activations import round_inputs
@@ -161,9 +162,9 @@ class Worker:
         """The process id."""
         return os.getpid()
 
-    def ready(self) -> Done:
-        """Do nothing: the answer says that everything is imported."""
-        return Done(0.0)
+    def platform(self) -> dict[str, str]:
+        """What results depend on besides their inputs; the answer also says that everything is imported."""
+        return platform_fingerprint(self.device)
 
     def _begin(self) -> float:
         """When this task starts; what the one before it has left behind is gone by then."""

@@ -102,7 +102,7 @@ class Audit:
         audited.prepare(weights.weights, plan.arithmetic)
         sizes = Sizes.of(inputs.calibration)
         self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
-        started, busy = time.monotonic(), pool.busy_seconds
+        started, busy, available = time.monotonic(), pool.busy_seconds, pool.worker_seconds
         keep = frozenset({FIT, CHECK} | ({SELECT} if plan.maps or plan.band else set()))
         first: list[TrainedWalk] = []
         if known is None:
@@ -149,7 +149,7 @@ class Audit:
             {
                 "reused": False,
                 "seconds": seconds,
-                "busy_share": (pool.busy_seconds - busy) / (max(seconds, 1e-9) * len(pool)),
+                "busy_share": (pool.busy_seconds - busy) / max(pool.worker_seconds - available, 1e-9),
                 "workers": len(pool),
                 "walks": audited.walks,
                 "bytes_read": checkpoint.bytes_read,

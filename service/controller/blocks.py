@@ -211,7 +211,7 @@ class BlockAudit:
                 h,
                 output,
                 g,
-                worker=shard.worker,
+                shard=shard.number,
                 then=partial(took, shard),
             )
 

@@ -8,8 +8,10 @@ import logging
 import os
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import ray
 from ray.exceptions import RayError
@@ -18,7 +20,8 @@ from ulid import ULID
 
 from peelbound.service.controller import metrics
 from peelbound.service.controller.audit import Audit, Outcome
-from peelbound.service.controller.pool import Pool, RayFailed, start_pool, typed
+from peelbound.service.controller.cluster import RayFailed, capacity, fair_share
+from peelbound.service.controller.pool import Pool, start_pool, typed
 from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
 from peelbound.service.database.errors import DatabaseUnavailable
@@ -33,7 +36,10 @@ from peelbound.workers.errors import Cancelled, InfrastructureError, PeelboundEr
 log = logging.getLogger(__name__)
 
 WORKER_LOSSES = 2
-"""Lost workers that one attempt replaces by itself; what was solved is not solved again."""
+"""Lost workers that one attempt replaces without having solved anything in between; what was solved stays solved."""
+
+SHARED_IDLE_SECONDS = 5.0
+"""How long an idle controller keeps its workers while other audits could use them."""
 
 
 class Controller:
@@ -74,12 +80,15 @@ class Controller:
         try:
             self._start_pool()
             log.info("controller %s: ready, %d workers", self.owner, self.settings.workers)
+            idle_since = time.monotonic()
             while not self.stop.is_set():
                 try:
                     claim = self.leases.claim(self.owner)
                     if claim is not None:
                         self._hold(claim)
+                        idle_since = time.monotonic()
                         continue
+                    self._rest(time.monotonic() - idle_since)
                 except DatabaseUnavailable as error:
                     log.warning("the database does not answer, trying again: %s", error)
                 self.stop.wait(self.settings.poll_seconds)
@@ -91,6 +100,31 @@ class Controller:
         if self._pool is None:
             self._pool = self._new_pool(self.settings, self.store, self.pulse.check)
         return self._pool
+
+    def _rest(self, idle_seconds: float) -> None:
+        """Give the workers back when they have not been needed for long."""
+        if self._pool is None or not len(self._pool):
+            return
+        patience = self.settings.worker_idle_seconds
+        if self.settings.ray_address and patience > SHARED_IDLE_SECONDS < idle_seconds and self.leases.at_work():
+            patience = SHARED_IDLE_SECONDS
+        if idle_seconds > patience:
+            log.info("idle for %.0f s: %d workers given back", idle_seconds, len(self._pool))
+            self._pool.release()
+
+    def _allowed(self, tenant: str) -> Callable[[], int]:
+        """How many workers an audit of this tenant may have now; while the database is away, as many as before."""
+        settings, known = self.settings, dict[str, int]()
+
+        def allowed() -> int:
+            nonlocal known
+            if settings.ray_address is None:
+                return settings.workers
+            with suppress(DatabaseUnavailable):
+                known = self.leases.at_work()
+            return fair_share(capacity(settings), known, tenant, settings.workers)
+
+        return allowed
 
     def _stop_ray(self) -> None:
         ray.shutdown()
@@ -163,14 +197,18 @@ class Controller:
             except DatabaseUnavailable as error:  # progress is for people; the work goes on without
                 log.warning("progress not recorded: %s", error)
 
-        losses = 0
+        losses = solved = 0
         while True:
             pool = self._start_pool()
+            pool.allowed = self._allowed(claim.tenant)
+            pool.crowded = lambda: sum(self.leases.at_work().values()) > 1
             try:
                 return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report).run()
             except WorkerLost as error:
-                losses += 1
                 metrics.WORKERS_REPLACED.inc()
+                pool.salvage()
+                losses = 1 if pool.solved > solved else losses + 1
+                solved = pool.solved
                 log.warning("audit %s: %s (%d)", claim.audit_id, error, losses)
                 if losses > WORKER_LOSSES:
                     raise

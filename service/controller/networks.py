@@ -302,7 +302,7 @@ class NetworkAudit:
         for index, key in enumerate(solutions, start=1):
             states = [
                 self.pool.submit(
-                    "apply_solution", key, index, state, self.plan.state.free, outputs=1, worker=shard.worker
+                    "apply_solution", key, index, state, self.plan.state.free, outputs=1, shard=shard.number
                 ).outputs[0]
                 for shard, state in zip(shards, states, strict=True)
             ]
@@ -319,7 +319,7 @@ class NetworkAudit:
                 head,
                 [TRAINED],
                 state,
-                worker=shard.worker,
+                shard=shard.number,
                 then=partial(took, shard.rows.start),
             )
         self.pool.finish_all()

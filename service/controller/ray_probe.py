@@ -9,7 +9,7 @@ import sys
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled; what `ray health-check` uses
 
-from peelbound.service.controller.pool import start_ray
+from peelbound.service.controller.cluster import start_ray
 from peelbound.service.settings import Settings
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import ray
@@ -21,10 +22,10 @@ FIT, SELECT, CHECK = "fit", "select", "check"
 
 @dataclass(frozen=True)
 class Shard:
-    """Whole grains of one split, worked on by one actor; the references are to arrays in Ray's object store."""
+    """Whole grains of one split; the references are to arrays in Ray's object store."""
 
     split: str
-    worker: int
+    number: int
     rows: slice
     ids: Ref
     mask: Ref
@@ -42,8 +43,8 @@ class Data:
 
     def _cut(self, name: str, split: Split, pool: Pool) -> list[Shard]:
         return [
-            Shard(name, worker, part, ray.put(split.ids[part]), ray.put(self.masks[name][part]))
-            for worker, part in enumerate(shard_rows(len(split.ids), pool.grain, len(pool)))
+            Shard(name, number, part, ray.put(split.ids[part]), ray.put(self.masks[name][part]))
+            for number, part in enumerate(shard_rows(len(split.ids), pool.grain, pool.width))
         ]
 
     def tokens(self, split: str) -> NDArray[np.float64]:
@@ -97,9 +98,13 @@ class Audited:
 
     def prepare(self, weights: WeightClass, arithmetic: Arithmetic) -> None:
         """Give every actor the skeleton, all but the blocks, the weight class of these, and how they are computed."""
-        rest = self.checkpoint.read_part(0)
-        self._digests[0] = rest.sha256
-        self.pool.broadcast("prepare", self.checkpoint.config, ray.put(rest), weights, arithmetic)
+
+        def introduction() -> tuple[Any, ...]:  # read again for those that join later, rather than kept in memory
+            rest = self.checkpoint.read_part(0)
+            self._digests[0] = rest.sha256
+            return "prepare", self.checkpoint.config, ray.put(rest), weights, arithmetic
+
+        self.pool.introduce(introduction)
 
     def parts(self, order: Sequence[int]) -> Iterator[tuple[int, Ref]]:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""

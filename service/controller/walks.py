@@ -112,7 +112,7 @@ class Walker:
         return TrainedBlock(index, self.damage)
 
     def _embed(self, shards: Sequence[Shard]) -> list[Ref]:
-        return [self.pool.submit("embed", s.ids, outputs=1, worker=s.worker).outputs[0] for s in shards]
+        return [self.pool.submit("embed", s.ids, outputs=1, shard=s.number).outputs[0] for s in shards]
 
     def trained(self, keep: frozenset[str]) -> TrainedWalk:
         """Walk forward: trained states, losses, g[K], block influence, spectra of the weights.
@@ -136,7 +136,7 @@ class Walker:
 
         for index, part in self.audited.parts(range(1, blocks + 1)):
             then = partial(took_weights, index)
-            tasks = [self.pool.submit("weigh", self._block(index), part, worker=index % len(self.pool), then=then)]
+            tasks = [self.pool.submit("weigh", self._block(index), part, then=then)]
             for name, shards in data.shards.items():
                 step = [
                     self.pool.submit(
@@ -145,7 +145,7 @@ class Walker:
                         part,
                         state,
                         outputs=1,
-                        worker=shard.worker,
+                        shard=shard.number,
                         then=partial(took, index, shard),
                     )
                     for shard, state in zip(shards, walk.states[name][index - 1], strict=True)
@@ -168,7 +168,7 @@ class Walker:
                     shard.ids,
                     shard.mask,
                     outputs=1,
-                    worker=shard.worker,
+                    shard=shard.number,
                     then=partial(measured, shard),
                 ).outputs[0]
                 for shard, state in zip(data.shards[name], walk.states[name][blocks], strict=True)
@@ -220,7 +220,7 @@ class Walker:
                         state,
                         g,
                         outputs=1,
-                        worker=shard.worker,
+                        shard=shard.number,
                         then=partial(took, index, shard),
                     )
                     for shard, state, g in zip(
@@ -257,7 +257,7 @@ class Walker:
                     [reference for _, reference, _ in moving],
                     *(state for _, _, state in moving),
                     outputs=len(moving),
-                    worker=shard.worker,
+                    shard=shard.number,
                     then=partial(passed, len(moving), shard),
                 )
                 moved = {name: output for (name, _, _), output in zip(moving, task.outputs, strict=True)}
@@ -283,7 +283,7 @@ class Walker:
             None,
             names,
             *(states[name] for name in names),
-            worker=shard.worker,
+            shard=shard.number,
             then=took,
         )
 

@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import json, os
 import ray
-from peelbound.service.controller.pool import start_ray
+from peelbound.service.controller.cluster import start_ray
 from peelbound.service.settings import Settings
 
 def where():

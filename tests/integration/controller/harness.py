@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import psutil
@@ -219,13 +220,14 @@ def gone(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def a_controller(settings: Settings, log: Path, cwd: Path | None = None) -> Iterator[ControllerProcess]:
-    """A controller of these settings, ended on leaving with everything below it."""
+def a_controller(
+    settings: Settings, log: Path, cwd: Path | None = None, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[ControllerProcess]:
+    """A controller of these settings, with further variables, ended on leaving with everything below it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PEELBOUND_")}
+    environment |= settings.environment() | variables
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            COMMAND, env=environment | settings.environment(), cwd=cwd or log.parent, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(COMMAND, env=environment, cwd=cwd or log.parent, stdout=output, stderr=output)
     controller = ControllerProcess(process, log)
     try:
         yield controller

@@ -8,8 +8,9 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
+from peelbound.service.controller.cluster import RayFailed, start_ray
 from peelbound.service.controller.loop import Controller
-from peelbound.service.controller.pool import Pool, RayFailed, start_pool, start_ray
+from peelbound.service.controller.pool import Pool, start_pool
 from peelbound.service.database.engine import make_engine
 from peelbound.service.schemas.record import AuditRecord
 from peelbound.service.settings import Settings
@@ -23,11 +24,11 @@ from tests.integration.controller.harness import a_service
 def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(workers=1, worker_gpus=4096)
+    settings = Settings(workers=1, worker_gpus=4096, worker_start_seconds=0.5)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # somebody else's cluster: ours is started all the same
     start_ray(settings)
     try:
-        pool = Pool(settings, DirectoryStore(tmp_path), lambda: None, start_seconds=0.5)
+        pool = Pool(settings, DirectoryStore(tmp_path), lambda: None)
         with pytest.raises(RayFailed, match=r"1 of 1 workers .* 4096 GPUs; the cluster offers 1 CPUs") as caught:
             pool.start(8)
         assert caught.value.slug == "workers-unavailable"
