@@ -54,6 +54,8 @@ class Plan:
     """Beside a low-bit model: target maps that are solved in full precision too."""
     what_if: CorrectedSettings | None = None
     """How each block, rounded to the class that the request asks about, is re-solved in it."""
+    baseline: bool = False
+    """Whether the checkpoint before quantisation is walked too, and its blocks are put in on check."""
 
     @property
     def free(self) -> "Plan":
@@ -71,7 +73,9 @@ class Plan:
     def walks(self) -> tuple[str, ...]:
         """The passes over the checkpoint's blocks, in order, when nothing is found in object storage."""
         once = ("trained states", "gradients and block references", "select", "check")
-        return once + tuple(f"positive control: {w}" for w in once) * self.positive_control
+        return (
+            ("baseline",) * self.baseline + once + tuple(f"positive control: {w}" for w in once) * self.positive_control
+        )
 
     @property
     def problem_counts(self) -> dict[str, int]:
@@ -236,6 +240,7 @@ def make_plan(request: AuditRequest, blocks: int, hidden_size: int, weights: Sch
         arithmetic=Arithmetic(options.precision.value, options.compile),
         weights=str(weights),
         free_corrected=replace(corrected[-1], free=True) if low_bit and networks else None,
+        baseline=request.baseline is not None,
         what_if=None if request.what_if is None else replace(corrected[-1], rounded_to=request.what_if),
         free_maps=(tuple(m for m in maps if m in ends) or maps[:1]) if low_bit else (),
     )

@@ -78,17 +78,16 @@ def _dearest(report: WhatIfReport, level: float) -> Phrase:
 
 
 def _re_solved(report: WhatIfReport, level: float) -> list[Phrase]:
-    """What solving one rounded block anew wins back, where it is most."""
-    at = max(range(len(report.blocks)), key=lambda i: report.blocks[i].recovered.low)
+    """What solving the dearest block anew wins back."""
+    at = max(range(len(report.blocks)), key=lambda i: report.blocks[i].cost.estimate)
     path, block = f"/what_if/blocks/{at}", report.blocks[at]
     if block.recovered.low <= 0:
         return []
     return [
         compose(
-            "Re-solved in the class, block {} wins back {} nats {} of the {} that rounding it costs.",
+            "Rounded and then re-solved in the class, block {} wins {} nats {} over rounding alone.",
             plain(f"{path}/index", block.index),
             *_measured(f"{path}/recovered", block.recovered, level),
-            nats(f"{path}/cost/estimate", block.cost.estimate),
         )
     ]
 
@@ -108,5 +107,6 @@ def what_if_caveats() -> list[str]:
     """What the numbers on rounding do not say."""
     return [
         "What rounding costs is measured for rounding to nearest; methods that choose codes with data lose less.",
+        "What re-solving a rounded block wins includes what training had left undone in it.",
         "Foretold costs hold for small changes: where rounding turns a block's output far, the measured one counts.",
     ]

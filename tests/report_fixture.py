@@ -7,6 +7,7 @@ from typing import Any
 
 from peelbound.service.schemas.record import AuditRecord, AuditState, RunPoint, RunSeries
 from peelbound.service.schemas.report import (
+    BaselineReport,
     BlockBits,
     BlockCandidate,
     BlockFinding,
@@ -19,6 +20,7 @@ from peelbound.service.schemas.report import (
     Citation,
     CloudSummary,
     ControlReport,
+    DamagedBlock,
     HeadControlReport,
     Interval,
     LossReport,
@@ -449,6 +451,28 @@ def low_bit(blocks: int = 6) -> LowBitReport:
     )
 
 
+def baseline(blocks: int = 6) -> BaselineReport:
+    """The checkpoint before quantisation, whose first block was damaged."""
+    return BaselineReport(
+        sha256="5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9",
+        loss=3.0521,
+        damage=around(0.0642, 0.0031),
+        blocks=[
+            DamagedBlock(index=k, damage=around(0.041 if k == 1 else 0.003 * k, 0.001, simultaneous=True))
+            for k in range(1, blocks + 1)
+        ],
+        sentences=[
+            Sentence(
+                text="The baseline's loss on check is 3.052 nats; quantisation cost 0.0642 nats.",
+                cites=[
+                    Citation(path="/baseline/loss", value=3.0521),
+                    Citation(path="/baseline/blocks/0/damage/estimate", value=0.041),
+                ],
+            )
+        ],
+    )
+
+
 def rounded_report(blocks: int = 6, **changes: Any) -> Report:
     """A sound report of a model that was asked what rounding would cost."""
     return sound_report(blocks=blocks, **changes).model_copy(update={"what_if": what_if(blocks)})
@@ -465,7 +489,9 @@ def low_bit_report(blocks: int = 6, **changes: Any) -> Report:
         share=0.61,
     )
     checkpoint = report.checkpoint.model_copy(update={"weights": weights})
-    return report.model_copy(update={"low_bit": low_bit(blocks), "checkpoint": checkpoint})
+    return report.model_copy(
+        update={"low_bit": low_bit(blocks), "checkpoint": checkpoint, "baseline": baseline(blocks)}
+    )
 
 
 def estimate_report(**changes: Any) -> Report:

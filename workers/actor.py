@@ -21,7 +21,7 @@ from torch import nn
 from peelbound.workers import damage, head, passes, solver, spectrum
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.part import Part
-from peelbound.workers.errors import Cancelled
+from peelbound.workers.errors import Cancelled, pointing
 from peelbound.workers.heap import Heap
 from peelbound.workers.keys import platform_fingerprint
 from peelbound.workers.linear_maps import LinearMap
@@ -80,6 +80,8 @@ class Reference:
     """Whether the solution left the model's weight class for full precision."""
     rounded_to: str | None = None
     """Beside a model in full precision: the weight class of the solution, or that `rounds` are rounded to."""
+    baseline: str | None = None
+    """Digest of the checkpoint before quantisation, whose block it takes."""
     rounds: tuple[int, ...] = ()
     """Blocks that are rounded to `rounded_to`, `leaves` the first of them; between them the network is the trained."""
 
@@ -386,7 +388,12 @@ class Worker:
         return Done(time.perf_counter() - start, {**measured, **losses}, stored)
 
     def advance(
-        self, block: TrainedBlock, part: Part, leaving: list[Reference | None], *states: Floats
+        self,
+        block: TrainedBlock,
+        part: Part,
+        baseline: Part | None,
+        leaving: list[Reference | None],
+        *states: Floats,
     ) -> Iterator[Floats | Done]:
         """Push the trained network and all references of a shard through one block, one after another.
 
@@ -396,6 +403,7 @@ class Worker:
         Args:
             block: the block that they pass, or that some replace.
             part: its bytes.
+            baseline: those of the baseline's block, where a reference takes it.
             leaving: per states, the reference that has a block of its own here, or None: the trained block.
             states: h[l−1] of each, [N, T, D]; the trained network's own come first.
 
@@ -415,12 +423,15 @@ class Worker:
                 own = rounded[scheme] if scheme in rounded else self._rounded(block.index, part, scheme)
                 rounded[scheme] = own
             else:
-                own = self._leaving(reference, part)
+                own = self._leaving(reference, part, baseline)
             yield passes.forward(self.skeleton, block.index, own, value, self.grain, competitor=number > 0)
         yield Done(time.perf_counter() - start)
 
-    def _leaving(self, reference: Reference, part: Part) -> nn.Module:
+    def _leaving(self, reference: Reference, part: Part, baseline: Part | None) -> nn.Module:
         """What stands where a reference leaves the trained network."""
+        if reference.baseline is not None and baseline is not None:
+            with pointing("/baseline"):
+                return self._made(reference.leaves, baseline.tensors(), free=True)
         if reference.solution is None:
             return self._load(TrainedBlock(reference.leaves, reference.damage), part)
         tensors = load_tensors(self.store, reference.solution)

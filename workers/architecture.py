@@ -75,6 +75,11 @@ class Architecture:
         """A copy of the model with parameters on ``meta`` and real buffers, for the caller to fill."""
         return copy.deepcopy(self._model)
 
+    def settings(self) -> dict[str, Any]:
+        """The library's configuration of the model, entries by name, defaults included."""
+        settings: dict[str, Any] = self._model.config.to_dict()
+        return settings
+
     def parameter_count(self) -> int:
         """Number of parameters; tied ones count once."""
         tied = self._model.all_tied_weights_keys

@@ -4,6 +4,8 @@ A `UserError` is final: the request or the checkpoint must change. An `Infrastru
 again. Both survive pickling (they cross process boundaries inside Ray).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -37,6 +39,17 @@ class PeelboundError(Exception):
 
     def __str__(self) -> str:
         return f"{self.detail} {self.remedy}".strip()
+
+
+@contextmanager
+def pointing(pointer: str) -> Iterator[None]:
+    """Where another checkpoint than the audited one is read: errors that point to ``/checkpoint`` point here."""
+    try:
+        yield
+    except PeelboundError as error:
+        if error.pointer == "/checkpoint":
+            error.pointer = pointer
+        raise
 
 
 def _rebuild(

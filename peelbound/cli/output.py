@@ -11,7 +11,7 @@ from rich.text import Text
 
 from peelbound.service.schemas.plan import AuditPlan
 from peelbound.service.schemas.record import AuditRecord
-from peelbound.service.schemas.report import BlockFinding, Interval, Report, Score, WhatIfReport
+from peelbound.service.schemas.report import BaselineReport, BlockFinding, Interval, Report, Score, WhatIfReport
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -43,6 +43,13 @@ def print_verdict(report: Report, console: Console) -> None:
     for sentence in verdict.sentences:
         console.print(Text(f"  {sentence.text}"))
     console.print(block_table(report))
+    for title, section in (("price of the bits", report.low_bit), ("beside the baseline", report.baseline)):
+        if section is not None and section.sentences:
+            console.print(Text(title, "bold"))
+            for sentence in section.sentences:
+                console.print(Text(f"  {sentence.text}"))
+    if report.baseline is not None:
+        console.print(damage_table(report.baseline, report))
     if report.what_if is not None:
         console.print(Text(f"if rounded to {report.what_if.scheme}", "bold"))
         for sentence in report.what_if.sentences:
@@ -70,6 +77,16 @@ def block_table(report: Report) -> Table:
             _z(block.attention_scale),
             _z(block.mlp_scale),
         )
+    return table
+
+
+def damage_table(baseline: BaselineReport, report: Report) -> Table:
+    """What quantisation did to each block, beside what re-solving it wins; nats per token on check."""
+    table = Table(box=box.SIMPLE_HEAD, caption="nats per token, on check", caption_justify="left")
+    for name in ("block", "damage [interval]", "won back by re-solving"):
+        table.add_column(name, justify="right")
+    for damaged, block in zip(baseline.blocks, report.blocks, strict=True):
+        table.add_row(str(damaged.index), _interval(damaged.damage), _interval(block.gain))
     return table
 
 

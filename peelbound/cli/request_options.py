@@ -38,6 +38,7 @@ def request_options(command: F) -> F:
         body = fields | {
             "deadline_seconds": None if deadline is None else deadline.total_seconds(),
             "checkpoint": as_uri(given.pop("checkpoint")),
+            "baseline": None if (baseline := given.pop("baseline")) is None else as_uri(baseline),
             "calibration": _without_none(data | {"uri": as_uri(given.pop("calibration"))}),
             "options": _without_none(options),
             "labels": dict(_pair(text) for text in given.pop("label")),
@@ -71,6 +72,11 @@ _OPTIONS = (
         "--provenance",
         type=click.Choice([kind.value for kind in Provenance]),
         help="Whether training saw the calibration data; it bounds what the verdict may say.  [default: unknown]",
+    ),
+    click.option(
+        "--baseline",
+        metavar="DIR|URI",
+        help="The checkpoint before quantisation: say block by block what quantisation did.",
     ),
     click.option(
         "--what-if",

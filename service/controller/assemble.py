@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from peelbound.service.baseline import baseline_caveats, baseline_sentences
+from peelbound.service.controller.baseline import Baseline, baseline_report
 from peelbound.service.controller.block_measurements import CHECK, SELECT, BlockMeasurements, Sums
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
 from peelbound.service.controller.rounding import RoundingMeasurements, what_if_report
@@ -14,6 +16,7 @@ from peelbound.service.findings import judge_blocks
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.plan import Plan, target_map
 from peelbound.service.schemas.report import (
+    BaselineReport,
     BlockBits,
     BlockFinding,
     BlockReport,
@@ -85,6 +88,7 @@ class Measured:
     control: Control | None
     bits: Bits | None = None
     rounding: RoundingMeasurements | None = None
+    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ class Assembly:
             positive_control=control,
             low_bit=self._low_bit(),
             what_if=self._what_if(),
+            baseline=self._baseline(block_reports),
             calibration=context.calibration.model_copy(update={"top_token_share": measured.blocks.top_token_share()}),
             checkpoint=context.checkpoint,
             settings={"plan": _plain(asdict(context.plan)), "thresholds": asdict(context.thresholds)},
@@ -263,6 +268,13 @@ class Assembly:
             price=self._paired(own, bits.free_check, "price of the bits"),
             total=self._paired(trained, bits.free_check, "total"),
         )
+
+    def _baseline(self, blocks: Sequence[BlockReport]) -> BaselineReport | None:
+        baseline = self._measured.baseline
+        if baseline is None:
+            return None
+        found = baseline_report(baseline, self._measured.blocks, level=self._level, seed_of=self._seed)
+        return found.model_copy(update={"sentences": baseline_sentences(found, blocks, self._level)})
 
     def _what_if(self) -> WhatIfReport | None:
         rounding = self._measured.rounding
@@ -353,6 +365,7 @@ class Assembly:
         if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
             caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
         caveats += low_bit_caveats(self._context.checkpoint.weights)
+        caveats += baseline_caveats() if self._measured.baseline is not None else []
         caveats += what_if_caveats() if self._measured.rounding is not None else []
         if self._measured.residuals:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")

@@ -13,6 +13,7 @@ from typing import Any
 
 from peelbound import __version__
 from peelbound.service.controller.assemble import Assembly, Bits, Context, Control, Measured, picked_network
+from peelbound.service.controller.baseline import Baseline, BaselineMeasurements, walk_baseline
 from peelbound.service.controller.block_measurements import BlockMeasurements, Trained
 from peelbound.service.controller.blocks import BlockAudit
 from peelbound.service.controller.cost import Sizes
@@ -24,7 +25,7 @@ from peelbound.service.controller.networks import HeadResult, Network, NetworkAu
 from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import TrainedWalk, Walker
-from peelbound.service.controller.weights import Finder, require_full_precision, weights_report
+from peelbound.service.controller.weights import Finder, require_full_precision, require_unquantised, weights_report
 from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
 from peelbound.service.schemas.record import Progress
@@ -34,7 +35,7 @@ from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.actor import Damage, Reference
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
-from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
+from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, pointing
 from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, seed_of, source_hash
 from peelbound.workers.quantisers.detect import Finding
 
@@ -83,8 +84,9 @@ class Audit:
         plan = make_plan(self.request, architecture.block_count, architecture.hidden_size)
         environment = self._environment(plan)
         digests = Digests(self.store, self.tenant, inputs.source)
-        known = digests.find()
-        if known is not None and (kept := self._find_report(self._report_key(known, inputs, environment))):
+        known, original = digests.find(), self._known_baseline(inputs)
+        whole = known is not None and (inputs.baseline is None or original is not None)
+        if whole and (kept := self._find_report(self._report_key(str(known), inputs, environment, original))):
             self.meter.phase("done")
             return Outcome(kept, {"reused": True, "seconds": time.monotonic() - started})
         return self._peel(inputs, plan, environment, digests, known)
@@ -93,16 +95,17 @@ class Audit:
         self, inputs: Inputs, plan: Plan, environment: dict[str, str], digests: Digests, known: str | None
     ) -> Outcome:
         pool, checkpoint = self.pool, inputs.checkpoint
-        finder = Finder(self.store, self.tenant, checkpoint, self.request)
+        finder = Finder(self.store, self.tenant, checkpoint, self.request.options.weights)
         weights = finder.find(known)
         require_full_precision(self.request.what_if, weights)
         plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
         pool.start(plan.grain)
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
-        audited.prepare(weights.weights, plan.arithmetic)
         sizes = Sizes.of(inputs.calibration)
         self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
         started, busy, available = time.monotonic(), pool.busy_seconds, pool.worker_seconds
+        baseline = self._baseline(inputs, plan, environment, data)
+        audited.prepare(weights.weights, plan.arithmetic)
         keep = frozenset({FIT, CHECK} | ({SELECT} if plan.maps or plan.band else set()))
         first: list[TrainedWalk] = []
         if known is None:
@@ -125,6 +128,7 @@ class Audit:
             first=first,
             free=plan.free_corrected,
             what_if=plan.what_if,
+            baseline=baseline,
         )
         networks = NetworkAudit(audited, data, pool, measurements, self.meter, plan, blocks)
         free = NetworkAudit(audited, data, pool, measurements, self.meter, plan.free, blocks)
@@ -132,6 +136,9 @@ class Audit:
         self.meter.phase("reporting")
         if audited.read_whole:
             digests.verify(known, audited.digest())
+        if baseline is not None and baseline.audited.read_whole:
+            with pointing("/baseline"):
+                digests.verify(baseline.digest, baseline.audited.digest())
         context = Context(
             request=self.request,
             plan=plan,
@@ -141,7 +148,8 @@ class Audit:
             thresholds=Thresholds(),
         )
         report = canonical(Assembly(measured, context).report().model_dump(mode="json"))
-        self.store.put(self._report_key(known, inputs, environment), report, media_type="application/json")
+        key = self._report_key(known, inputs, environment, None if baseline is None else baseline.digest)
+        self.store.put(key, report, media_type="application/json")
         seconds = time.monotonic() - started
         self.meter.phase("done")
         return Outcome(
@@ -176,7 +184,7 @@ class Audit:
         networks.forget()
         control = self._positive_control(blocks, measured, levels, plan) if levels else None
         rounding = blocks.rounding(measured)
-        return Measured(measured, head_control, built, check, residuals, control, bits, rounding)
+        return Measured(measured, head_control, built, check, residuals, control, bits, rounding, blocks.baseline)
 
     def _bits(
         self, free: NetworkAudit, built: Sequence[Network], trained: Trained, head: HeadResult, plan: Plan
@@ -189,6 +197,22 @@ class Audit:
         picked = picked_network(networks, trained.tokens[SELECT])
         check = free.check_losses([picked], head)[picked.name]
         return Bits(picked_network(own, trained.tokens[SELECT]), picked, networks, check)
+
+    def _baseline(self, inputs: Inputs, plan: Plan, environment: dict[str, str], data: Data) -> Baseline | None:
+        """The checkpoint before quantisation, walked by itself first: the workers hold one skeleton at a time."""
+        if inputs.baseline is None:
+            return None
+        digests = Digests(self.store, self.tenant, inputs.baseline.source)
+        with pointing("/baseline"):
+            finder = Finder(self.store, self.tenant, inputs.baseline.checkpoint, None)
+            finding = finder.find(digests.find())
+            require_unquantised(finding)
+        audited = Audited(inputs.baseline.checkpoint, self.pool, "/baseline")
+        identity = self._identity("", inputs, plan, environment)
+        kept = BaselineMeasurements(self.store, self.tenant, identity, environment["service"])
+        found = walk_baseline(audited, data, self.pool, self.meter, digests, kept)
+        finder.keep(found.digest, finding)
+        return found
 
     def _maps(self, measured: BlockMeasurements, plan: Plan) -> list[Anchors]:
         maps = list(plan.maps)
@@ -233,14 +257,18 @@ class Audit:
             "platform": {k: v for k, v in environment.items() if k not in ("service", "peelbound")},
         }
 
-    def _report_key(self, digest: str, inputs: Inputs, environment: dict[str, str]) -> str:
+    def _known_baseline(self, inputs: Inputs) -> str | None:
+        """Digest of the baseline's content, if these very files were read before."""
+        return None if inputs.baseline is None else Digests(self.store, self.tenant, inputs.baseline.source).find()
+
+    def _report_key(self, digest: str, inputs: Inputs, environment: dict[str, str], baseline: str | None) -> str:
         splits = {name: split.sha256 for name, split in inputs.calibration.splits.items()}
         content = {
             "checkpoint": digest,
             "splits": splits,
             "duplicates_dropped": inputs.calibration.duplicates_dropped,
             "environment": environment,
-        }
+        } | ({} if baseline is None else {"baseline": baseline})
         return f"tenants/{self.tenant}/results/report/{key_of([self.request.identity(), content])}.json"
 
     def _find_report(self, key: str) -> bytes | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from peelbound.service.controller.baseline import Baseline
 from peelbound.service.controller.block_measurements import (
     ZERO_STEP,
     BlockMeasurements,
@@ -48,6 +49,7 @@ class BlockAudit:
         damage: Damage | None = None,
         free: CorrectedSettings | None = None,
         what_if: CorrectedSettings | None = None,
+        baseline: Baseline | None = None,
     ) -> None:
         """Bind to a network.
 
@@ -63,13 +65,15 @@ class BlockAudit:
             damage: planted in one block, or None.
             free: how each block of a low-bit network is solved once more in full precision, or None.
             what_if: how each block of a full-precision network, rounded to a weight class, is re-solved in it, or None.
+            baseline: the checkpoint before quantisation, whose blocks are put in on check, or None.
         """
         self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
         self.measurements, self.settings, self.damage = measurements, list(settings), damage
         self.free, self.what_if = free, what_if
         self._keep = keep | {FIT, CHECK}
         self._planted = None if damage is None else asdict(damage)
-        self._walker = Walker(audited, data, pool, meter, damage)
+        self.baseline = baseline
+        self._walker = Walker(audited, data, pool, meter, damage, None if baseline is None else baseline.audited)
         self._walk = first.pop() if first else None
 
     def walk(self) -> TrainedWalk:
@@ -263,6 +267,7 @@ class BlockAudit:
         choice = choose(select, trained.tokens[SELECT], {key: r.name for key, r in candidates.items()})
         carried = [candidates[i, rho] for i, rho in choice.chosen.items() if rho != ZERO_STEP]
         carried += [*freed.values(), *rounded]
+        carried += [] if self.baseline is None else self.baseline.references()
         if self._scheme is not None:
             carried += mixes(self._scheme, dearest_first(self._scheme, blocks, select))
         skips = [Reference(skip_name(i), i, i) for i in blocks]

@@ -93,11 +93,14 @@ class CostModel:
         forward = self.block(everything, blocks) + self.head(both, BACKWARD) + self.head(sizes.select)
         backward = self.block(both, blocks * BACKWARD)
         names = plan.walks
+        taken = blocks * plan.baseline
+        own = [self.block(sizes.check, blocks) + self.head(sizes.check)] * plan.baseline
         costs = [
+            *own,
             forward,
             backward + self.block(sizes.fit, rounded),
             carried(sizes.select, candidates + len(plan.matrix_cells) + planted),
-            carried(sizes.check, blocks + freed + 2 * rounded, skips=blocks, whole=mixes),
+            carried(sizes.check, blocks + freed + 2 * rounded + taken, skips=blocks, whole=mixes),
             forward,
             backward,
             carried(sizes.select, blocks),

@@ -8,9 +8,19 @@ from peelbound.service.sources import open_source, read_calibration
 from peelbound.service.uris import AllowList
 from peelbound.workers.calibration import CalibrationSet, Document, build, inline_documents, parse_documents
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.errors import pointing
 from peelbound.workers.quantisers.conversion import already_low_bit, require_fitting
 from peelbound.workers.quantisers.scheme import Scheme
+from peelbound.workers.same_architecture import require_same
 from peelbound.workers.source import ByteSource
+
+
+@dataclass(frozen=True)
+class Original:
+    """The checkpoint before quantisation."""
+
+    source: ByteSource
+    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,7 @@ class Inputs:
     source: ByteSource
     checkpoint: Checkpoint
     calibration: CalibrationSet
+    baseline: Original | None = None
 
 
 def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
@@ -33,6 +44,7 @@ def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
     source = open_source(allowed.resolve(request.checkpoint, "/checkpoint"), settings)
     checkpoint = Checkpoint.open(source)
     _require_what_if(request, checkpoint)
+    baseline = _open_baseline(request, allowed, settings, checkpoint)
     asked = request.calibration
     calibration = build(
         _documents(request, allowed, settings),
@@ -43,7 +55,25 @@ def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
         budgets={"fit": asked.fit_sequences, "select": asked.select_sequences, "check": asked.check_sequences},
         seed=asked.split_seed,
     )
-    return Inputs(source, checkpoint, calibration)
+    return Inputs(source, checkpoint, calibration, baseline)
+
+
+def _open_baseline(
+    request: AuditRequest, allowed: AllowList, settings: Settings, checkpoint: Checkpoint
+) -> Original | None:
+    """The baseline, opened like the checkpoint.
+
+    Raises:
+        RequestError: it is of another architecture (slug ``request-baseline-architecture``).
+        UserError: whatever else is wrong with it, with the pointer ``/baseline``.
+    """
+    if request.baseline is None:
+        return None
+    with pointing("/baseline"):
+        source = open_source(allowed.resolve(request.baseline, "/baseline"), settings)
+        baseline = Checkpoint.open(source)
+    require_same(checkpoint.architecture, baseline.architecture)
+    return Original(source, baseline)
 
 
 def _require_what_if(request: AuditRequest, checkpoint: Checkpoint) -> None:

@@ -46,7 +46,6 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
     cost, sizes = CostModel.of(checkpoint), Sizes.of(inputs.calibration)
     walks = cost.walks(plan, sizes)
     total = cost.total(plan, sizes)
-    blocks_bytes = sum(checkpoint.part_bytes[1:])
     return AuditPlan(
         preset=plan.preset,
         blocks=plan.blocks,
@@ -54,15 +53,7 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
         checkpoint_bytes=checkpoint.total_bytes,
         documents={name: split.documents for name, split in inputs.calibration.splits.items()},
         tokens={name: int(loss_mask(split).sum()) for name, split in inputs.calibration.splits.items()},
-        walks=[
-            # The parts outside the blocks are read once, before the first walk.
-            WalkCost(
-                name=name,
-                bytes_read=blocks_bytes + (checkpoint.part_bytes[0] if number == 0 else 0),
-                flops=walks[name],
-            )
-            for number, name in enumerate(plan.walks)
-        ],
+        walks=[WalkCost(name=name, bytes_read=_bytes_read(name, inputs), flops=walks[name]) for name in plan.walks],
         problems=plan.problem_counts,
         maps=[list(anchors) for anchors in plan.maps],
         flops=total,
@@ -75,6 +66,21 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
     )
 
 
+def _bytes_read(walk: str, inputs: Inputs) -> int:
+    """Of a walk: all blocks, before the first walk of each checkpoint also its parts outside the blocks."""
+    rest, *blocks = inputs.checkpoint.part_bytes
+    original = [0] if inputs.baseline is None else inputs.baseline.checkpoint.part_bytes
+    match walk:
+        case "baseline":
+            return sum(original)
+        case "trained states":
+            return rest + sum(blocks)
+        case "check":
+            return sum(blocks) + sum(original[1:])
+        case _:
+            return sum(blocks)
+
+
 def _state_bytes(plan: Plan, inputs: Inputs) -> int:
     """Trained states of the splits that keep them at every boundary, and what comes on top of them on a walk.
 
@@ -85,8 +91,9 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
     kept = sizes.fit + sizes.check + (sizes.select if plan.maps or plan.band else 0)
     beside = plan.blocks * (plan.free_corrected is not None) + 2 * plan.blocks * (plan.what_if is not None)
     candidates = plan.blocks * len(plan.corrected) + beside + len(plan.matrix_cells) + 1
+    taken = plan.blocks * plan.baseline
     mixes = len(mix_sizes(plan.blocks)) * (plan.what_if is not None)
-    carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1 + beside + mixes))
+    carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1 + beside + mixes + taken))
     return MASTER_BYTES * width * (kept * (plan.blocks + 1) + 2 * max(sizes.fit + sizes.check, carried))
 
 

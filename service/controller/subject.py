@@ -14,6 +14,7 @@ from peelbound.service.controller.cost import CostModel
 from peelbound.service.controller.pool import Pool, Ref
 from peelbound.workers.calibration import CalibrationSet, Split, loss_mask
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.errors import pointing
 from peelbound.workers.quantisers.weight_class import WeightClass
 from peelbound.workers.recipes import Arithmetic
 
@@ -89,8 +90,9 @@ def _sums(owner: NDArray[np.int32], values: NDArray[np.float32], documents: int)
 class Audited:
     """A checkpoint on the pool: its parts as they are walked, checked against each other from walk to walk."""
 
-    def __init__(self, checkpoint: Checkpoint, pool: Pool) -> None:
-        self.checkpoint, self.pool = checkpoint, pool
+    def __init__(self, checkpoint: Checkpoint, pool: Pool, pointer: str = "/checkpoint") -> None:
+        """Bind to a checkpoint, which the request names at `pointer`."""
+        self.checkpoint, self.pool, self._pointer = checkpoint, pool, pointer
         self.blocks = checkpoint.architecture.block_count
         self.cost = CostModel.of(checkpoint)
         self.walks = 0
@@ -109,10 +111,20 @@ class Audited:
     def parts(self, order: Sequence[int]) -> Iterator[tuple[int, Ref]]:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""
         self.walks += 1
-        for part in self.checkpoint.read_parts(order):
-            metrics.CHECKPOINT_BYTES.inc(self.checkpoint.part_bytes[part.index])
-            self._digests[part.index] = part.sha256
-            yield part.index, ray.put(part)
+        with pointing(self._pointer):
+            for part in self.checkpoint.read_parts(order):
+                metrics.CHECKPOINT_BYTES.inc(self.checkpoint.part_bytes[part.index])
+                self._digests[part.index] = part.sha256
+                yield part.index, ray.put(part)
+
+    def assume(self, parts: Sequence[str]) -> None:
+        """Take the digests of parts 0..K as they are known; one that is read from now on counts instead."""
+        self._digests = dict(enumerate(parts)) | self._digests
+
+    @property
+    def part_digests(self) -> list[str]:
+        """Of parts 0..K, once every part was read."""
+        return [self._digests[i] for i in range(self.blocks + 1)]
 
     @property
     def read_whole(self) -> bool:
@@ -121,4 +133,4 @@ class Audited:
 
     def digest(self) -> str:
         """SHA-256 of the whole checkpoint, once every part was read."""
-        return self.checkpoint.digest([self._digests[i] for i in range(self.blocks + 1)])
+        return self.checkpoint.digest(self.part_digests)

@@ -6,7 +6,7 @@ on the walk back, open peel problems keep their blocks too.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -88,7 +88,15 @@ SUBLAYERS = ("attention", "mlp", "block")
 class Walker:
     """Walks an audited model; with `damage`, the copy of it that carries the planted one."""
 
-    def __init__(self, audited: Audited, data: Data, pool: Pool, meter: Meter, damage: Damage | None = None) -> None:
+    def __init__(
+        self,
+        audited: Audited,
+        data: Data,
+        pool: Pool,
+        meter: Meter,
+        damage: Damage | None = None,
+        baseline: Audited | None = None,
+    ) -> None:
         """Bind to a model and its data.
 
         Args:
@@ -97,8 +105,10 @@ class Walker:
             pool: the actors.
             meter: told of every pass of a shard through a block.
             damage: planted in one block, or None.
+            baseline: read along where references take its blocks, or None.
         """
         self.audited, self.data, self.pool, self.meter, self.damage = audited, data, pool, meter, damage
+        self.baseline = baseline
 
     def _passed(self, passes: int, shard: Shard) -> None:
         sequences, length = shard.rows.stop - shard.rows.start, self.data.sequence_length
@@ -246,7 +256,9 @@ class Walker:
             self._passed(FORWARD * passes, shard)
 
         window = Window(self.pool)
-        for index, part in self.audited.parts(range(1, self.audited.blocks + 1)):
+        order = range(1, self.audited.blocks + 1)
+        beside = self._beside(order, references)
+        for (index, part), (_, original) in zip(self.audited.parts(order), beside, strict=True):
             step = []
             for number, shard in enumerate(shards):
                 states, moving = carry(carried[number], references, index)
@@ -254,6 +266,7 @@ class Walker:
                     "advance",
                     self._block(index),
                     part,
+                    original,
                     [reference for _, reference, _ in moving],
                     *(state for _, _, state in moving),
                     outputs=len(moving),
@@ -268,6 +281,12 @@ class Walker:
             self._submit_losses(shard, states, rows)
         self.pool.finish_all()
         return {name: whole(rows[name]) for name in names}
+
+    def _beside(self, order: Sequence[int], references: Sequence[Reference]) -> Iterable[tuple[int, Ref | None]]:
+        """The baseline's blocks, if any reference takes one."""
+        if self.baseline is None or not any(reference.baseline for reference in references):
+            return [(index, None) for index in order]
+        return self.baseline.parts(order)
 
     def _submit_losses(self, shard: Shard, states: dict[str, Ref], rows: dict[str, Rows]) -> None:
         def took(done: Done) -> None:

@@ -4,10 +4,9 @@ import json
 import logging
 
 from peelbound.service.schemas.report import WeightsReport
-from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
-from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
+from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, RequestError
 from peelbound.workers.keys import canonical, key_of, source_hash
 from peelbound.workers.quantisers.conversion import already_low_bit
 from peelbound.workers.quantisers.detect import Finding, detect
@@ -19,10 +18,10 @@ log = logging.getLogger(__name__)
 class Finder:
     """Finds what the linear maps of one checkpoint are."""
 
-    def __init__(self, store: ObjectStore, tenant: str, checkpoint: Checkpoint, request: AuditRequest) -> None:
+    def __init__(self, store: ObjectStore, tenant: str, checkpoint: Checkpoint, asked: str | None) -> None:
         """Bind to a checkpoint and to what the request says of its weights."""
         self._store, self._tenant, self._checkpoint = store, tenant, checkpoint
-        self._asked = request.options.weights
+        self._asked = asked
 
     def find(self, digest: str | None) -> Finding:
         """The finding, remembered where the content is known; else block 1 is read for it.
@@ -68,6 +67,21 @@ def require_full_precision(what_if: str | None, finding: Finding) -> None:
     """
     if what_if is not None and not finding.weights.scheme.full:
         raise already_low_bit(f"the checkpoint is {finding.weights.scheme} ({finding.why})", what_if)
+
+
+def require_unquantised(finding: Finding) -> None:
+    """Refuse a baseline that is low-bit itself.
+
+    Raises:
+        RequestError: slug ``request-baseline-low-bit``.
+    """
+    if not finding.weights.scheme.full:
+        raise RequestError(
+            f"The baseline is {finding.weights.scheme} itself ({finding.why})",
+            slug="request-baseline-low-bit",
+            remedy="Name the checkpoint before quantisation, in full precision, or leave baseline out.",
+            pointer="/baseline",
+        )
 
 
 def weights_report(finding: Finding, checkpoint: Checkpoint) -> WeightsReport:

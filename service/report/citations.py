@@ -16,6 +16,7 @@ _SECTIONS = {
     "positive_control": "control",
     "what_if": "what-if",
     "low_bit": "low-bit",
+    "baseline": "baseline",
     "calibration": "settings",
     "checkpoint": "settings",
 }
@@ -27,7 +28,7 @@ _NAMES = {"index", "block", "blocks", "best_block", "named_block", "kept"}
 _CHOSEN = {"settings", "request"}
 """Parts of the report that were chosen, not measured."""
 
-_WITH_BLOCKS = ("what_if", "low_bit")
+_WITH_BLOCKS = ("what_if", "low_bit", "baseline")
 """Sections with a list of all blocks of their own."""
 
 MOST = 8

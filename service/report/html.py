@@ -13,7 +13,7 @@ from peelbound.service.report.advice import advice
 from peelbound.service.report.charts.blocks import blocks_chart
 from peelbound.service.report.charts.cloud import Split, cloud_chart, cloud_points
 from peelbound.service.report.charts.losses import check_competitors, fit_competitors, loss_panel, shared_scale
-from peelbound.service.report.charts.low_bit import price_chart, rounding_chart
+from peelbound.service.report.charts.low_bit import damage_chart, price_chart, rounding_chart
 from peelbound.service.report.charts.matrix import heat_tables
 from peelbound.service.report.citations import references
 from peelbound.service.report.reproduce import audit_command, is_abridged, request_json
@@ -87,6 +87,7 @@ def render(report: Report, *, record: AuditRecord | None = None, series: RunSeri
         check_panel=loss_panel("check-losses", "Gains on check", trained_check, check_competitors(report), scale),
         blocks_chart=blocks_chart(report.blocks) if report.blocks else None,
         price_chart=price_chart(report.low_bit.blocks) if report.low_bit and report.low_bit.blocks else None,
+        damage_chart=damage_chart(report.baseline, report.blocks) if report.baseline else None,
         rounding_chart=rounding_chart(report.what_if) if report.what_if else None,
         heat=heat_tables(report.matrix, report.checkpoint.blocks),
         clouds=_clouds(series, record.id if record else None),

@@ -66,7 +66,7 @@ def audit_command(request: Mapping[str, Any]) -> Command | None:
     if not isinstance(calibration, Mapping) or not calibration.get("uri") or not checkpoint:
         return None
     words = ["peelbound audit", shlex.quote(str(checkpoint)), _flag("calibration", calibration["uri"])]
-    words += _given(request, AuditRequest, ("preset", "what_if", "seed"))
+    words += _given(request, AuditRequest, ("preset", "baseline", "what_if", "seed"))
     words += _given(calibration, Calibration, _CALIBRATION_FLAGS)
     words += _given(options, AuditOptions, ("tolerance",))
     words += [_flag("anchors", ",".join(map(str, anchors))) for anchors in options.get("maps") or []]

@@ -272,6 +272,27 @@ class WhatIfReport(WireModel):
     sentences: list[Sentence]
 
 
+class DamagedBlock(WireModel):
+    """A block of a quantised checkpoint beside the baseline's."""
+
+    index: int = Field(ge=1)
+    damage: Interval
+    """CE(trained) − CE(with the baseline's block in the place of this one), on check: what quantisation did here.
+    `blocks` has what re-solving this block wins."""
+
+
+class BaselineReport(WireModel):
+    """The checkpoint before quantisation beside the audited one."""
+
+    sha256: str
+    loss: Measured
+    """Of the baseline, with its own embedding and head, on check."""
+    damage: Interval
+    """CE(trained) − CE(baseline), on check: what quantisation cost altogether."""
+    blocks: list[DamagedBlock]
+    sentences: list[Sentence]
+
+
 class MatrixCell(WireModel):
     """Peeling matrix: a fresh block from h[source] to h[target] put in place of blocks source+1 … target."""
 
@@ -409,6 +430,8 @@ class Report(WireModel):
     """Only for a model of a low-bit weight class."""
     what_if: WhatIfReport | None = None
     """Only where the request asks it."""
+    baseline: BaselineReport | None = None
+    """Only where the request names one."""
     calibration: CalibrationReport
     checkpoint: CheckpointReport
     settings: dict[str, Any]

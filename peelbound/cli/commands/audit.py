@@ -38,7 +38,7 @@ def command(
 
     With no service running, one is started for the call; it solves nothing that was solved before.
     """
-    places = [place for place in (request.checkpoint, request.calibration.uri) if place is not None]
+    places = [p for p in (request.checkpoint, request.calibration.uri, request.baseline) if p is not None]
     if no_wait:
         _submit_only(request, idempotency_key, as_json)
         return

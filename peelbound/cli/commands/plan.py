@@ -16,7 +16,7 @@ from peelbound.service.schemas.request import AuditRequest
 @reporting
 def command(request: AuditRequest, as_json: bool) -> None:
     """Say what an audit of CHECKPOINT would do and cost, without running it."""
-    places = [place for place in (request.checkpoint, request.calibration.uri) if place is not None]
+    places = [p for p in (request.checkpoint, request.calibration.uri, request.baseline) if p is not None]
     with service_for(places, with_controller=False) as service:
         plan = service.client.plan(request)
     if as_json:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from peelbound.service.report import numbers
 from peelbound.service.report.charts import svg
 from peelbound.service.report.charts.blocks import FOOTER, PANEL_HEIGHT, Panel, Point, depth_axis, panel_marks
-from peelbound.service.schemas.report import BlockBits, Interval, WhatIfReport
+from peelbound.service.schemas.report import BaselineReport, BlockBits, BlockReport, Interval, WhatIfReport
 
 _LEFT, _RIGHT = -0.14, 0.14
 """Of a block's width: where its two marks stand."""
@@ -36,6 +36,16 @@ def price_chart(blocks: Sequence[BlockBits]) -> Markup:
     panel = Panel("Price of the bits, nats", "● price  ◆ own gain", points)
     told = "; ".join(f"block {b.index}: {numbers.gain(b.price)}" for b in blocks)
     return _picture("price-chart", "Price of each block’s bits", told, panel)
+
+
+def damage_chart(baseline: BaselineReport, blocks: Sequence[BlockReport]) -> Markup:
+    """What quantisation did to each block, and what re-solving it wins."""
+    points = []
+    for damaged, block in zip(baseline.blocks, blocks, strict=True):
+        points += [_measured(damaged.index, damaged.damage), _other(block.index, block.gain.estimate)]
+    panel = Panel("Damage, nats", "● damage  ◆ won back", points)
+    told = "; ".join(f"block {b.index}: {numbers.gain(b.damage)}" for b in baseline.blocks)
+    return _picture("damage-chart", "Damage by quantisation, block by block", told, panel)
 
 
 def _measured(index: int, value: Interval) -> Point:

@@ -1,5 +1,6 @@
 """What the controller's tests share: a model, documents, and a service with a controller of two workers."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,18 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from safetensors.torch import load_file, save_file
 
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
+from peelbound.workers.quantisers.quantise import quantise
+from peelbound.workers.quantisers.scheme import Scheme
 from tests.integration.controller.harness import (
     ControllerProcess,
     Service,
     a_controller,
     a_service,
+    aged,
     request_for,
     save_documents,
     save_model,
@@ -35,6 +40,18 @@ class Inputs:
     def request(self, checkpoint: Path | str | None = None, **changes: Any) -> AuditRequest:
         """A standard audit, but for these fields."""
         return request_for(checkpoint or self.model, self.documents, **changes)
+
+
+def ternary_model(inputs: Inputs, name: str) -> Path:
+    """The model with every linear map of its blocks made ternary."""
+    model = Path(shutil.copytree(inputs.model, inputs.directory / name))
+    for shard in model.glob("*.safetensors"):
+        tensors = load_file(shard)
+        for tensor in tensors:
+            if tensor.endswith("_proj.weight"):
+                tensors[tensor] = quantise(tensors[tensor], Scheme.parse("ternary")).contiguous()
+        save_file(tensors, shard, {"format": "pt"})
+    return aged(model)
 
 
 @dataclass
@@ -76,6 +93,18 @@ def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPa
 
 
 WHAT_IF: dict[str, Any] = {"what_if": "int3-g16+a8", "preset": "quick"}
+
+
+@pytest.fixture(scope="session")
+def beside(inputs: Inputs) -> AuditRequest:
+    """A quick audit of a ternary model beside the one before quantisation."""
+    return inputs.request(ternary_model(inputs, "quantised"), baseline=str(inputs.model), preset="quick")
+
+
+@pytest.fixture(scope="session")
+def beside_baseline(running: Running, beside: AuditRequest) -> bytes:
+    """Its report, by two workers."""
+    return running.service.succeeded(running.service.submit(beside, "baseline"), "baseline")
 
 
 @pytest.fixture(scope="session")

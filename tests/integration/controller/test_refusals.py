@@ -16,7 +16,7 @@ from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibr
 from peelbound.workers.quantisers.quantise import quantise
 from peelbound.workers.quantisers.scheme import Scheme
 from tests import packers
-from tests.integration.controller.conftest import Inputs, Running
+from tests.integration.controller.conftest import Inputs, Running, ternary_model
 from tests.integration.controller.harness import SPLITS, aged, save_documents, save_model, until
 from tests.tiny_models import tiny_config
 
@@ -27,8 +27,8 @@ def copied(inputs: Inputs, name: str) -> Path:
     return Path(shutil.copytree(inputs.model, inputs.directory / name))
 
 
-def with_nan(inputs: Inputs) -> AuditRequest:
-    model, tensor = copied(inputs, "nan"), "model.layers.1.mlp.up_proj.weight"
+def with_nan(inputs: Inputs, name: str = "nan") -> AuditRequest:
+    model, tensor = copied(inputs, name), "model.layers.1.mlp.up_proj.weight"
     shard = model / json.loads((model / INDEX).read_text())["weight_map"][tensor]
     tensors = load_file(shard)
     tensors[tensor][3, 5] = torch.nan
@@ -92,18 +92,6 @@ def wrong_credentials(inputs: Inputs) -> AuditRequest:
     return inputs.request("s3://models/run-7")
 
 
-def ternary_model(inputs: Inputs, name: str) -> Path:
-    """The model with every linear map of its blocks made ternary."""
-    model = copied(inputs, name)
-    for shard in model.glob("*.safetensors"):
-        tensors = load_file(shard)
-        for tensor in tensors:
-            if tensor.endswith("_proj.weight"):
-                tensors[tensor] = quantise(tensors[tensor], Scheme.parse("ternary")).contiguous()
-        save_file(tensors, shard, {"format": "pt"})
-    return aged(model)
-
-
 def packed_with_nan(inputs: Inputs) -> AuditRequest:
     """BitNet's layout, one scale of block 2 being NaN."""
     model = ternary_model(inputs, "nan-scale")
@@ -142,6 +130,24 @@ def what_if_on_a_ternary_block(inputs: Inputs) -> AuditRequest:
     return inputs.request(aged(model), what_if="int4")
 
 
+def baseline_of_another_architecture(inputs: Inputs) -> AuditRequest:
+    other = save_model(inputs.directory / "wider", intermediate_size=96)
+    return inputs.request(ternary_model(inputs, "quantised-wider"), baseline=str(other))
+
+
+def baseline_that_is_low_bit(inputs: Inputs) -> AuditRequest:
+    return inputs.request(baseline=str(ternary_model(inputs, "low-bit-baseline")))
+
+
+def baseline_elsewhere(inputs: Inputs) -> AuditRequest:
+    return inputs.request(baseline="/etc")
+
+
+def baseline_with_nan(inputs: Inputs) -> AuditRequest:
+    with_nan_in_block_2 = Path(with_nan(inputs, "nan-baseline").checkpoint)
+    return inputs.request(ternary_model(inputs, "quantised-nan"), baseline=str(with_nan_in_block_2))
+
+
 def what_if_in_groups_that_do_not_divide(inputs: Inputs) -> AuditRequest:
     return inputs.request(what_if="int4-g24")
 
@@ -178,6 +184,18 @@ REFUSALS = [
     ),
     Refusal(
         what_if_in_groups_that_do_not_divide, "weights-group-indivisible", "/what_if", "Groups of 24", "that divides"
+    ),
+    Refusal(
+        baseline_of_another_architecture,
+        "request-baseline-architecture",
+        "/baseline",
+        "intermediate_size is 96, not 64",
+        "quantised from",
+    ),
+    Refusal(baseline_that_is_low_bit, "request-baseline-low-bit", "/baseline", "ternary itself", "before quantisation"),
+    Refusal(baseline_elsewhere, "uri-refused", "/baseline", "/etc", "PEELBOUND_ALLOW"),
+    Refusal(
+        baseline_with_nan, "checkpoint-not-finite", "/baseline", "block 2: mlp.up_proj.weight has 1 NaN", "earlier"
     ),
     Refusal(wrong_credentials, "storage-denied", "/checkpoint", "403", "PEELBOUND_S3_SECRET_ACCESS_KEY"),
 ]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from peelbound.service.schemas.report import BlockFinding, Report
-from peelbound.service.schemas.request import AuditOptions, Precision, Preset
+from peelbound.service.schemas.request import AuditOptions, AuditRequest, Precision, Preset
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import WHAT_IF, Inputs, Running
 from tests.integration.controller.harness import a_controller, a_service, aged, request_for
@@ -32,7 +32,7 @@ def test_the_report_holds_all_that_a_standard_audit_measures(reference: bytes) -
 
 
 def test_one_worker_among_foreign_folders_gives_the_same_bytes(
-    inputs: Inputs, reference: bytes, rounded: bytes, tmp_path: Path
+    inputs: Inputs, reference: bytes, rounded: bytes, beside: AuditRequest, beside_baseline: bytes, tmp_path: Path
 ) -> None:
     """The controller runs in a user's directory, whose modules are named like ours and like those that we import."""
     user = tmp_path / "user"
@@ -43,6 +43,7 @@ def test_one_worker_among_foreign_folders_gives_the_same_bytes(
     with a_service(settings) as service, a_controller(settings, tmp_path / "log", cwd=user):
         assert service.succeeded(service.submit(inputs.request())) == reference
         assert service.succeeded(service.submit(inputs.request(**WHAT_IF))) == rounded
+        assert service.succeeded(service.submit(beside)) == beside_baseline
 
 
 def test_a_repeated_audit_is_answered_from_what_is_kept(running: Running, inputs: Inputs, reference: bytes) -> None:
@@ -113,10 +114,11 @@ def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPath
 
 
 def test_three_workers_with_a_store_on_s3_give_the_same_bytes(
-    on_s3: Running, inputs: Inputs, reference: bytes, rounded: bytes
+    on_s3: Running, inputs: Inputs, reference: bytes, rounded: bytes, beside: AuditRequest, beside_baseline: bytes
 ) -> None:
     assert on_s3.service.succeeded(on_s3.service.submit(inputs.request())) == reference
     assert on_s3.service.succeeded(on_s3.service.submit(inputs.request(**WHAT_IF))) == rounded
+    assert on_s3.service.succeeded(on_s3.service.submit(beside)) == beside_baseline
 
 
 def test_inputs_on_s3_change_nothing_but_their_names(on_s3: Running, reference: bytes) -> None:

@@ -55,6 +55,7 @@ def parsed(command: str) -> AuditRequest:
         REQUEST,
         {**REQUEST, "preset": "quick", "seed": 7, "options": {"tolerance": 0.02, "maps": [[2, 4], [4]]}},
         {**REQUEST, "what_if": "int4-g32"},
+        {**REQUEST, "baseline": "s3://models/baseline/before quantisation"},
         with_calibration(text_field="the body", split_seed=3, check_sequences=12, sequence_length=64),
         with_calibration(uri="file:///data/it's here/$(touch x).jsonl", provenance="trained_on"),
     ],
