@@ -8,7 +8,7 @@ from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, RequestError
 from peelbound.workers.keys import canonical, key_of, source_hash
-from peelbound.workers.quantisers.conversion import already_low_bit
+from peelbound.workers.quantisers.conversion import already_low_bit, require_rounded_inputs
 from peelbound.workers.quantisers.detect import Finding, detect
 from peelbound.workers.quantisers.scheme import Scheme
 
@@ -28,7 +28,7 @@ class Finder:
 
         Raises:
             RequestError: the request contradicts the weights.
-            CheckpointError: the weights cannot be read.
+            CheckpointError: the weights cannot be read, or 8-bit activations be had (``weights-activations-…``).
         """
         known = None if digest is None else self._remembered(digest)
         return self._look() if known is None else known
@@ -56,7 +56,11 @@ class Finder:
         part = checkpoint.read_part(1)
         asked = None if self._asked is None else Scheme.parse(self._asked)
         maps = checkpoint.architecture.linear_maps(1)
-        return detect(maps, part.tensors(), part.grids(), checkpoint.encoding, asked)
+        finding = detect(maps, part.tensors(), part.grids(), checkpoint.encoding, asked)
+        for index in range(1, checkpoint.architecture.block_count + 1):
+            restricted = finding.weights.restricted(checkpoint.architecture.linear_maps(index))
+            require_rounded_inputs(restricted, finding.weights.scheme, "/options/weights")
+        return finding
 
 
 def require_full_precision(what_if: str | None, finding: Finding) -> None:
