@@ -210,7 +210,7 @@ class Audit:
         audited = Audited(inputs.baseline.checkpoint, self.pool, "/baseline")
         identity = self._identity("", inputs, plan, environment)
         kept = BaselineMeasurements(self.store, self.tenant, identity, environment["service"])
-        found = walk_baseline(audited, data, self.pool, self.meter, digests, kept)
+        found = walk_baseline(audited, data, self.pool, self.meter, digests, kept, plan.arithmetic)
         finder.keep(found.digest, finding)
         return found
 

@@ -19,6 +19,7 @@ from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.actor import Reference
 from peelbound.workers.errors import pointing
 from peelbound.workers.quantisers.weight_class import FULL_PRECISION
+from peelbound.workers.recipes import Arithmetic
 
 _ASKED = ("baseline", {"split": CHECK})
 
@@ -49,7 +50,13 @@ def baseline_name(block: int) -> str:
 
 
 def walk_baseline(
-    audited: Audited, data: Data, pool: Pool, meter: Meter, digests: Digests, measurements: "BaselineMeasurements"
+    audited: Audited,
+    data: Data,
+    pool: Pool,
+    meter: Meter,
+    digests: Digests,
+    measurements: "BaselineMeasurements",
+    arithmetic: Arithmetic,
 ) -> Baseline:
     """The baseline's loss on check, from its own walk where it is not known; leaves its skeleton on the workers.
 
@@ -65,7 +72,7 @@ def walk_baseline(
             audited.assume(found["parts"])
             return Baseline(audited, known, np.array(found["losses"]))
         meter.phase("baseline")
-        audited.prepare(FULL_PRECISION)
+        audited.prepare(FULL_PRECISION, arithmetic)
         rows = Walker(audited, data, pool, meter).references(CHECK, [])["trained"]
         digest = audited.digest()
         digests.keep(digest)
