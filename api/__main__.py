@@ -6,11 +6,12 @@ import uvicorn
 from pydantic import ValidationError
 
 from peelbound.api.app import create_app
+from peelbound.api.draining import Draining, Server
 from peelbound.service.logs import configure_logs
 from peelbound.service.settings import Settings
 
-DRAIN_SECONDS = 10
-"""What requests in hand get to end; event streams go on for as long as their audits, and are resumed elsewhere."""
+LAST_SECONDS = 10
+"""What requests in hand get to end once no new ones are taken."""
 
 
 def main() -> int:
@@ -21,16 +22,19 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logs(settings.log_format)
-    server = uvicorn.Server(
+    draining = Draining()
+    server = Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, draining),
             host=settings.host,
             port=settings.port,
             lifespan="on",
             log_config=None,  # ours
             access_log=False,  # ours, without the query
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
+            timeout_graceful_shutdown=LAST_SECONDS,
+        ),
+        draining,
+        settings.drain_seconds,
     )
     server.run()
     return 0 if server.started else 3

@@ -12,6 +12,7 @@ from peelbound import __version__
 from peelbound.api import problems
 from peelbound.api.access_log import AccessLog
 from peelbound.api.context import Context
+from peelbound.api.draining import Draining
 from peelbound.api.gate import Gate
 from peelbound.api.hosts import HostGuard
 from peelbound.api.limits import BodyLimit
@@ -25,18 +26,20 @@ from peelbound.api.routes import audits, index, log, operations, plans, reports,
 from peelbound.service.settings import Settings
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, draining: Draining | None = None) -> FastAPI:
     """The application; database and store are opened when it starts, not when it is made.
 
     Args:
         settings: taken from the environment if None.
+        draining: told by whoever serves it before it ends; None: nobody does.
     """
     settings = Settings() if settings is None else settings
+    draining = Draining() if draining is None else draining
     registry = CollectorRegistry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context = await run_in_threadpool(Context.open, settings)
+        context = await run_in_threadpool(Context.open, settings, draining)
         registry.register(ServiceMetrics(context, current_default_thread_limiter()))
         app.state.context = context
         app.state.planner = Planner(settings)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from peelbound.api.draining import Draining
 from peelbound.api.oidc import IdentityProvider
 from peelbound.api.states import States
 from peelbound.service.database.audits import Audits
@@ -39,14 +40,19 @@ class Context:
     log: Log
     provider: IdentityProvider | None
     store: ObjectStore
+    draining: Draining
 
     def allow(self, tenant: str) -> AllowList:
         """What a tenant may have read."""
         return AllowList(self.settings.of_tenant(tenant).allow)
 
     @classmethod
-    def open(cls, settings: Settings) -> "Context":
+    def open(cls, settings: Settings, draining: Draining) -> "Context":
         """Connect to a database whose schema is this version's.
+
+        Args:
+            settings: of the process.
+            draining: whether it is about to end.
 
         Raises:
             DatabaseUnavailable: it did not answer for as long as the settings say.
@@ -70,6 +76,7 @@ class Context:
             log=Log(engine),
             provider=IdentityProvider(settings) if settings.oidc_issuer else None,
             store=open_store(settings),
+            draining=draining,
         )
 
     def close(self) -> None:

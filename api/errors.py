@@ -66,6 +66,13 @@ class PlanUnavailable(InfrastructureError):
     title = "The plan could not be computed now"
 
 
+class ReplicaEnding(InfrastructureError):
+    """The replica was told to end and takes its leave."""
+
+    slug = "replica-ending"
+    title = "The replica is about to end"
+
+
 class ControllerAbsent(InfrastructureError):
     """Audits wait and no controller has been seen for longer than a lease."""
 

@@ -7,7 +7,7 @@ import anyio
 from fastapi.concurrency import run_in_threadpool
 
 from peelbound.api.context import Context
-from peelbound.api.errors import ControllerAbsent
+from peelbound.api.errors import ControllerAbsent, ReplicaEnding
 from peelbound.service.schemas.base import WireModel
 from peelbound.workers.errors import PeelboundError
 
@@ -40,9 +40,12 @@ class Readiness:
         """The answer, at most `LASTING_SECONDS` old.
 
         Raises:
+            ReplicaEnding: this replica is about to end.
             ControllerAbsent: an audit has waited in vain.
             PeelboundError: the database does not answer, or the store takes no writes.
         """
+        if self._context.draining.begun:
+            raise ReplicaEnding("This replica is about to end.", remedy="Ask another one.")
         async with self._turn:
             if self._answer is None or self._clock() >= self._expires:
                 self._answer = await run_in_threadpool(self._look)

@@ -6,8 +6,7 @@ import anyio
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import ServerSentEvent
 
-from peelbound.api.states import States
-from peelbound.service.database.audits import Audits
+from peelbound.api.context import Context
 from peelbound.service.schemas.record import AuditRecord
 
 FIRST_PAUSE_SECONDS = 0.05
@@ -22,27 +21,25 @@ def _pauses() -> Iterator[float]:
         pause = min(1.25 * pause, LONGEST_PAUSE_SECONDS)
 
 
-async def until_ended(states: States, audits: Audits, tenant: str, audit_id: str, seconds: float) -> AuditRecord:
-    """The audit as soon as it has ended, or as it is when the time is over."""
+async def until_ended(service: Context, tenant: str, audit_id: str, seconds: float) -> AuditRecord:
+    """The audit as soon as it has ended, or as it is when the time is over or the replica is about to end."""
     deadline = anyio.current_time() + seconds
     pauses = _pauses()
-    while (remaining := deadline - anyio.current_time()) > 0:
-        if (await states.of(tenant, audit_id)).state.ended:
+    while (remaining := deadline - anyio.current_time()) > 0 and not service.draining.begun:
+        if (await service.states.of(tenant, audit_id)).state.ended:
             break
         await anyio.sleep(min(next(pauses), remaining))
-    return await run_in_threadpool(audits.get, tenant, audit_id)
+    return await run_in_threadpool(service.audits.get, tenant, audit_id)
 
 
-async def event_stream(
-    states: States, audits: Audits, tenant: str, audit_id: str, after: int
-) -> AsyncIterator[ServerSentEvent]:
-    """The audit's events after a number, as they happen, until the one that ends it."""
+async def event_stream(service: Context, tenant: str, audit_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+    """The audit's events after a number, as they happen, until the one that ends it or the replica is about to end."""
     pauses = _pauses()
-    while True:
+    while not service.draining.begun:
         # State and count are read together: what has ended by then has written all of its events.
-        standing = await states.of(tenant, audit_id)
+        standing = await service.states.of(tenant, audit_id)
         while after < standing.events:
-            events = await run_in_threadpool(audits.events, tenant, audit_id, after)
+            events = await run_in_threadpool(service.audits.events, tenant, audit_id, after)
             for event in events:
                 yield ServerSentEvent(raw_data=event.model_dump_json(), event=event.type, id=str(event.number))
             after = events[-1].number

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from peelbound.api.app import create_app
+from peelbound.api.draining import Draining
 from peelbound.local import PRIVATE_UMASK, StartFailed, ensure_secret, holding, private_files, publish_url
 from peelbound.service.database.schema import open_database
 from peelbound.service.database.tokens import Tokens
@@ -126,14 +127,15 @@ def _authority(settings: Settings, listener: socket.socket) -> str:
 
 @contextmanager
 def _serving(settings: Settings, listener: socket.socket) -> Iterator[None]:
+    draining = Draining()
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, draining),
             lifespan="on",
             log_config=None,
             log_level="warning",
             access_log=False,  # the link's token is part of a request line
-            timeout_graceful_shutdown=2,  # event streams would go on for as long as their audits
+            timeout_graceful_shutdown=2,
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="api")
@@ -145,6 +147,7 @@ def _serving(settings: Settings, listener: socket.socket) -> Iterator[None]:
             time.sleep(0.01)
         yield
     finally:
+        draining.begin()  # event streams would go on for as long as their audits
         server.should_exit = True
         thread.join()
 

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Where `peelbound up` and `python -m peelbound.api` listen."""
     port: int = Field(default=8734, ge=0, le=65535)
     """The same; 0 takes a free one."""
+    drain_seconds: float = Field(default=5.0, ge=0)
+    """How long `python -m peelbound.api` goes on answering after SIGTERM, with `/readyz` saying no, before it stops."""
     allowed_hosts: list[str] = Field(default_factory=lambda: ["127.0.0.1", "localhost", "[::1]"])
     """Values of the `Host` header (without port) that are answered."""
     allowed_origins: list[str] = Field(default_factory=list)

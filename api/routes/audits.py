@@ -116,7 +116,7 @@ async def get(
     ] = 0.0,
 ) -> AuditRecord:
     """One audit; with `wait` the answer comes when the audit has ended or the time is over."""
-    record = await stream.until_ended(service.states, service.audits, caller.tenant, audit_id, wait)
+    record = await stream.until_ended(service, caller.tenant, audit_id, wait)
     if not record.state.ended:
         response.headers["Retry-After"] = str(POLL_AGAIN_SECONDS)
     return with_links(record)
@@ -165,5 +165,5 @@ async def events(
     sent every 15 seconds. Reconnect with `Last-Event-ID` and nothing is missed.
     """
     seen = after if last_event_id is None else last_event_id
-    async for event in stream.event_stream(service.states, service.audits, caller.tenant, record.id, seen):
+    async for event in stream.event_stream(service, caller.tenant, record.id, seen):
         yield event
