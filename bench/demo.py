@@ -31,7 +31,7 @@ OUTPUT = Path("demo-output").absolute()
 FROZEN_BLOCK = 3
 RECIPES = {"sound": Recipe(), "frozen": Recipe(frozen_block=FROZEN_BLOCK)}
 # Less than the preset would do, so that six audits on two cores take minutes: a looser bound, a narrower matrix.
-OPTIONS = AuditOptions(rhos=[0.5], network_steps=40, matrix_band=1)
+OPTIONS = AuditOptions(rhos=[0.5], network_steps=160, matrix_band=1)
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 

@@ -65,6 +65,11 @@ class Plan:
         )
 
     @property
+    def middles(self) -> bool:
+        """Whether trained states inside blocks are needed: every network has a block with its own state as target."""
+        return self.state.halves and bool(self.maps or self.band)
+
+    @property
     def control_steps(self) -> tuple[CorrectedSettings, ...]:
         """Candidates for the damaged copy: the longest step alone, since its way back is long."""
         return self.corrected[-1:]
@@ -223,7 +228,7 @@ def make_plan(request: AuditRequest, blocks: int, hidden_size: int, weights: Sch
         preset=request.preset.value,
         blocks=blocks,
         corrected=corrected,
-        state=_state_settings(options),
+        state=_state_settings(options, hidden_size),
         head=HeadSettings(
             steps=_given(options.head_steps, 40),
             learning_rate=1e-3,
@@ -250,19 +255,22 @@ def _given(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _state_settings(options: AuditOptions) -> StateSettings:
+def _state_settings(options: AuditOptions, hidden_size: int) -> StateSettings:
     if options.network_solver is SolverName.BASELINE:
         return StateSettings(
-            optimiser="adamw",
             steps=_given(options.network_steps, 400),
             learning_rate=_given(options.network_learning_rate, 5e-3),
             batch=8,
+            schedule="cosine",
+            halves=False,
         )
+    # Chosen in docs/solver.md at a width of 128; for other widths see make_plan.
     return StateSettings(
-        optimiser="muon",
-        steps=_given(options.network_steps, 80),
-        learning_rate=_given(options.network_learning_rate, 2e-2),
-        batch=8,
+        steps=_given(options.network_steps, 640),
+        learning_rate=_given(options.network_learning_rate, min(1e-2, 0.512 / hidden_size)),
+        batch=1,
+        schedule="linear",
+        halves=True,
     )
 
 

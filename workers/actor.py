@@ -244,6 +244,12 @@ class Worker:
         after = passes.forward(self.skeleton, block.index, module, states, self.grain)
         return after, Done(time.perf_counter() - start, {"cosine": passes.cosine(states, after)})
 
+    def middle(self, block: TrainedBlock, part: Part, states: Floats) -> tuple[Floats | None, Done]:
+        """The state of a shard between the block's attention and its MLP, from h[l−1]; None: see `passes.middle`."""
+        start = self._begin()
+        found = passes.middle(self.skeleton, block.index, self._load(block, part), states, self.grain)
+        return found, Done(time.perf_counter() - start)
+
     def weigh(self, block: TrainedBlock, part: Part) -> Done:
         """What a block's weights alone say; values: `weight_norm`, `spectrum`."""
         start = self._begin()
@@ -311,7 +317,13 @@ class Worker:
         return Done(time.perf_counter() - start, {"products": products})
 
     def solve_state(
-        self, problem: StateProblem, select: Floats, select_target: Floats, pieces: int, *shards: Floats
+        self,
+        problem: StateProblem,
+        select: Floats,
+        select_target: Floats,
+        pieces: int,
+        targets: int,
+        *shards: Floats | None,
     ) -> tuple[Floats, Floats, Done]:
         """Solve (or look up) a peeled block and apply it.
 
@@ -320,13 +332,17 @@ class Worker:
             select: its input on select, [N, T, D].
             select_target: its target on select.
             pieces: how many of the shards are its input; the output of a peeled block comes whole.
-            shards: input and target on fit, one after another.
+            targets: how many shards follow that are its target.
+            shards: input and target on fit, one after another; then, where the target is the block's own state, the
+                trained state between its halves, each None where they cannot be told apart.
 
         Returns:
             Output on fit, output on select, and values `fit_residual`, `select_residual`.
         """
         start = self._begin()
-        inputs, target = np.concatenate(shards[:pieces]), np.concatenate(shards[pieces:])
+        present = [shard for shard in shards if shard is not None]
+        inputs, target = np.concatenate(present[:pieces]), np.concatenate(present[pieces : pieces + targets])
+        between = present[pieces + targets :]
         free = problem.settings.free
         if problem.solved:
             block = self._made(problem.index, load_tensors(self.store, problem.key), free=free)
@@ -344,6 +360,7 @@ class Worker:
                 problem.seed,
                 self._on_step,
                 latents,
+                np.concatenate(between) if between else None,
             )
         fit_output = passes.forward(self.skeleton, problem.index, block, inputs, self.grain, competitor=True)
         select_output = passes.forward(self.skeleton, problem.index, block, select, self.grain, competitor=True)

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peelbound.workers.descent import OnStep
 from peelbound.workers.passes import Floats, Ints, Tokens, losses
 from peelbound.workers.recipes import HeadSettings
 from peelbound.workers.skeleton import Skeleton
-from peelbound.workers.solver import OnStep
 
 
 @dataclass(frozen=True)

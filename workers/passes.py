@@ -66,6 +66,27 @@ def forward(
     return outputs.array()
 
 
+def middle(skeleton: Skeleton, index: int, block: nn.Module, states: Floats, grain: int) -> Floats | None:
+    """The residual stream inside block `index`, between attention and MLP: h[index−1] + what attention adds.
+
+    Args:
+        states: h[index−1], [N, T, D].
+
+    Returns:
+        [N, T, D]; None where the block's halves cannot be told apart.
+    """
+    if skeleton.sublayer_children(index, block) is None:
+        return None
+    found = Download(states.shape, skeleton.device)
+    with torch.no_grad():
+        for part in grains(len(states), grain):
+            h = upload(states[part], skeleton.device)
+            attention = skeleton.sublayers(index, block, h).attention
+            assert attention is not None
+            found.put(part, h + attention)
+    return found.array()
+
+
 def _not_finite(what: str, competitor: bool, index: int | None = None) -> CheckpointError:
     if competitor:
         return CheckpointError(

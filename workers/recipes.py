@@ -38,15 +38,18 @@ class CorrectedSettings:
 
 @dataclass(frozen=True)
 class StateSettings:
-    """How a peeled block of a reference network is solved from a fresh start."""
+    """How a peeled block of a reference network is solved from a fresh start, by AdamW."""
 
-    optimiser: str
-    """`muon`: Muon for matrices (Jordan 2024) with AdamW for the rest; `adamw`: AdamW throughout."""
     steps: int
+    """Where the halves are solved one after the other: of each."""
     learning_rate: float
-    """Peak; warmed up over 5% of the steps, then a cosine to zero."""
+    """Peak; warmed up over 5% of the steps while it falls to zero."""
     batch: int
     """Sequences a step."""
+    schedule: str
+    """How the rate falls: `linear` or `cosine`."""
+    halves: bool
+    """Whether attention and MLP are peel problems of their own where the target is the block's own trained state."""
     free: bool = False
     """Whether the block is solved in full precision beside a model of another weight class."""
 

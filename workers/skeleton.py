@@ -17,7 +17,7 @@ from peelbound.workers.architecture import Architecture
 from peelbound.workers.device import Runner
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
 from peelbound.workers.recipes import FLOAT32, Arithmetic
-from peelbound.workers.sublayers import Sublayers, SublayerTrace, find_sublayers, trace_sublayers
+from peelbound.workers.sublayers import Run, Sublayers, SublayerTrace, find_sublayers, trace_sublayers
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -125,15 +125,20 @@ class Skeleton:
 
     def sublayers(self, index: int, block: nn.Module, h: Tensor) -> SublayerTrace:
         """Run `block` and hand out what attention and MLP add to the residual stream (None where it cannot be told)."""
+        return trace_sublayers(block, self._plain(index), h, self.sublayer_children(index, block))
 
-        def run(module: nn.Module, state: Tensor) -> Tensor:
-            return self.run(index, module, state, plain=True)
-
+    def sublayer_children(self, index: int, block: nn.Module) -> Sublayers | None:
+        """Which children of `block` are its attention and MLP; None where their outputs are not what it adds."""
         kind = (type(block), tuple((name, type(child)) for name, child in block.named_children()))
         if kind not in self._sublayers:
-            noise = torch.randn(1, 4, h.shape[2], generator=torch.Generator().manual_seed(0)).to(self.device)
-            self._sublayers[kind] = find_sublayers(block, run, noise, self.architecture.attention_classes)
-        return trace_sublayers(block, run, h, self._sublayers[kind])
+            width = self.architecture.hidden_size
+            noise = torch.randn(1, 4, width, generator=torch.Generator().manual_seed(0)).to(self.device)
+            run, attention = self._plain(index), self.architecture.attention_classes
+            self._sublayers[kind] = find_sublayers(block, run, noise, attention)
+        return self._sublayers[kind]
+
+    def _plain(self, index: int) -> Run:
+        return lambda module, state: self.run(index, module, state, plain=True)
 
     # -- blocks ------------------------------------------------------------------------------------------------------
 

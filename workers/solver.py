@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peelbound.workers.descent import OnStep, descend
 from peelbound.workers.device import upload
 from peelbound.workers.errors import CheckpointError
+from peelbound.workers.halves import solve_halves
 from peelbound.workers.passes import Floats, Ints, grains
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import CorrectedSettings, StateSettings
 from peelbound.workers.skeleton import Skeleton
-
-OnStep = Callable[[int], None]
-"""Called before each optimiser step with its number; may raise to stop the solve (cancellation)."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,7 @@ def solve_state(
     seed: int,
     on_step: OnStep,
     latents: Latents | None = None,
+    middle: Floats | None = None,
 ) -> None:
     """Fit a fresh block to a trained state, in place: minimise mean ‖f(x;θ) − target‖².
 
@@ -172,52 +172,27 @@ def solve_state(
         block: a fresh block `index`.
         inputs: its input on fit, [N, T, D].
         target: h[m] on fit, [N, T, D].
-        seed: of the order in which sequences are drawn.
+        seed: of the order in which sequences and tokens are drawn.
         latents: what is moved in the block's place, where its weight class restricts it; its parameters by default.
+        middle: where the target is h[index]: the trained state inside the block, between attention and MLP, on fit,
+            [N, T, D]. With it, and where the settings say so, the halves are solved one after the other.
     """
     latents = latents or Latents(block)
-    optimisers = _optimisers(latents.parameters, settings)
-    scale = 1.0 / max(float(np.mean(np.square(target), dtype=np.float64)), 1e-30)  # losses of all targets are alike
     draw = np.random.Generator(np.random.Philox(seed))
-    order = np.empty(0, dtype=np.int64)
-    batch = min(settings.batch, len(inputs))
-    warmup = max(1, round(0.05 * settings.steps))
     x, y = upload(inputs, skeleton.device), upload(target, skeleton.device)
-    for step in range(settings.steps):
-        on_step(step)
-        if len(order) < batch:
-            order = np.concatenate([order, draw.permutation(len(inputs))])
-        chosen, order = np.sort(order[:batch]), order[batch:]
-        rate = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        rows = upload(chosen, skeleton.device)
-        loss = nn.functional.mse_loss(skeleton.run(index, block, x[rows]), y[rows]) * scale
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * rate
-        latents.zero_grad()
-        loss.backward()
-        latents.collect()
-        for optimiser in optimisers:
-            optimiser.step()
-        latents.place()
+    children = skeleton.sublayer_children(index, block) if settings.halves and middle is not None else None
+    if children is not None and children.shaped and middle is not None:
+        half = upload(middle, skeleton.device)
+        solve_halves(skeleton, index, block, children, x, half, y, settings, draw, on_step, latents)
+    else:
+        scale = 1.0 / max(float(np.mean(np.square(target), dtype=np.float64)), 1e-30)  # losses of all targets are alike
+
+        def loss(rows: Tensor) -> Tensor:
+            return nn.functional.mse_loss(skeleton.run(index, block, x[rows]), y[rows]) * scale
+
+        descend(latents, latents.parameters, loss, len(x), settings.batch, settings, draw, on_step)
     _frozen(block)
     _require_finite(block, index)
-
-
-def _optimisers(parameters: list[nn.Parameter], settings: StateSettings) -> list[torch.optim.Optimizer]:
-    matrices = [p for p in parameters if p.ndim == 2] if settings.optimiser == "muon" else []
-    others = [p for p in parameters if not any(p is m for m in matrices)]
-    optimisers: list[torch.optim.Optimizer] = []
-    if matrices:
-        # match_rms_adamw (Liu et al. 2025, arXiv 2502.16982) lets one learning rate serve both optimisers.
-        optimisers.append(
-            torch.optim.Muon(
-                matrices, lr=settings.learning_rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    if others:
-        optimisers.append(torch.optim.AdamW(others, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0))
-    return optimisers
 
 
 def relative_error(output: Floats, target: Floats) -> float:

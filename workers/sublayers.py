@@ -27,10 +27,15 @@ class SublayerTrace:
 
 @dataclass(frozen=True)
 class Sublayers:
-    """Names of the block's children whose outputs are the contributions."""
+    """The block's children whose outputs are the contributions."""
 
     attention: str
     mlp: str
+    attention_entries: int = 0
+    """Entries of the tuple that the child returns, its contribution first; 0: a bare tensor."""
+    mlp_entries: int = 0
+    shaped: bool = True
+    """Whether both contributions come as [B, T, D]; some families flatten the tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,7 @@ class _Call:
     child: str
     inputs: tuple[Tensor, ...]
     output: Tensor
+    entries: int
 
 
 def find_sublayers(
@@ -60,8 +66,8 @@ def find_sublayers(
     def watch(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             inputs = tuple(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-            first = output[0] if isinstance(output, tuple) else output
-            calls.append(_Call(name, inputs, first))
+            first, entries = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
+            calls.append(_Call(name, inputs, first, entries))
 
         return hook
 
@@ -94,7 +100,13 @@ def find_sublayers(
     error = (total - parts[0] - parts[1] - parts[2]).norm()
     if not error <= 1e-5 * torch.stack([part.norm() for part in parts]).sum():
         return None
-    return Sublayers(attention.child, mlp.child)
+    return Sublayers(
+        attention=attention.child,
+        mlp=mlp.child,
+        attention_entries=attention.entries,
+        mlp_entries=mlp.entries,
+        shaped=attention.output.shape == h.shape == mlp.output.shape,
+    )
 
 
 def trace_sublayers(block: nn.Module, run: Run, h: Tensor, sublayers: Sublayers | None) -> SublayerTrace:

@@ -32,8 +32,8 @@ from peelbound.workers.passes import Floats
 from peelbound.workers.recipes import StateSettings
 
 WIDTH = 2
-CELL = StateSettings(optimiser="muon", steps=80, learning_rate=2e-2, batch=8)
-"""The product's own."""
+CELL = StateSettings(steps=640, learning_rate=4e-3, batch=1, schedule="linear", halves=True)
+"""The product's own; a cell of width 2 is solved whole."""
 HEALING_STEPS, HEALING_RATE, BATCH, LENGTH = 60, 3e-4, 16, 128
 
 

@@ -17,7 +17,7 @@ DEEP = Experiment(
     size=ModelSize(hidden=64, intermediate=176, blocks=24, heads=4),
     peeled_at=(300,),
     sizes=Sizes(fit=48, select=16, check=48, head_steps=20),
-    network_steps=25,
+    network_steps=160,
 )
 
 

@@ -127,8 +127,10 @@ class Lab:
         self.trained: dict[str, list[Floats]] = {
             name: [passes.embed(self.skeleton, split.ids, _GRAIN)] for name, split in self.splits.items()
         }
+        self.middles: dict[int, Floats | None] = {}
         for index in range(1, self.blocks + 1):
             block = self.skeleton.load_block(index, self.checkpoint.read_part(index).tensors())
+            self.middles[index] = passes.middle(self.skeleton, index, block, self.trained["fit"][-1], _GRAIN)
             for rows in self.trained.values():
                 rows.append(passes.forward(self.skeleton, index, block, rows[-1], _GRAIN))
         self._rows_trained = self._rows({name: rows[-1] for name, rows in self.trained.items()}, None)
@@ -168,8 +170,9 @@ class Lab:
         target = self.trained["fit"][node.target]
         maps = self.checkpoint.architecture.linear_maps(node.block)
         latents = Latents(block, self.found.weights.fresh(maps))
+        middle = self.middles[node.block] if node.target == node.block else None
         solver.solve_state(
-            self.skeleton, node.block, block, states["fit"], target, settings, seed, lambda _: None, latents
+            self.skeleton, node.block, block, states["fit"], target, settings, seed, lambda _: None, latents, middle
         )
         return block, {
             name: passes.forward(self.skeleton, node.block, block, rows, _GRAIN, competitor=True)

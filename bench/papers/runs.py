@@ -42,7 +42,7 @@ class Experiment:
     peeled_at_other_rates: tuple[int, ...] = (300,)
     """Of the runs at learning rates too low and too high."""
     sizes: Sizes = _SIZES
-    network_steps: int = 60
+    network_steps: int = 400
     """Of the solver, for each peel problem; all its other settings are the product's."""
 
     @property

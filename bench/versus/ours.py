@@ -17,8 +17,7 @@ from bench.solver import GRAIN, Lab
 from peelbound.service.plan import make_plan
 from peelbound.service.schemas.report import BlockFinding
 from peelbound.service.schemas.request import AuditRequest, Calibration, Preset, Provenance
-from peelbound.workers import passes, solver
-from peelbound.workers.keys import seed_of
+from peelbound.workers import passes
 
 
 def request(checkpoint: Path, calibration: Path) -> AuditRequest:
@@ -62,9 +61,8 @@ def blocks(checkpoint: Path, calibration: Path) -> dict[str, Any]:
     plan = make_plan(request(checkpoint, calibration), lab.blocks, lab.checkpoint.architecture.hidden_size)
     start, score = time.perf_counter(), {}
     for index in range(1, lab.blocks + 1):
-        seed = seed_of(0, "block", index)
-        block, (before, after) = lab.skeleton.fresh_block(index, seed), lab.states["fit"][index - 1 : index + 1]
-        solver.solve_state(lab.skeleton, index, block, before, after, plan.state, seed, lambda _: None)
+        before, after = lab.states["fit"][index - 1 : index + 1]
+        block = lab.solve(index, index, before, plan.state)
         output = passes.forward(lab.skeleton, index, block, before, GRAIN)
         score[index] = float(((output - after) ** 2).sum() / ((after - before) ** 2).sum())
     seconds = time.perf_counter() - start

@@ -111,7 +111,7 @@ class Audit:
         if known is None:
             # Every key needs the digest, which takes reading everything: the first walk does so anyhow.
             self.meter.phase("trained_states")
-            first.append(Walker(audited, data, pool, self.meter).trained(keep))
+            first.append(Walker(audited, data, pool, self.meter).trained(keep, middles=plan.middles))
             known = audited.digest()
             digests.keep(known)
         finder.keep(known, weights)
@@ -125,6 +125,7 @@ class Audit:
             self.meter,
             plan.corrected,
             keep=keep,
+            middles=plan.middles,
             first=first,
             free=plan.free_corrected,
             what_if=plan.what_if,

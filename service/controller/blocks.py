@@ -45,6 +45,7 @@ class BlockAudit:
         settings: Sequence[CorrectedSettings],
         *,
         keep: frozenset[str],
+        middles: bool = False,
         first: list[TrainedWalk] | None = None,
         damage: Damage | None = None,
         free: CorrectedSettings | None = None,
@@ -61,6 +62,7 @@ class BlockAudit:
             meter: the progress.
             settings: the candidates, by ρ.
             keep: splits whose trained states others will need.
+            middles: whether others will need the trained states inside the blocks.
             first: holds the walk forward where it was made already; it is taken out, so that nobody else keeps it.
             damage: planted in one block, or None.
             free: how each block of a low-bit network is solved once more in full precision, or None.
@@ -70,7 +72,7 @@ class BlockAudit:
         self.audited, self.data, self.pool, self.meter = audited, data, pool, meter
         self.measurements, self.settings, self.damage = measurements, list(settings), damage
         self.free, self.what_if = free, what_if
-        self._keep = keep | {FIT, CHECK}
+        self._keep, self._middles = keep | {FIT, CHECK}, middles
         self._planted = None if damage is None else asdict(damage)
         self.baseline = baseline
         self._walker = Walker(audited, data, pool, meter, damage, None if baseline is None else baseline.audited)
@@ -80,7 +82,7 @@ class BlockAudit:
         """The walk forward, once; its states stay until `forget`."""
         if self._walk is None:
             self.meter.phase("trained_states")
-            self._walk = self._walker.trained(self._keep)
+            self._walk = self._walker.trained(self._keep, middles=self._middles)
         return self._walk
 
     def forget(self) -> None:

@@ -91,13 +91,14 @@ class CostModel:
             return self.block(tokens, passes) + self.head(tokens, 1 + references + skips + whole)
 
         forward = self.block(everything, blocks) + self.head(both, BACKWARD) + self.head(sizes.select)
+        inside = self.block(sizes.fit, blocks) * plan.middles
         backward = self.block(both, blocks * BACKWARD)
         names = plan.walks
         taken = blocks * plan.baseline
         own = [self.block(sizes.check, blocks) + self.head(sizes.check)] * plan.baseline
         costs = [
             *own,
-            forward,
+            forward + inside,
             backward + self.block(sizes.fit, rounded),
             carried(sizes.select, candidates + len(plan.matrix_cells) + planted),
             carried(sizes.check, blocks + freed + 2 * rounded + taken, skips=blocks, whole=mixes),

@@ -113,6 +113,10 @@ class NetworkAudit:
         if problem.solved:
             self.meter.found(1, cost)
 
+        walk = self.blocks.walk()
+        targets = walk.states[FIT][target]
+        middles = walk.middles.get(problem.index, []) if target == problem.index and not problem.solved else []
+
         def took(done: Done) -> None:
             residuals[at] = done.values
             if not problem.solved:
@@ -124,8 +128,10 @@ class NetworkAudit:
             source.select,
             self._select_state(target),
             len(source.fit),
+            len(targets),
             *source.fit,
-            *self.blocks.walk().states[FIT][target],
+            *targets,
+            *middles,
             outputs=2,
             then=took,
         )

@@ -82,7 +82,7 @@ def _bytes_read(walk: str, inputs: Inputs) -> int:
 
 
 def _state_bytes(plan: Plan, inputs: Inputs) -> int:
-    """Trained states of the splits that keep them at every boundary, and what comes on top of them on a walk.
+    """Trained states of the splits that keep them at every boundary or inside blocks, and what a walk adds to them.
 
     On the walk back two boundaries of gradients; on a walk with references the states of each, before and after a
     block.
@@ -94,7 +94,8 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
     taken = plan.blocks * plan.baseline
     mixes = len(mix_sizes(plan.blocks)) * (plan.what_if is not None)
     carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1 + beside + mixes + taken))
-    return MASTER_BYTES * width * (kept * (plan.blocks + 1) + 2 * max(sizes.fit + sizes.check, carried))
+    inside = sizes.fit * plan.blocks * plan.middles
+    return MASTER_BYTES * width * (kept * (plan.blocks + 1) + inside + 2 * max(sizes.fit + sizes.check, carried))
 
 
 def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:

@@ -67,6 +67,8 @@ class TrainedWalk:
 
     states: dict[str, dict[int, list[Ref]]]
     """h[l] by split, boundary l and shard: all of 0..K where they were asked for, else K alone."""
+    middles: dict[int, list[Ref]] = field(default_factory=dict)
+    """The states of fit inside block l, between attention and MLP, by shard; where they were asked for."""
     top_gradient: dict[str, list[Ref]] = field(default_factory=dict)
     """g[K] by split and shard, for fit and check."""
     losses: dict[str, Floats] = field(default_factory=dict)
@@ -124,11 +126,12 @@ class Walker:
     def _embed(self, shards: Sequence[Shard]) -> list[Ref]:
         return [self.pool.submit("embed", s.ids, outputs=1, shard=s.number).outputs[0] for s in shards]
 
-    def trained(self, keep: frozenset[str]) -> TrainedWalk:
+    def trained(self, keep: frozenset[str], *, middles: bool = False) -> TrainedWalk:
         """Walk forward: trained states, losses, g[K], block influence, spectra of the weights.
 
         Args:
             keep: splits whose states are kept at every boundary; of the others only the last is.
+            middles: whether the states of fit inside the blocks are kept too.
         """
         data, blocks = self.data, self.audited.blocks
         walk = TrainedWalk({name: {0: self._embed(shards)} for name, shards in data.shards.items()})
@@ -163,6 +166,10 @@ class Walker:
                 outputs = [task.outputs[0] for task in step]
                 walk.states[name] = (walk.states[name] if name in keep else {}) | {index: outputs}
                 tasks += step
+            if middles:
+                inside = self._middles(index, part, walk.states[FIT][index - 1])
+                walk.middles[index] = [task.outputs[0] for task in inside]
+                tasks += inside
             window.add(tasks)
         rows = {name: Rows(shards) for name, shards in data.shards.items()}
 
@@ -192,6 +199,23 @@ class Walker:
         )
         walk.weights = [weighed[index] for index in range(1, blocks + 1)]
         return walk
+
+    def _middles(self, index: int, part: Ref, states: list[Ref]) -> list[Task]:
+        def took(shard: Shard, _: Done) -> None:
+            self._passed(FORWARD, shard)
+
+        return [
+            self.pool.submit(
+                "middle",
+                self._block(index),
+                part,
+                state,
+                outputs=1,
+                shard=shard.number,
+                then=partial(took, shard),
+            )
+            for shard, state in zip(self.data.shards[FIT], states, strict=True)
+        ]
 
     def _influence(self, split: str, cosines: Rows) -> float:
         owned = self.data.splits[split].document >= 0

@@ -126,7 +126,7 @@ class AuditOptions(WireModel):
     block_learning_rate: Number | None = Field(default=None, gt=0, le=1)
     network_solver: SolverName | None = None
     network_steps: Whole | None = Field(default=None, ge=1, le=100_000)
-    """Optimiser steps of one peeled block of a reference network."""
+    """Optimiser steps of one peeled block of a reference network, or of each of its halves."""
     network_learning_rate: Number | None = Field(default=None, gt=0, le=1)
     head_steps: Whole | None = Field(default=None, ge=0, le=100_000)
     """Optimiser steps of the head refit and of the head control; 0 leaves the head unchanged."""

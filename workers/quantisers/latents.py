@@ -44,6 +44,10 @@ class Latents:
             p.requires_grad_(True)
         self.place()
 
+    def restricted(self, name: str) -> bool:
+        """Whether a parameter of the block, by its name there, lives in a weight class."""
+        return name in self._held
+
     def place(self) -> None:
         """Round the latent weights into the block."""
         for name, put in self._rounding.items():

@@ -130,7 +130,7 @@ def test_fit_is_text_that_training_saw_and_check_is_not(checkpoint: Path, text: 
 
 def test_the_solver_settings_are_the_products_own() -> None:
     state, head = settings(4, 96, SIZES)
-    assert state.optimiser == "muon"
+    assert state.halves
     assert (head.steps, head.evaluations) == (4, 1)
 
 

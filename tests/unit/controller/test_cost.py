@@ -67,7 +67,7 @@ def test_a_corrected_solve_is_its_steps_two_halves_and_a_last_look() -> None:
 
 
 def test_a_state_solve_sees_a_batch_a_step_and_no_more_than_there_is() -> None:
-    settings = StateSettings("muon", steps=80, learning_rate=1e-2, batch=4)
+    settings = StateSettings(steps=80, learning_rate=1e-2, batch=4, schedule="linear", halves=True)
     assert COST.state(settings, 640, 320, 64) == COST.block(4 * 64) * 3 * 80 + COST.block(960)
     assert COST.state(replace(settings, batch=100), 640, 320, 64) == COST.block(640) * 3 * 80 + COST.block(960)
 

@@ -221,9 +221,10 @@ def test_blocks_are_computed_in_float32_unless_asked_otherwise() -> None:
 
 
 def test_the_baseline_solver_is_plain_adamw() -> None:
-    baseline, fast = plan("standard", 6, network_solver="baseline").state, plan("standard", 6).state
-    assert (baseline.optimiser, fast.optimiser) == ("adamw", "muon")
-    assert baseline.steps > fast.steps
+    baseline, fast = plan("standard", 6, network_solver="baseline"), plan("standard", 6)
+    assert (baseline.state.schedule, baseline.state.halves, fast.state.halves) == ("cosine", False, True)
+    assert baseline.state.steps * baseline.state.batch > 4 * fast.state.steps * fast.state.batch
+    assert (baseline.middles, fast.middles, plan("quick", 6).middles) == (False, True, False)
 
 
 def test_learning_rates_fall_with_the_width_beyond_that_where_they_were_measured() -> None:

@@ -90,9 +90,10 @@ def test_tokens_are_those_with_a_loss_and_states_those_that_are_kept(checkpoint:
     # A candidate or a skip leaves at each of the three blocks; all are there before and after the last block.
     on_check = 2 * sizes["check"] * (1 + 2 * 3)
     assert on_check > 2 * sizes["select"] * (1 + found.problems["block_reference"] + found.problems["matrix"])
-    assert found.state_bytes == 4 * 32 * (every_boundary + on_check)
+    inside = 3 * sizes["fit"]
+    assert found.state_bytes == 4 * 32 * (every_boundary + inside + on_check)
     quick = plan_request(request(checkpoint, "quick"), settings)
-    assert found.state_bytes - quick.state_bytes == 4 * 32 * 4 * sizes["select"]
+    assert found.state_bytes - quick.state_bytes == 4 * 32 * (4 * sizes["select"] + inside)
 
 
 def test_with_depth_a_workers_memory_grows_by_empty_blocks_alone_while_the_states_grow(tmp_path: Path) -> None:

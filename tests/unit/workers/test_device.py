@@ -93,7 +93,7 @@ def test_blocks_of_one_kind_and_shape_share_one_compiled_program(trained: Subjec
 
 def test_a_compiled_solve_reaches_the_weights_of_a_plain_one(trained: Subject) -> None:
     torch._dynamo.reset()
-    settings = StateSettings("muon", steps=5, learning_rate=1e-2, batch=2)
+    settings = StateSettings(steps=5, learning_rate=1e-2, batch=2, schedule="linear", halves=True)
     solved = []
     for arithmetic in (FLOAT32, Arithmetic(compile=True)):
         skeleton = in_arithmetic(trained, arithmetic)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from peelbound.workers import head, passes
+from peelbound.workers.descent import OnStep
 from peelbound.workers.errors import Cancelled
 from peelbound.workers.recipes import HeadSettings
-from peelbound.workers.solver import OnStep
 from tests.numerics import GRAIN, Subject, no_interruption, random_subject
 
 SETTINGS = HeadSettings(steps=12, learning_rate=1e-2, batch=4, evaluations=4)
