@@ -1,0 +1,432 @@
+"""How audits scale, on paper: the real plan and the real scheduling code on a cluster that is simulated.
+
+    python -m bench.simulate [--workers 1 8 64 512] [--blocks 32 64 128] [--day 10000]
+
+The controller's own code (`service/controller`) runs an audit from its checkpoint to its report. In the place of Ray
+stands a model of it in virtual time (`bench/simulated_ray.py`). What the driver does is charged at the CPU time that it
+takes here; what Ray costs the driver is measured here first, on a real one; the workers' FLOP/s is what audits were
+seen to sustain; links and storage are assumed, and printed. Numbers that the simulated tasks return are noise.
+
+The checkpoint has the depth that is asked for and almost no width; costs are those of a model of `--width`.
+
+`--day` spreads that many audits over a day by chance and gives them to controllers one by one, as leases do, and counts
+what database and store are asked.
+"""
+
+import argparse
+import heapq
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import ray
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.local import save
+from bench.simulated_ray import Costs, SimulatedRay, Work
+from peelbound.service.controller import networks, pool, subject
+from peelbound.service.controller.audit import Audit
+from peelbound.service.controller.cluster import start_ray
+from peelbound.service.controller.cost import BACKWARD, CostModel
+from peelbound.service.controller.planning import FLOPS_PER_WORKER
+from peelbound.service.controller.pulse import BEAT_SECONDS
+from peelbound.service.schemas.record import Progress
+from peelbound.service.schemas.request import AuditRequest, Calibration, Preset, Provenance
+from peelbound.service.settings import Settings
+from peelbound.service.storage.base import ObjectInfo
+from peelbound.workers import spectrum
+from peelbound.workers.actor import Done
+from peelbound.workers.errors import ObjectMissing
+from peelbound.workers.keys import canonical, platform_fingerprint
+from peelbound.workers.solver import CorrectedSolution
+
+VOCABULARY = 128
+LENGTH = 128
+NODE_WORKERS = 8
+MLP, MATRICES = 3.5, 7
+"""Of a llama's block: the MLP's width over the model's, and how many matrices it has."""
+
+
+class Memory:
+    """An object store that is never away, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = Counter[str]()
+        self._objects: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes, *, media_type: str = "") -> ObjectInfo:  # noqa: ARG002 - the interface's
+        """Keep."""
+        self.asked["put"] += 1
+        self._objects[key] = data
+        return ObjectInfo(key, len(data), "")
+
+    def get(self, key: str) -> bytes:
+        """Give back."""
+        self.asked["get"] += 1
+        if key not in self._objects:
+            raise ObjectMissing(f"There is no {key}.", remedy="")
+        return self._objects[key]
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """Whether it is there."""
+        self.asked["info"] += 1
+        return ObjectInfo(key, len(self._objects[key]), "") if key in self._objects else None
+
+
+class Tasks:
+    """What the methods of a worker do, and how long, for a model of a certain size."""
+
+    def __init__(self, cost: CostModel, flops: float, load: float, weigh: float, store: Memory) -> None:
+        """Bind.
+
+        Args:
+            cost: of the model.
+            flops: of a worker, per second.
+            load: seconds to make a block of its bytes.
+            weigh: seconds to judge the weights of a block.
+            store: gets what solves leave.
+        """
+        self.cost, self.flops, self.load, self.weigh_seconds, self.store = cost, flops, load, weigh, store
+        self._noise = np.random.Generator(np.random.Philox(0))
+
+    def __call__(self, method: str, args: tuple[Any, ...]) -> Work:
+        """The work of a call."""
+        work: Work = getattr(self, f"_{method}")(*args)
+        return work
+
+    def _took(self, flops: float, values: dict[str, Any] | None = None, *rows: int, extra: float = 0.0) -> Work:
+        seconds = flops / self.flops + extra
+        return Work(seconds, Done(seconds, values or {}), rows)
+
+    def _losses_of(self, ids: Any) -> Any:
+        return 3 + self._noise.normal(0, 0.5, (len(ids), LENGTH - 1)).astype(np.float32)
+
+    def _of_tokens(self, states: Any, mean: float) -> Any:
+        return self._noise.normal(mean, 1e-3, states.shape[:2]).astype(np.float32)
+
+    def _platform(self) -> Work:
+        return Work(0.0, platform_fingerprint("cpu"))
+
+    def _process(self) -> Work:
+        return Work(0.0, 1)
+
+    def _prepare(self, *_: Any) -> Work:
+        return self._took(0, extra=self.load)
+
+    def _embed(self, ids: Any) -> Work:
+        return self._took(0, {}, len(ids))
+
+    def _forward(self, _block: Any, _part: Any, h: Any) -> Work:
+        found = {"cosine": self._of_tokens(h, 0.95)}
+        return self._took(self.cost.block(_tokens(h)), found, len(h), extra=self.load)
+
+    def _middle(self, _block: Any, _part: Any, h: Any) -> Work:
+        return self._took(self.cost.block(_tokens(h)) / 2, {}, len(h), extra=self.load)
+
+    def _weigh(self, *_: Any) -> Work:
+        found = {"departure": 20.0, "matrix": "mlp.up_proj.weight", "constant_norms": False}
+        return self._took(0, {"weight_norm": 1.0, "spectrum": found}, extra=self.weigh_seconds + self.load)
+
+    def _loss_gradient(self, h: Any, ids: Any, _mask: Any) -> Work:
+        return self._took(self.cost.head(_tokens(h), BACKWARD), {"losses": self._losses_of(ids)}, len(h))
+
+    def _backward(self, _block: Any, _part: Any, h: Any, _gradient: Any) -> Work:
+        found = {kind: self._of_tokens(h, 0.0) for kind in ("attention", "mlp", "block")}
+        return self._took(self.cost.block(_tokens(h), BACKWARD), found, len(h), extra=self.load)
+
+    def _solve_corrected(self, problem: Any, _part: Any, _documents: Any, *shards: Any) -> Work:
+        found = asdict(CorrectedSolution(1e-3, 0.5, 0.1))
+        self._keep(problem.key, found)
+        tokens = sum(map(_tokens, shards)) / 3
+        return self._took(self.cost.corrected(problem.settings, tokens), found, extra=self.load)
+
+    def _solve_state(self, problem: Any, select: Any, _target: Any, pieces: int, *shards: Any) -> Work:
+        fit = [s for s in shards if isinstance(s, np.ndarray)][:pieces]
+        tokens = sum(map(_tokens, fit))
+        found = {"fit_residual": 0.1, "select_residual": 0.1}
+        self._keep(problem.key, found)
+        flops = self.cost.state(problem.settings, tokens, _tokens(select), LENGTH)
+        return self._took(flops, found, sum(map(len, fit)), len(select))
+
+    def _apply_solution(self, _key: str, _index: int, h: Any, *_: Any) -> Work:
+        self.store.asked["get"] += 1
+        return self._took(self.cost.block(_tokens(h)), {}, len(h), extra=self.load)
+
+    def _refit_head(self, problem: Any, fit_ids: Any, _fit: Any, select_ids: Any, *_: Any) -> Work:
+        self._keep(problem.key, {})
+        fit, select = (self._losses_of(ids) for ids in (fit_ids, select_ids))
+        found = {"chosen_step": 10, "extra_parameters": 0, "fit": fit, "fit_unchanged": fit, "select": select}
+        return self._took(self.cost.refit(problem.settings, fit_ids.size, select_ids.size, LENGTH), found)
+
+    def _advance(self, _block: Any, _part: Any, _baseline: Any, leaving: list[Any], *states: Any) -> Work:
+        loads = 1 + sum(reference is not None for reference in leaving)
+        self.store.asked["get"] += loads - 1
+        rows = [len(h) for h in states]
+        return self._took(self.cost.block(sum(map(_tokens, states))), {}, *rows, extra=loads * self.load)
+
+    def _losses(self, ids: Any, _mask: Any, _head: Any, names: list[str], *states: Any) -> Work:
+        found = {name: self._losses_of(ids) for name in names}
+        return self._took(self.cost.head(sum(map(_tokens, states))), found)
+
+    def _keep(self, key: str, found: dict[str, Any]) -> None:
+        self.store.put(f"{key}.safetensors", b"")
+        self.store.put(f"{key}.json", canonical(found))
+
+
+def _tokens(h: Any) -> int:
+    return int(h.shape[0] * h.shape[1])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model and the calibration set that are simulated."""
+
+    preset: Preset
+    blocks: int
+    width: int
+    fit: int
+    """Sequences; select has half as many, check one and a half times."""
+
+    @property
+    def block_parameters(self) -> int:
+        """Of one block."""
+        return round(self.width**2 * (4 + 3 * MLP))
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """An audit on a cluster."""
+
+    preset: str
+    blocks: int
+    workers: int
+    seconds: float
+    worker_seconds: float
+    driver_seconds: float
+    read_seconds: float
+    """That the controller waited for the checkpoint's storage."""
+    tasks: int
+    store: dict[str, int]
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the workers' time that they spent in tasks."""
+        return self.worker_seconds / (self.workers * self.seconds)
+
+
+def checkpoint(directory: Path, blocks: int) -> Path:
+    """Of the right depth and almost no width."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=8, intermediate_size=8, num_hidden_layers=blocks, num_attention_heads=1,
+        num_key_value_heads=1, max_position_embeddings=LENGTH, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    path = directory / f"deep-{blocks}"
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@contextmanager
+def in_the_place_of_ray(simulated: SimulatedRay) -> Iterator[None]:
+    """The controller's modules see it where they imported Ray."""
+    with ExitStack() as stack:
+        for module in (pool, subject, networks):
+            stack.enter_context(patch.object(module, "ray", simulated))
+        stack.enter_context(patch.object(pool, "start_worker", simulated.start_worker))
+        yield
+
+
+def simulate(path: Path, shape: Shape, workers: int, costs: Costs, flops: float, weigh: float) -> Simulated:
+    """Run one audit."""
+    store = Memory()
+    cost = CostModel(float(shape.block_parameters), float(shape.width * 32_000))
+    block_bytes = 2 * shape.block_parameters
+    tasks = Tasks(cost, flops, block_bytes / costs.put, weigh, store)
+    simulated = SimulatedRay(costs, tasks, block_bytes, shape.width, NODE_WORKERS)
+    splits = {"fit": shape.fit, "select": shape.fit // 2, "check": shape.fit * 3 // 2}
+    draw = np.random.Generator(np.random.Philox(1))
+    documents = draw.integers(1, VOCABULARY, (sum(splits.values()) + shape.fit // 4, LENGTH)).tolist()
+    calibration = Calibration(
+        token_ids=documents,
+        provenance=Provenance.UNSEEN,
+        sequence_length=LENGTH,
+        fit_sequences=splits["fit"],
+        select_sequences=splits["select"],
+        check_sequences=splits["check"],
+    )
+    request = AuditRequest(checkpoint=str(path), calibration=calibration, preset=shape.preset)
+    settings = Settings(allow=[str(path)], workers=workers)
+
+    def ignore(_: Progress) -> None:
+        return
+
+    with in_the_place_of_ray(simulated):
+        members = pool.Pool(settings, store, lambda: None)  # type: ignore[arg-type] # the part that audits use
+        Audit(request, "bench", settings, store, members, ignore).run()  # type: ignore[arg-type] # the same
+    return Simulated(
+        shape.preset.value,
+        shape.blocks,
+        workers,
+        simulated.now,
+        simulated.worker_seconds,
+        simulated.driver_seconds,
+        simulated.read_seconds,
+        simulated.tasks,
+        dict(store.asked),
+    )
+
+
+class _Idle:
+    def nothing(self, _: Any = None) -> tuple[Any, int]:
+        return np.zeros(0), 1
+
+
+def measured_costs(link: float, read: float) -> Costs:
+    """What a real Ray on this machine costs the driver, with the links and the storage that are assumed."""
+    calls = 300
+    start_ray(Settings(workers=1))
+    try:
+        idle: Any = ray.remote(_Idle)  # what its stubs make of a class lacks the methods' own `remote`
+        actor = idle.options(num_cpus=1).remote()
+        ray.get(actor.nothing.remote())
+        began = time.perf_counter()
+        for _ in range(50):
+            ray.get(actor.nothing.remote())
+        latency = (time.perf_counter() - began) / 50
+        small = ray.put(np.zeros(1))
+        cpu = time.process_time()
+        refs = [actor.nothing.options(num_returns=2).remote(small)[1] for _ in range(calls)]
+        submit = (time.process_time() - cpu) / calls
+        cpu = time.process_time()
+        while refs:
+            ready, refs = ray.wait(refs, num_returns=1)
+            ray.get(ready[0])
+        take = (time.process_time() - cpu) / calls
+        large = np.zeros(16 << 20, np.float32)
+        ray.put(large)
+        began = time.perf_counter()
+        ray.put(large)
+        return Costs(submit, take, latency, large.nbytes / (time.perf_counter() - began), link, read)
+    finally:
+        ray.shutdown()
+
+
+def measured_weighing() -> float:
+    """Seconds in which a worker judges the weights of a block."""
+    matrix = torch.randn(spectrum.MOST_CHANNELS, spectrum.MOST_CHANNELS)
+    spectrum.departure(matrix)  # draws the null, once in a process
+    began = time.perf_counter()
+    spectrum.departure(matrix)
+    return MATRICES * (time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day of audits that come by chance."""
+
+    controllers: int
+    busy: float
+    """Share of the controllers' time."""
+    wait_p50: float
+    """Seconds from submission to claim."""
+    wait_p99: float
+    transactions_per_second: float
+    """That controllers ask of the database."""
+
+
+def day(audits: int, seconds: float, controllers: int, poll_seconds: float, seed: int = 0) -> Day:
+    """Spread audits of equal length over a day and hand each to the first free controller.
+
+    Transactions: a look for work at every poll while idle, a heartbeat a second and a progress report every two seconds
+    while at work, and about ten around each audit (submission, claim, states, publication).
+    """
+    arrivals = np.sort(np.random.Generator(np.random.Philox(seed)).uniform(0, 86_400, audits))
+    free = [0.0] * controllers
+    waits = []
+    for at in arrivals:
+        begin = max(heapq.heappop(free), float(at))
+        waits.append(begin - float(at))
+        heapq.heappush(free, begin + seconds)
+    span = max(86_400.0, *free)
+    at_work = audits * seconds
+    idle = controllers * span - at_work
+    transactions = at_work * (1 / BEAT_SECONDS + 0.5) + idle * (1 / poll_seconds + 1 / BEAT_SECONDS) + 10 * audits
+    p50, p99 = np.quantile(waits, [0.5, 0.99])
+    return Day(controllers, at_work / (controllers * span), float(p50), float(p99), transactions / span)
+
+
+def _table(title: str, rows: Sequence[Simulated]) -> Table:
+    table = Table(
+        "preset", "blocks", "workers", "time", "efficiency", "driver busy", "waits for storage", "tasks",
+        "store operations", title=title,
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            row.preset, str(row.blocks), str(row.workers), f"{row.seconds:,.0f} s", f"{row.efficiency:.0%}",
+            f"{row.driver_seconds / row.seconds:.0%}", f"{row.read_seconds / row.seconds:.0%}",
+            f"{row.tasks:,}", f"{sum(row.store.values()):,}",
+        )  # fmt: skip
+    return table
+
+
+def main() -> None:
+    """Simulate, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64, 512])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--preset", nargs="+", default=["quick", "standard"], choices=["quick", "standard"])
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--fit", type=int, nargs="+", default=[64, 1024], help="sequences of fit")
+    parser.add_argument(
+        "--flops", type=float, nargs="+", default=[FLOPS_PER_WORKER, 1e14], help="of a worker, a second"
+    )
+    parser.add_argument("--link", type=float, default=1.25e9, help="bytes a second into a node; assumed")
+    parser.add_argument("--read", type=float, default=1e9, help="bytes a second from storage; assumed")
+    parser.add_argument("--day", type=int, default=10_000, help="audits a day")
+    parser.add_argument("--out", type=Path, default=Path("bench/out/simulate.json"))
+    chosen = parser.parse_args()
+    console = Console(width=120)
+    costs, weigh = measured_costs(chosen.link, chosen.read), measured_weighing()
+    console.print(costs, f"judging a block's weights: {weigh:.2f} s")
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        paths = {blocks: checkpoint(Path(directory).resolve(), blocks) for blocks in chosen.blocks}
+        for flops in chosen.flops:
+            for fit in chosen.fit:
+                shapes = [
+                    Shape(Preset(p), blocks, chosen.width, fit) for p in chosen.preset for blocks in chosen.blocks
+                ]
+                rows = [simulate(paths[s.blocks], s, w, costs, flops, weigh) for s in shapes for w in chosen.workers]
+                title = f"width {chosen.width}, fit of {fit} × {LENGTH} tokens, {flops:.0e} FLOP/s a worker"
+                console.print(_table(title, rows))
+                found += [asdict(row) | {"fit": fit, "flops": flops, "efficiency": row.efficiency} for row in rows]
+    poll = Settings().poll_seconds
+    table = Table("controllers", "busy", "wait p50", "wait p99", "transactions a second")
+    length = next(row["seconds"] for row in found if row["workers"] == chosen.workers[-1])
+    days = [day(chosen.day, length, controllers, poll) for controllers in _around(chosen.day * length / 86_400)]
+    for row in days:
+        table.add_row(
+            str(row.controllers), f"{row.busy:.0%}", f"{row.wait_p50:,.0f} s", f"{row.wait_p99:,.0f} s",
+            f"{row.transactions_per_second:,.0f}",
+        )  # fmt: skip
+    console.print(f"{chosen.day:,} audits a day, each {length:,.0f} s on {chosen.workers[-1]} workers of its own")
+    console.print(table)
+    save(chosen.out, {"costs": asdict(costs), "audits": found, "day": [asdict(d) for d in days]})
+
+
+def _around(load: float) -> list[int]:
+    return sorted({max(1, round(load * factor)) for factor in (1.02, 1.1, 1.3, 2.0)})
+
+
+if __name__ == "__main__":
+    main()
