@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from importlib.util import find_spec
 
 import anyio
 from pydantic import ValidationError
@@ -38,8 +39,13 @@ class Planner:
         """What an audit of the tenant would cost, or why it cannot be carried out.
 
         Raises:
-            PlanUnavailable: no answer within the time limit, or one that cannot be read.
+            PlanUnavailable: no answer within the time limit, or one that cannot be read, or no torch on this replica.
         """
+        if find_spec("torch") is None:
+            raise PlanUnavailable(
+                "This API replica is installed without torch, with which a plan reads the model's architecture.",
+                remedy="Ask for a plan where peelbound[server] is installed: `peelbound plan` without PEELBOUND_URL.",
+            )
         try:
             with anyio.fail_after(self._timeout_seconds):
                 async with self._turns:

@@ -101,7 +101,7 @@ def examine_versions() -> Finding:
         return skipped(part, "Peelbound runs from its sources and is not installed.")
     missing, other = [], []
     for requirement in needed:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "server"}):
+        if not _needed(requirement):
             continue
         try:
             found = version(requirement.name)
@@ -116,3 +116,8 @@ def examine_versions() -> Finding:
     if missing:
         return warning(part, f"Not installed: {', '.join(missing)}. A controller needs them.", install)
     return ok(part, f"Peelbound {own} and what it asks for.")
+
+
+def _needed(requirement: Requirement) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("api", "server"))

@@ -4,6 +4,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from peelbound.api import planning
 from peelbound.api.errors import PlanUnavailable
 from peelbound.api.planning import Planner
 from peelbound.service.schemas.plan import AuditPlan
@@ -100,3 +101,10 @@ def test_nothing_is_planned_for_a_uri_that_may_not_be_read(api: Api) -> None:
     response = api.client.post("/v1/audits:plan", json={**BODY, "checkpoint": "/etc"})
     assert problem(response, 422, "uri-refused")["pointer"] == "/checkpoint"
     assert api.client.get("/v1/audits").json()["items"] == []
+
+
+def test_a_replica_without_torch_says_where_to_ask(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "find_spec", lambda _: None)
+    answer = problem(api.client.post("/v1/audits:plan", json=BODY), 503, "plan-unavailable")
+    assert "without torch" in answer["detail"]
+    assert "peelbound plan" in answer["remedy"]

@@ -1,0 +1,85 @@
+{{- define "peelbound.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "peelbound.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "peelbound.name" .) -}}
+{{- end -}}
+
+{{/* Name of the RayCluster: KubeRay calls the head's service and the token's secret after it. */}}
+{{- define "peelbound.ray" -}}
+{{- printf "%s-ray" (include "peelbound.name" .) -}}
+{{- end -}}
+
+{{/* Arguments: root, part */}}
+{{- define "peelbound.selector" -}}
+app.kubernetes.io/name: peelbound
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end -}}
+
+{{- define "peelbound.labels" -}}
+{{ include "peelbound.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end -}}
+
+{{/* Arguments: root, image */}}
+{{- define "peelbound.image" -}}
+image: {{ printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) | quote }}
+imagePullPolicy: {{ .image.pullPolicy | default "IfNotPresent" }}
+{{- end -}}
+
+{{- define "peelbound.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "peelbound.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Settings as environment variables; argument: root */}}
+{{- define "peelbound.environment" -}}
+- name: PEELBOUND_DATABASE_URL
+  valueFrom: {secretKeyRef: {name: {{ .Values.database.secret.name }}, key: {{ .Values.database.secret.key }}}}
+- name: PEELBOUND_STORE_URL
+  value: {{ .Values.store.url | quote }}
+{{- with .Values.store.endpoint }}
+- name: PEELBOUND_S3_ENDPOINT_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.store.region }}
+- name: PEELBOUND_S3_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.store.secret }}
+{{- if .name }}
+- name: PEELBOUND_S3_ACCESS_KEY_ID
+  valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .accessKeyId }}}}
+- name: PEELBOUND_S3_SECRET_ACCESS_KEY
+  valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .secretAccessKey }}}}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+- name: PEELBOUND_{{ upper $name }}
+  value: {{ if or (kindIs "slice" $value) (kindIs "map" $value) }}{{ toJson $value | quote }}{{ else }}{{ toString $value | quote }}{{ end }}
+{{- end }}
+{{- end -}}
+
+{{- define "peelbound.rayToken" -}}
+- name: RAY_AUTH_MODE
+  value: token
+- name: RAY_AUTH_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .Values.ray.tokenSecret | default (include "peelbound.ray" .) }}, key: auth_token}}
+{{- end -}}

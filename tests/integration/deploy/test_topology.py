@@ -1,0 +1,160 @@
+"""The commands and the environment of `docker-compose.yml`, as plain processes on loopback beside real servers.
+
+What only containers have (images, names of hosts, volumes) is replaced: ports by free ones, names by 127.0.0.1, volumes
+by folders. The nodes of the Ray cluster, a machine each there, share this machine; so a controller, which joins the
+cluster as a node of its own there, finds one here.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import URL
+
+from peelbound.client import Client
+from peelbound.service.schemas.record import AuditState
+from tests.integration.controller.harness import request_for, save_documents, save_model, until
+from tests.s3_server import S3Server, free_ports, s3_server
+from tests.unit.deploy.test_compose import DOCKERFILE, SERVICES, resolved
+
+__all__ = ["s3_server"]
+
+SCRIPTS = Path(sys.executable).parent
+IMAGE = dict(re.findall(r"\b((?:PEELBOUND|RAY|HF)_\w+)=(\S+)", DOCKERFILE))
+
+
+class Topology:
+    """Runs what the compose file says, with hosts, ports and volumes of this machine."""
+
+    def __init__(self, folder: Path, database: str, s3: S3Server) -> None:
+        self.folder = folder
+        self.ray_port, self.metrics_ports = free_ports(3)[0], free_ports(3)[1:]
+        self.s3, self.database = s3, database
+
+    def here(self, text: str) -> str:
+        """The text with this machine's places for those of the containers."""
+        text = resolved(text).replace("/run/peelbound", str(self.folder / "tokens"))
+        text = text.replace("http://s3:8333", self.s3.endpoint_url).replace("file:///data", f"file://{self.folder}")
+        return re.sub(r"(ray-head|127\.0\.0\.1):6379", f"127.0.0.1:{self.ray_port}", text).replace(
+            "--port=6379", f"--port={self.ray_port}"
+        )
+
+    def environment(self, service: str, **changes: str) -> dict[str, str]:
+        """What the process of a service sees, its image's variables included."""
+        own = {name: self.here(str(value)) for name, value in SERVICES[service]["environment"].items()}
+        here = {
+            "PEELBOUND_DATABASE_URL": self.database,
+            "PEELBOUND_S3_ACCESS_KEY_ID": self.s3.access_key_id,
+            "PEELBOUND_S3_SECRET_ACCESS_KEY": self.s3.secret_access_key,
+            "PEELBOUND_HOST": "127.0.0.1",
+            "PEELBOUND_CONTROLLER_METRICS_HOST": "127.0.0.1",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or Ray takes the machine's address for loopback
+            "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+        }
+        return dict(os.environ) | IMAGE | own | here | changes
+
+    def command(self, service: str) -> list[str]:
+        """Its command; the controller's script without the line that makes a node."""
+        words = [self.here(word) for word in SERVICES[service]["command"]]
+        if words == ["peelbound-controller"]:
+            script = (Path(__file__).parents[3] / "deploy" / "docker" / "controller.sh").read_text()
+            (run,) = re.findall(r"^exec (.*)$", script, re.MULTILINE)
+            return run.split()
+        return words
+
+    def run(self, service: str) -> None:
+        """A service that ends by itself."""
+        done = subprocess.run(
+            self.command(service), env=self.environment(service), capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+
+    @contextmanager
+    def running(self, service: str, *words: str, **changes: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A service that goes on, ended on leaving with what it started."""
+        with (self.folder / f"{service}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*self.command(service), *words],
+                env=self.environment(service, **changes),
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+    def healthy(self, service: str, **ports: int) -> bool:
+        """What the health check says, of the compose file or else of the image."""
+        check = SERVICES[service].get("healthcheck")
+        if check is None:
+            (api,) = re.findall(r"HEALTHCHECK .*\\\n\s+CMD (\[.*\])", DOCKERFILE)
+            words = httpx2.Response(200, text=api).json()
+        else:
+            words = check["test"][1:]
+        words = [self.here(word) for word in words]
+        for before, port in ports.items():
+            words = [word.replace(before.strip("_"), str(port)) for word in words]
+        done = subprocess.run(words, env=self.environment(service), capture_output=True, timeout=60)
+        return done.returncode == 0
+
+
+@pytest.fixture
+def topology(tmp_path: Path, postgres_url: URL, s3_server: S3Server) -> Topology:
+    (tmp_path / "tokens").mkdir()
+    return Topology(tmp_path, postgres_url.render_as_string(hide_password=False), s3_server)
+
+
+def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Topology) -> None:
+    model = save_model(topology.folder / "model")
+    documents = save_documents(topology.folder / "documents.jsonl")
+    for _ in range(2):  # a second `docker compose up` finds all there
+        for once in ("bucket", "migrate", "tokens"):
+            topology.run(once)
+    token = (topology.folder / "tokens" / "token").read_text().strip()
+    metrics_token = (topology.folder / "tokens" / "metrics-token").read_text().strip()
+    ports = free_ports(2)
+    with ExitStack() as stack:
+        stack.enter_context(topology.running("ray-head", "--node-ip-address=127.0.0.1"))
+        until(lambda: topology.healthy("ray-head"))
+        stack.enter_context(topology.running("ray-worker", "--node-ip-address=127.0.0.1"))
+        for port in ports:
+            stack.enter_context(topology.running("api", PEELBOUND_PORT=str(port)))
+        controllers = [
+            stack.enter_context(topology.running("controller", PEELBOUND_CONTROLLER_METRICS_PORT=str(port)))
+            for port in topology.metrics_ports
+        ]
+        for port in ports:
+            until(lambda port=port: topology.healthy("api", _8734=port))
+            assert httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
+        with Client(f"http://127.0.0.1:{ports[0]}", token) as client:
+            audit = client.submit(request_for(model, documents))
+        with Client(f"http://127.0.0.1:{ports[1]}", token) as other:
+            deadline = time.monotonic() + 240
+            while not (record := other.get(audit.id, wait=10)).state.ended and time.monotonic() < deadline:
+                assert all(controller.poll() is None for controller in controllers), topology.folder
+        assert record.state is AuditState.SUCCEEDED, record
+        for port in topology.metrics_ports:
+            assert topology.healthy("controller", _9464=port)
+        scraped = httpx2.get(
+            f"http://127.0.0.1:{ports[0]}/metrics",
+            headers={"Authorization": f"Bearer {metrics_token}"},
+            trust_env=False,
+        )
+        assert "peelbound_controllers 2.0" in scraped.text

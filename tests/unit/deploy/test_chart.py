@@ -1,0 +1,185 @@
+"""The Helm chart, rendered by Helm's own library and held to Kubernetes' schemas."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python import HelmError
+
+from peelbound import __version__
+from peelbound.service.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "deploy" / "helm" / "peelbound"
+KUBERNETES = ("1.28", "1.34")
+CUSTOM = {"ray.io", "monitoring.coreos.com"}
+"""Of operators: their schemas come in no package. The Ray cluster was held to KubeRay 1.6's by hand."""
+
+LEAST: dict[str, Any] = {"store": {"url": "s3://bucket/results"}}
+MOST: dict[str, Any] = {
+    "store": {"url": "s3://bucket/results", "endpoint": "https://s3", "region": "r", "secret": {"name": "keys"}},
+    "settings": {"allow": ["s3://models"], "workers": 4, "worker_gpus": 0.5, "tenant_active_audits": 50},
+    "api": {"hosts": ["peelbound.example"], "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"}},
+    "ray": {
+        "tokenSecret": "token",
+        "gcsFaultTolerance": {"enabled": True, "redisAddress": "redis:6379", "passwordSecret": {"name": "redis"}},
+        "groups": [
+            {"name": "cpu", "min": 0, "max": 4, "resources": {"limits": {"cpu": "2"}}},
+            {
+                "name": "gpu",
+                "min": 0,
+                "max": 2,
+                "resources": {"limits": {"nvidia.com/gpu": 1}},
+                "sharedMemory": "8Gi",
+                "nodeSelector": {"gpu": "h100"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            },
+        ],
+    },
+    "networkPolicy": {
+        "apiFrom": [{"namespaceSelector": {}}],
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+    },
+    "monitoring": {"enabled": True, "labels": {"release": "prometheus"}, "tokenSecret": {"name": "metrics"}},
+    "data": {"claim": "models"},
+    "images": {"pullSecrets": ["one", "two"]},
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
+}
+
+
+def documents(values: dict[str, Any]) -> list[dict[str, Any]]:
+    with helm_python.Chart.load(CHART) as chart:
+        rendered = chart.render(values, name="demo", namespace="prod")
+    texts = [text for name, text in sorted(rendered.items()) if name.endswith(".yaml")]
+    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+def of_kind(found: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {document["metadata"]["name"]: document for document in found if document["kind"] == kind}
+
+
+def pods(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for document in found:
+        if document["kind"] in ("Deployment", "Job"):
+            yield document["spec"]["template"]["spec"]
+        if document["kind"] == "RayCluster":
+            for group in [document["spec"]["headGroupSpec"], *document["spec"]["workerGroupSpecs"]]:
+                yield group["template"]["spec"]
+
+
+@pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
+def test_what_is_rendered_is_valid(values: dict[str, Any]) -> None:
+    lint = helm_python.lint(CHART, values, strict=True)
+    assert lint["errors"] == []
+    assert [message for message in lint["messages"] if message["severity"] > 1] == []
+    found = documents(values)
+    for document in found:
+        if document["apiVersion"].partition("/")[0] not in CUSTOM:
+            for version in KUBERNETES:
+                kubernetes_validate.validate(document, version, strict=True)
+    names = [(document["kind"], document["metadata"]["name"]) for document in found]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "url"),
+        ({"store": {"url": "bucket"}}, "url"),
+        (LEAST | {"settings": {"database_url": "x"}}, "database_url"),
+        (LEAST | {"api": {"replicaz": 3}}, "replicaz"),
+        (LEAST | {"monitoring": {"enabled": True}}, "name"),
+        (LEAST | {"ray": {"groups": []}}, "groups"),
+        (LEAST | {"ray": {"gcsFaultTolerance": {"enabled": True}}}, "redisAddress"),
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(HelmError, match=said), helm_python.Chart.load(CHART) as chart:
+        chart.validate_schema(values)
+
+
+@pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
+def test_every_variable_is_a_setting_that_can_be_read(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for pod in pods(documents(values)):
+        for container in pod["containers"]:
+            given = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+            ours = {name: value for name, value in given.items() if name.startswith("PEELBOUND_")}
+            assert {name.removeprefix("PEELBOUND_").lower() for name in ours} <= set(Settings.model_fields)
+            with monkeypatch.context() as environment:
+                for name, value in ours.items():
+                    if value is not None:
+                        environment.setenv(name, value)
+                settings = Settings()
+            assert settings.allow == values.get("settings", {}).get("allow", []) or not ours
+
+
+@pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
+def test_every_container_is_confined_and_probed(values: dict[str, Any]) -> None:
+    for pod in pods(documents(values)):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert "livenessProbe" in container or pod.get("restartPolicy") == "Never"
+
+
+def test_the_ray_cluster_asks_for_tokens_scales_itself_and_may_outlive_its_head() -> None:
+    (least,) = of_kind(documents(LEAST), "RayCluster").values()
+    (most,) = of_kind(documents(MOST), "RayCluster").values()
+    assert least["spec"]["authOptions"] == {"mode": "token"}
+    assert most["spec"]["authOptions"] == {"mode": "token", "secretName": "token"}
+    assert least["spec"]["enableInTreeAutoscaling"] is True
+    assert "gcsFaultToleranceOptions" not in least["spec"]
+    assert most["spec"]["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
+    pinned = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert least["spec"]["rayVersion"] == pinned["ray"]
+    controllers = of_kind(documents(LEAST), "Deployment")["demo-peelbound-controller"]
+    environment = {e["name"]: e for e in controllers["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert environment["PEELBOUND_RAY_ADDRESS"]["value"] == f"{least['metadata']['name']}-head-svc:6379"
+    token = environment["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
+    assert token == {"name": least["metadata"]["name"], "key": "auth_token"}
+
+
+def test_only_the_api_is_open_to_others_and_budgets_match_what_runs() -> None:
+    found = documents(LEAST)
+    policies = of_kind(found, "NetworkPolicy")
+    assert policies["demo-peelbound-api"]["spec"]["ingress"] == [{"ports": [{"port": "http"}]}]
+    (among,) = policies["demo-peelbound-ray"]["spec"]["ingress"]
+    assert all("podSelector" in peer and peer["podSelector"]["matchLabels"] for peer in among["from"])
+    labels = {
+        name: document["spec"]["template"]["metadata"]["labels"]
+        for name, document in of_kind(found, "Deployment").items()
+    }
+    budgets = of_kind(found, "PodDisruptionBudget")
+    for name, own in labels.items():
+        assert budgets[name]["spec"]["selector"]["matchLabels"].items() <= own.items()
+    assert set(budgets) == {*labels, "demo-peelbound-ray-head"}
+
+
+def test_the_rules_are_the_alerts_and_the_chart_is_this_versions() -> None:
+    (rules,) = of_kind(documents(MOST), "PrometheusRule").values()
+    alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
+    assert rules["spec"] == alerts
+    replacements = {
+        rule["replacement"]
+        for monitor in of_kind(documents(MOST), "PodMonitor").values()
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]
+        for rule in endpoint["relabelings"]
+    }
+    assert replacements == set(re.findall(r'job="([^"]+)"', json.dumps(alerts).replace('\\"', '"')))
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["version"] == chart["appVersion"] == __version__
