@@ -121,6 +121,7 @@ def topology(tmp_path: Path, postgres_url: URL, s3_server: S3Server) -> Topology
     return Topology(tmp_path, postgres_url.render_as_string(hide_password=False), s3_server)
 
 
+@pytest.mark.timeout(600)
 def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Topology) -> None:
     model = save_model(topology.folder / "model")
     documents = save_documents(topology.folder / "documents.jsonl")
