@@ -1,8 +1,8 @@
 """The commands and the environment of `docker-compose.yml`, as plain processes on loopback beside real servers.
 
 What only containers have (images, names of hosts, volumes) is replaced: ports by free ones, names by 127.0.0.1, volumes
-by folders. The nodes of the Ray cluster, a machine each there, share this machine; so a controller, which joins the
-cluster as a node of its own there, finds one here.
+by folders. Ray takes one node for each machine, so the head works here too, and neither workers nor controllers make
+nodes of their own; clusters of several nodes are tests/integration/controller's.
 """
 
 import os
@@ -42,7 +42,8 @@ class Topology:
     def here(self, text: str) -> str:
         """The text with this machine's places for those of the containers."""
         text = resolved(text).replace("/run/peelbound", str(self.folder / "tokens"))
-        text = text.replace("http://s3:8333", self.s3.endpoint_url).replace("file:///data", f"file://{self.folder}")
+        text = re.sub(r"http://(s3|127\.0\.0\.1):8333", self.s3.endpoint_url, text)
+        text = text.replace("file:///data", f"file://{self.folder}")
         return re.sub(r"(ray-head|127\.0\.0\.1):6379", f"127.0.0.1:{self.ray_port}", text).replace(
             "--port=6379", f"--port={self.ray_port}"
         )
@@ -132,9 +133,10 @@ def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Top
     metrics_token = (topology.folder / "tokens" / "metrics-token").read_text().strip()
     ports = free_ports(2)
     with ExitStack() as stack:
-        stack.enter_context(topology.running("ray-head", "--node-ip-address=127.0.0.1"))
+        stack.enter_context(topology.running("ray-head", "--node-ip-address=127.0.0.1", "--num-cpus=2"))
         until(lambda: topology.healthy("ray-head"))
-        stack.enter_context(topology.running("ray-worker", "--node-ip-address=127.0.0.1"))
+        assert topology.s3.endpoint_url + "/healthz" in topology.here(SERVICES["s3"]["healthcheck"]["test"][1])
+        assert httpx2.get(f"{topology.s3.endpoint_url}/healthz", trust_env=False).status_code == 200
         for port in ports:
             stack.enter_context(topology.running("api", PEELBOUND_PORT=str(port)))
         controllers = [

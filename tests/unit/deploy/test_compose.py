@@ -103,6 +103,14 @@ def test_every_command_is_there() -> None:
                 pytest.fail(f"{name} runs something unknown: {command}")
 
 
+def test_the_s3_server_knows_its_options() -> None:
+    server, *options = SERVICES["s3"]["command"]
+    weed = Path(sys.executable).with_name("weed")
+    done = subprocess.run([weed, server, "-h"], capture_output=True, text=True)
+    known = re.findall(r"^  (-[\w.]+)", done.stdout + done.stderr, re.MULTILINE)
+    assert {option.partition("=")[0] for option in options} <= set(known)
+
+
 def test_our_containers_can_change_nothing_and_gain_nothing() -> None:
     for name, service in OURS.items():
         assert service["read_only"], name
