@@ -27,7 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from peelbound.service.sources.local import LocalSource
 from peelbound.service.uris import LocalUri
+from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.composites import TEXT_MODELS
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.skeleton import Skeleton
 
@@ -83,6 +85,22 @@ _OWN: dict[str, _Sizes] = {
     },
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "topk_method": "group_limited_greedy"},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "gemma3": {
+        "text_config": {
+            **{name: _SMALL[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "head_dim")},
+            **{name: _SMALL[name] for name in ("num_key_value_heads", "num_hidden_layers", "sliding_window")},
+            "vocab_size": VOCABULARY,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        "vision_config": {
+            **{name: _SMALL[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")},
+            "num_hidden_layers": 1,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 4,
+        "image_token_index": VOCABULARY - 1,
+    },
     "gemma4_text": {"per_layer_config": {}, "head_dim": 8, "vocab_size_per_layer_input": VOCABULARY},
     "gemma4_unified_text": {"per_layer_config": {}, "head_dim": 8, "vocab_size_per_layer_input": VOCABULARY},
     "gpt_neo": {
@@ -179,7 +197,7 @@ def measure(family: str) -> Row:
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]
     try:
         config = tiny_config(family)
-        model = None if _composite(config) else tiny_model(config)
+        model = None if family not in TEXT_MODELS and _composite(config) else tiny_model(config)
     except Exception as error:  # this bench's sizes do not suit the family: say so in the table
         return Row(family, name, "not built", detail=_first_line(error))
     with tempfile.TemporaryDirectory() as directory:
@@ -210,7 +228,7 @@ def _compared(family: str, model: PreTrainedModel, checkpoint: Checkpoint) -> Ro
     blocks = [skeleton.load_block(index, checkpoint.read_part(index).tensors()) for index in indices]
     ids = _ids()
     with torch.no_grad():
-        wanted, loss = _whole(model, architecture.blocks_name, ids)
+        wanted, loss = _whole(model, architecture, ids)
         h = skeleton.embed(ids)
         errors, halves = [_relative(h, wanted[0])], True
         for index, block in zip(indices, blocks, strict=True):
@@ -227,7 +245,7 @@ def _compared(family: str, model: PreTrainedModel, checkpoint: Checkpoint) -> Ro
     return Row(family, type(model).__name__, "supported", "", "", kind, halves, _fresh(skeleton))
 
 
-def _whole(model: PreTrainedModel, blocks_name: str, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+def _whole(model: PreTrainedModel, architecture: Architecture, ids: Tensor) -> tuple[list[Tensor], Tensor]:
     """What goes into the first block and comes out of each, and the loss, of the library's own whole model."""
     states: list[Tensor] = []
 
@@ -237,7 +255,14 @@ def _whole(model: PreTrainedModel, blocks_name: str, ids: Tensor) -> tuple[list[
     def after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         states.append(output[0] if isinstance(output, tuple) else output)
 
-    blocks = list(model.get_submodule(blocks_name).children())
+    name = architecture.blocks_name
+    # A composite has another name for its decoder, whose list of blocks is called as it is elsewhere.
+    blocks = (
+        model.get_decoder().get_submodule(name.rpartition(".")[2])
+        if architecture.text_of
+        else model.get_submodule(name)
+    )
+    blocks = list(blocks.children())
     handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [block.register_forward_hook(after) for block in blocks]
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
@@ -274,7 +299,8 @@ def table(rows: Iterable[Row]) -> str:
             f"{transformers.__version__}. A tiny random model of each causal language model in the library was saved,",
             "opened as an audit opens it, and run block by block beside the whole model. *Supported*: all hidden",
             "states and the loss agree within 1e-5. The tiny models have every kind of layer that the family's default",
-            "configuration has; what another one brings along is checked when audited, and refused if it must be.",
+            "configuration has; what another one brings along is checked when it is audited, and refused if it must",
+            "be. Of a composite that is supported the text model is audited, and its other models are left unread.",
             "",
             f"{len(supported)} supported, {len(refused)} refused, {len(unbuilt)} not tried.",
             "",

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from peelbound.workers.composites import TEXT_MODELS, text_names
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.family import build_empty, find_blocks, read_config, recorded_classes
 from peelbound.workers.linear_maps import LinearMap, linear_maps
@@ -46,10 +47,12 @@ class Architecture:
         tied_embeddings: whether the configuration ties the output projection to the embedding.
         blocks_name: the model's name of its list of blocks.
         attention_classes: what the library records as attention in this family.
+        text_of: the `model_type` of the composite whose text model this is; None for a model that stands alone.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, text_of: str | None = None) -> None:
         self._model = model
+        self.text_of = text_of
         self.blocks_name, blocks = find_blocks(model)
         config = model.config
         self.model_type: str = config.model_type
@@ -102,7 +105,8 @@ class Architecture:
 
         Returns:
             Every tensor of the model but tied ones that the files lack. Tensors of the files that the library knows to
-            be obsolete (rotary tables, causal masks of old files) are in none.
+            be obsolete (rotary tables, causal masks of old files) are in none, nor are those of a composite's other
+            models.
 
         Raises:
             CheckpointError: ``checkpoint-tensors-missing``, ``checkpoint-tensors-unexpected``,
@@ -110,7 +114,8 @@ class Architecture:
             UnsupportedModel: the files need conversions that only a whole model can make (slug ``model-conversion``).
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in self._model.state_dict().items()}
-        found = origins(self._model, tensors)
+        files = text_names(tensors) if self.text_of else {name: name for name in tensors}
+        found = origins(self._model, {name: tensors[stored] for name, stored in files.items()})
         strangers = {origin.target: origin.names[0] for origin in found if origin.target not in shapes}
         missing, unexpected = without_ignorable(
             self._model,
@@ -137,7 +142,7 @@ class Architecture:
                     slug="checkpoint-tensor-shape",
                 )
             placed[origin.target] = origin
-        return [self._placement(origin) for origin in placed.values()]
+        return [self._placement(origin, tuple(files[name] for name in origin.names)) for origin in placed.values()]
 
     def _needed(self, wanted: set[str], given: set[str]) -> set[str]:
         """What is wanted and not given, where one of several tied tensors stands for all."""
@@ -148,18 +153,20 @@ class Architecture:
             missing -= group if group & given else group - {source}
         return missing
 
-    def _placement(self, origin: Origin) -> Placement:
+    def _placement(self, origin: Origin, stored: tuple[str, ...]) -> Placement:
         prefix = f"{self.blocks_name}."
         if not origin.target.startswith(prefix):
-            return Placement(0, origin.target, origin.names, origin.conversion)
+            return Placement(0, origin.target, stored, origin.conversion)
         index, name = origin.target.removeprefix(prefix).split(".", 1)
-        return Placement(int(index) + 1, name, origin.names, origin.conversion)
+        return Placement(int(index) + 1, name, stored, origin.conversion)
 
 
 @lru_cache(maxsize=2)
 def _read(config: str) -> Architecture:
     """The last ones are kept: the checkpoints of a run share their configuration, and building takes long when deep."""
-    return Architecture(build_empty(read_config(json.loads(config))))
+    raw = json.loads(config)
+    model_type = raw.get("model_type")
+    return Architecture(build_empty(read_config(raw)), text_of=model_type if model_type in TEXT_MODELS else None)
 
 
 def _summed(names: tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from peelbound.workers.composites import text_config
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
 
 # The largest values that are read as meant, by the library's canonical name (a family's own name for it is found
@@ -54,12 +55,13 @@ _NOT_OURS = (
 
 
 def read_config(raw: dict[str, Any]) -> PreTrainedConfig:
-    """The library's configuration object for the contents of a ``config.json``.
+    """The library's configuration object for the contents of a ``config.json``; of some composites the text model's.
 
     Raises:
         UnsupportedModel: unknown or non-decoder family, remote code.
         CheckpointError: values that no model can have (slug ``checkpoint-config-invalid``).
     """
+    raw = text_config(raw)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise _invalid("config.json names no model_type.")

@@ -147,7 +147,8 @@ def test_two_files_tensors_in_one_place_are_refused(subject: Subjects) -> None:
         ({"model_type": "t5"}, "model-not-decoder"),
         ({"model_type": "bart"}, "model-not-decoder"),
         ({"model_type": "vit"}, "model-not-decoder"),
-        ({"model_type": "gemma3"}, "model-not-decoder"),
+        ({"model_type": "llama4"}, "model-not-decoder"),
+        ({"model_type": "gemma3"}, "checkpoint-config-invalid"),
         ({"model_type": "llama", "is_encoder_decoder": True}, "model-not-decoder"),
         ({**SMALL, "model_type": "mamba"}, "model-shared-state"),
         # What it cannot write as a JSON number the library writes as an object: as it reads it, so do we.
