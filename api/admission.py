@@ -15,6 +15,8 @@ def admit(request: AuditRequest, allow: AllowList) -> None:
         RequestError: a target map names an anchor twice or one below 1.
     """
     allow.resolve(request.checkpoint, "/checkpoint")
+    if request.baseline is not None:
+        allow.resolve(request.baseline, "/baseline")
     if request.calibration.uri is not None:
         allow.resolve(request.calibration.uri, "/calibration/uri")
     if request.baseline is not None:

@@ -37,6 +37,7 @@ def test_an_idempotency_key_makes_one_audit(api: Api) -> None:
         ({"checkpoint": "/etc/ckpt"}, "/checkpoint", "uri-refused"),
         ({"checkpoint": "/data/../etc"}, "/checkpoint", "uri-refused"),
         ({"checkpoint": "https://example.org/x"}, "/checkpoint", "uri-refused"),
+        ({"baseline": "/etc/ckpt"}, "/baseline", "uri-refused"),
         ({"calibration": {"uri": "s3://other/text.txt"}}, "/calibration/uri", "uri-refused"),
         ({"baseline": "s3://other/run-7"}, "/baseline", "uri-refused"),
         ({"what_if": "full"}, "/what_if", "request-invalid"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from peelbound.workers.architecture import Architecture, Placement
@@ -104,6 +104,7 @@ def test_each_missing_tensor_is_named(name: str) -> None:
     assert name in error.detail
 
 
+@example(name="¹")  # a digit to Python, but no number
 @given(name=st.text(min_size=1).filter(lambda n: n not in LLAMA_SHAPES and f"model.{n}" not in LLAMA_SHAPES))
 def test_each_stranger_is_named(name: str) -> None:
     error = refusal(lambda: LLAMA.place({**LLAMA_SHAPES, name: (1,)}))
