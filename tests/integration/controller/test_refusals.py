@@ -175,7 +175,9 @@ REFUSALS = [
     Refusal(checkpoint_elsewhere, "uri-refused", "/checkpoint", "/etc", "PEELBOUND_ALLOW"),
     Refusal(fenced, "uri-refused", "/checkpoint", "not under a prefix", "PEELBOUND_ALLOW"),
     Refusal(calibration_elsewhere, "uri-refused", "/calibration/uri", "link.jsonl", "PEELBOUND_ALLOW"),
-    Refusal(packed_with_nan, "checkpoint-not-finite", "/checkpoint", "block 2: mlp.up_proj.weight_scale", "packing"),
+    Refusal(
+        packed_with_nan, "checkpoint-not-finite", "/checkpoint", "block 2: mlp.up_proj.weight:weight_scale", "packing"
+    ),
     Refusal(
         named_against_its_weights, "weights-scheme-contradicted", "/options/weights", "of block 1 is ternary", "ternary"
     ),
