@@ -23,15 +23,20 @@ DEEP = Experiment(
 
 @dataclass(frozen=True)
 class Few:
-    """All maps with at most one anchor below K, and the map with all."""
+    """YES-0, maps with one anchor below K, and the map with all.
+
+    Anchors lie at powers of two from either end: each map takes as long as a whole network.
+    """
 
     blocks: int
 
     @property
     def maps(self) -> tuple[Anchors, ...]:
-        """YES-0, YES-1 {1} … YES-1 {K−1}, direct."""
+        """YES-0, YES-1 {1}, {2}, {4} … {K−4}, {K−2}, {K−1}, direct."""
         K = self.blocks
-        return ((K,), *((a, K) for a in range(1, K)), tuple(range(1, K + 1)))
+        powers = [2**i for i in range(K.bit_length()) if 2**i < K]
+        anchors = sorted({*powers, *(K - p for p in powers)})
+        return ((K,), *((a, K) for a in anchors), tuple(range(1, K + 1)))
 
 
 def main(experiment: Experiment, text: Text, work: Path, out: Path) -> Peeling:
