@@ -1,20 +1,27 @@
 """Checkpoints as torch itself writes them, for the tests of their readers."""
 
 import json
+import os
 import warnings
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, distributed
 from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter, save
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
-from transformers import PreTrainedModel
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.multiprocessing.spawn import spawn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def write_bin(directory: Path, model: PreTrainedModel, shards: int = 1) -> None:
+def write_bin(directory: Path, model: "PreTrainedModel", shards: int = 1) -> None:
     """`config.json` and `pytorch_model.bin`, or shards and their index."""
     directory.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(directory)
@@ -81,3 +88,21 @@ def write_dcp(
         warnings.simplefilter("ignore")  # that nothing is distributed
         writer = FileSystemWriter(directory, single_file_per_rank=files == 1, thread_count=files)
         save(state, storage_writer=writer, planner=planner, no_dist=True)
+
+
+def write_dcp_by_ranks(directory: Path, weights: Path, ranks: int = 2) -> None:
+    """A distributed checkpoint of a safetensors file, by processes that each hold a part of every tensor."""
+    spawn(_save_rank, args=(ranks, directory, weights), nprocs=ranks)
+
+
+def _save_rank(rank: int, ranks: int, directory: Path, weights: Path) -> None:
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
+    meeting = f"file://{directory.parent / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    mesh = init_device_mesh("cpu", (ranks,))
+    state: dict[str, DTensor] = {}
+    for place, (name, tensor) in enumerate(sorted(load_file(weights).items())):
+        axis = place % 2 if tensor.ndim > 1 else 0  # rows as FSDP shards them, columns as tensor parallelism does
+        state[name] = distribute_tensor(tensor, mesh, [Shard(axis)])
+    save({"model": state, "step": torch.tensor(7)}, checkpoint_id=directory)
+    distributed.destroy_process_group()

@@ -17,7 +17,7 @@ from peelbound.workers.source import ByteSource
 from tests.gguf_files import write_gguf
 from tests.s3_server import S3Server, s3_server
 from tests.tiny_models import random_model
-from tests.torch_files import MeshPlanner, write_bin, write_dcp
+from tests.torch_files import MeshPlanner, write_bin, write_dcp, write_dcp_by_ranks
 
 __all__ = ["s3_server"]
 
@@ -150,3 +150,16 @@ def test_what_torch_wrote_gives_the_parts_that_safetensors_give(place, saved, tm
         place.write(damaged.name, damaged.read_bytes()[:-1])
         with pytest.raises(CheckpointError, match="truncated"):
             Checkpoint.open(place.source())
+
+
+def test_what_several_processes_saved_gives_the_parts_that_safetensors_give(tmp_path):
+    model = random_model("llama", intermediate_size=66)  # 33 rows for each process
+    model.save_pretrained(tmp_path / "safe")
+    write_dcp_by_ranks(tmp_path / "dcp", tmp_path / "safe" / "model.safetensors")
+    model.config.save_pretrained(tmp_path / "dcp")
+    assert {path.name for path in (tmp_path / "dcp").glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
+    one, other = (
+        Checkpoint.open(open_source(AllowList([folder.as_uri()]).resolve(folder.as_uri(), "/checkpoint"), Settings()))
+        for folder in (tmp_path / "safe", tmp_path / "dcp")
+    )
+    assert [one.read_part(index).sha256 for index in range(4)] == [other.read_part(index).sha256 for index in range(4)]

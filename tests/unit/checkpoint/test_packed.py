@@ -319,6 +319,19 @@ def test_bytes_that_stand_for_no_weights_are_named_by_block_and_tensor(gptq, fil
     assert error.extra["part"] == 1
 
 
+def test_scales_that_are_not_finite_are_named_in_every_format(case, files, refused):
+    packed, _, _ = case
+    source = files.under(packed)
+    weights = load(source.content[SINGLE_FILE])
+    prefix = "model.layers.1.mlp.up_proj."
+    (scale,) = (name for name in weights if name.startswith(prefix) and "scale" in name)
+    weights[scale] = torch.full_like(weights[scale], torch.inf)
+    source.content[SINGLE_FILE] = save(weights)
+    part = Checkpoint.open(source).read_part(2)
+    error = refused(part.tensors, "checkpoint-not-finite", "block 2: mlp.up_proj.weight")
+    assert error.extra["part"] == 2
+
+
 def test_a_ternary_that_is_none_is_refused(tmp_path, files, refused):
     packed, _ = write(tmp_path, *CASES["bitnet"][:2])
     source = changed(files.under(packed), tensor_weight=lambda t: t.fill_(0b11))
