@@ -13,7 +13,7 @@ from peelbound.api.auth import Acting, Reader, Writer
 from peelbound.api.context import Service
 from peelbound.api.errors import ParameterInvalid
 from peelbound.api.problems import Responses, responses
-from peelbound.service.database.errors import AuditNotEnded
+from peelbound.service.retention.erasing import erase
 from peelbound.service.schemas.record import AuditPage, AuditRecord, AuditState
 from peelbound.service.schemas.request import AuditRequest
 
@@ -132,13 +132,9 @@ def cancel(service: Service, caller: Writer, by: Acting, audit_id: AuditId) -> A
     "/v1/audits/{audit_id}", operation_id="deleteAudit", status_code=204, responses=responses(401, 403, 404, 409, 422)
 )
 def delete(service: Service, caller: Writer, by: Acting, audit_id: AuditId) -> None:
-    """Delete an ended audit with its report and artifacts. Solved peel problems stay: other audits share them."""
-    if not service.audits.get(caller.tenant, audit_id).state.ended:
-        raise AuditNotEnded(f"Audit {audit_id} has not ended.", remedy="Cancel it first.")
-    # Objects first: should this break off, the audit is still there to be deleted again.
-    for stored in list(service.store.list(f"tenants/{caller.tenant}/audits/{audit_id}/")):
-        service.store.delete(stored.key)
-    service.audits.delete(caller.tenant, audit_id, by=by)
+    """Delete an ended audit with its report, files, events and webhook deliveries, at once. What it solved goes with
+    the collections of storage after that, unless another audit has used it."""
+    erase(service.audits, service.store, caller.tenant, audit_id, by=by)
 
 
 def _existing(service: Service, caller: Reader, audit_id: AuditId) -> AuditRecord:

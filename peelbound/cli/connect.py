@@ -77,6 +77,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
                     "tenant_allow": {},
                     "host": "127.0.0.1",
                     "port": 0,
+                    "collect_seconds": 0.0,  # the store is shared, and this database knows none of its audits
                 }
             )
             command = CONTROLLER if with_controller else None

@@ -22,6 +22,8 @@ COMMANDS = {
     "migrate": "Bring a service's database to the schema of this version.",
     "webhook": "Have endpoints told when audits end.",
     "token": "Make, list and revoke the tokens of a service.",
+    "tenant": "Say how long a tenant's audits are kept.",
+    "gc": "Collect storage that nothing needs any more.",
     "log": "Say who changed what in a service.",
     "doctor": "Say what is wrong with a service's settings and surroundings.",
 }

@@ -12,6 +12,7 @@ from peelbound.service.controller.loop import Controller
 from peelbound.service.controller.pulse import Stopping
 from peelbound.service.database.schema import open_database
 from peelbound.service.logs import configure_logs
+from peelbound.service.retention.collecting import collecting
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
@@ -45,8 +46,9 @@ def main() -> int:
         AllowList.check(settings)
         wait = settings.database_wait_seconds
         engine = open_database(settings.resolved_database_url, wait_seconds=wait, pause=_pausing(stop))
-        with metrics.served(settings), delivering(settings, engine):
-            Controller(settings, engine, open_store(settings), stop).run()
+        store = open_store(settings)
+        with metrics.served(settings), delivering(settings, engine), collecting(settings, engine, store):
+            Controller(settings, engine, store, stop).run()
     except Stopping:
         return 0
     except PeelboundError as error:

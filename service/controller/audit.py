@@ -19,7 +19,7 @@ from peelbound.service.controller.blocks import BlockAudit
 from peelbound.service.controller.cost import Sizes
 from peelbound.service.controller.digests import Digests
 from peelbound.service.controller.inputs import Inputs, open_inputs
-from peelbound.service.controller.measurements import Measurements
+from peelbound.service.controller.measurements import Measurements, unannounced
 from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.networks import HeadResult, Network, NetworkAudit, cell_name
 from peelbound.service.controller.pool import Pool
@@ -61,6 +61,7 @@ class Audit:
         store: ObjectStore,
         pool: Pool,
         report: Callable[[Progress], None],
+        use: Callable[[str], None] = unannounced,
     ) -> None:
         """Bind to a request.
 
@@ -71,9 +72,10 @@ class Audit:
             store: where results lie.
             pool: the actors.
             report: gets the progress.
+            use: is told of each result by content before it is looked for or made.
         """
         self.request, self.tenant, self.settings = request, tenant, settings
-        self.store, self.pool, self.meter = store, pool, Meter(report)
+        self.store, self.pool, self.meter, self._use = store, pool, Meter(report), use
 
     def run(self) -> Outcome:
         """Carry the audit out, as far as its results are not there yet."""
@@ -83,7 +85,7 @@ class Audit:
         architecture = inputs.checkpoint.architecture
         plan = make_plan(self.request, architecture.block_count, architecture.hidden_size)
         environment = self._environment(plan)
-        digests = Digests(self.store, self.tenant, inputs.source)
+        digests = Digests(self.store, self.tenant, inputs.source, self._use)
         known, original = digests.find(), self._known_baseline(inputs)
         whole = known is not None and (inputs.baseline is None or original is not None)
         if whole and (kept := self._find_report(self._report_key(str(known), inputs, environment, original))):
@@ -95,7 +97,7 @@ class Audit:
         self, inputs: Inputs, plan: Plan, environment: dict[str, str], digests: Digests, known: str | None
     ) -> Outcome:
         pool, checkpoint = self.pool, inputs.checkpoint
-        finder = Finder(self.store, self.tenant, checkpoint, self.request.options.weights)
+        finder = Finder(self.store, self.tenant, checkpoint, self.request.options.weights, self._use)
         weights = finder.find(known)
         require_full_precision(self.request.what_if, weights)
         plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
@@ -116,7 +118,7 @@ class Audit:
             digests.keep(known)
         finder.keep(known, weights)
         identity = self._identity(known, inputs, plan, environment) | {"weights": asdict(weights.weights)}
-        measurements = Measurements(self.store, self.tenant, identity, environment["service"])
+        measurements = Measurements(self.store, self.tenant, identity, environment["service"], self._use)
         blocks = BlockAudit(
             audited,
             data,
@@ -203,14 +205,14 @@ class Audit:
         """The checkpoint before quantisation, walked by itself first: the workers hold one skeleton at a time."""
         if inputs.baseline is None:
             return None
-        digests = Digests(self.store, self.tenant, inputs.baseline.source)
+        digests = Digests(self.store, self.tenant, inputs.baseline.source, self._use)
         with pointing("/baseline"):
-            finder = Finder(self.store, self.tenant, inputs.baseline.checkpoint, None)
+            finder = Finder(self.store, self.tenant, inputs.baseline.checkpoint, None, self._use)
             finding = finder.find(digests.find())
             require_unquantised(finding)
         audited = Audited(inputs.baseline.checkpoint, self.pool, "/baseline")
         identity = self._identity("", inputs, plan, environment)
-        kept = BaselineMeasurements(self.store, self.tenant, identity, environment["service"])
+        kept = BaselineMeasurements(self.store, self.tenant, identity, environment["service"], self._use)
         found = walk_baseline(audited, data, self.pool, self.meter, digests, kept, plan.arithmetic)
         finder.keep(found.digest, finding)
         return found
@@ -260,7 +262,11 @@ class Audit:
 
     def _known_baseline(self, inputs: Inputs) -> str | None:
         """Digest of the baseline's content, if these very files were read before."""
-        return None if inputs.baseline is None else Digests(self.store, self.tenant, inputs.baseline.source).find()
+        return (
+            None
+            if inputs.baseline is None
+            else Digests(self.store, self.tenant, inputs.baseline.source, self._use).find()
+        )
 
     def _report_key(self, digest: str, inputs: Inputs, environment: dict[str, str], baseline: str | None) -> str:
         splits = {name: split.sha256 for name, split in inputs.calibration.splits.items()}
@@ -270,7 +276,9 @@ class Audit:
             "duplicates_dropped": inputs.calibration.duplicates_dropped,
             "environment": environment,
         } | ({} if baseline is None else {"baseline": baseline})
-        return f"tenants/{self.tenant}/results/report/{key_of([self.request.identity(), content])}.json"
+        name = f"tenants/{self.tenant}/results/report/{key_of([self.request.identity(), content])}"
+        self._use(name)
+        return f"{name}.json"
 
     def _find_report(self, key: str) -> bytes | None:
         try:

@@ -89,10 +89,12 @@ class BaselineMeasurements:
     identity: Mapping[str, Any]
     """What every result depends on, but for the checkpoint."""
     sources: str
+    use: Callable[[str], None]
+    """Is told of each result before it is looked for or made."""
 
     def of(self, digest: str) -> Measurements:
         """Those of the baseline of this digest."""
-        return Measurements(self.store, self.tenant, {**self.identity, "checkpoint": digest}, self.sources)
+        return Measurements(self.store, self.tenant, {**self.identity, "checkpoint": digest}, self.sources, self.use)
 
 
 def baseline_report(

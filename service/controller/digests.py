@@ -6,6 +6,7 @@ versions of the files (stat or etag) then stand for it, but never those of files
 
 import json
 import logging
+from collections.abc import Callable
 
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.errors import CheckpointChanged, ObjectCorrupt, ObjectMissing
@@ -18,11 +19,13 @@ log = logging.getLogger(__name__)
 class Digests:
     """The digest of one checkpoint."""
 
-    def __init__(self, store: ObjectStore, tenant: str, source: ByteSource) -> None:
-        """Bind to the files of a checkpoint, as a tenant sees them."""
+    def __init__(self, store: ObjectStore, tenant: str, source: ByteSource, use: Callable[[str], None]) -> None:
+        """Bind to the files of a checkpoint, as a tenant sees them; `use` is told of the digest's place."""
         memo = source.memo_key()
         self._store = store
         self._key = None if memo is None else f"tenants/{tenant}/digests/{memo}.json"
+        if memo is not None:
+            use(f"tenants/{tenant}/digests/{memo}")
 
     def find(self) -> str | None:
         """The digest, if these very files were read before."""

@@ -26,8 +26,10 @@ from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.leases import Claim, Leases
+from peelbound.service.database.retention import Retention
 from peelbound.service.logs import log_context
 from peelbound.service.problems import as_problem
+from peelbound.service.retention.uses import Uses
 from peelbound.service.schemas.record import Progress
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
@@ -70,6 +72,7 @@ class Controller:
             max_attempts=settings.max_attempts,
             tenant_running=settings.tenant_running_audits,
         )
+        self.retention = Retention(engine)
         self.pulse = Pulse(self.leases, self.owner, stop)
         self._new_pool = start_pool
         self._pool: Pool | None = None
@@ -149,8 +152,9 @@ class Controller:
     def _attempt(self, claim: Claim) -> str:
         """Carry the audit out and hand in what came of it; how the attempt ended, for the metrics."""
         try:
-            outcome = self._carry_out(claim)
-            published = publish(outcome, claim, self.leases, self.store)
+            uses = Uses(self.retention, claim.tenant)
+            outcome = self._carry_out(claim, uses)
+            published = publish(outcome, claim, self.leases, self.store, uses.names())
             log.info(
                 "audit %s attempt %d: %s", claim.audit_id, claim.attempt, "published" if published else "discarded"
             )
@@ -189,7 +193,7 @@ class Controller:
         state = self.leases.retry(claim, as_problem(error), self.settings.retry_seconds)
         log.warning("audit %s attempt %d: %s; now %s", claim.audit_id, claim.attempt, error, state)
 
-    def _carry_out(self, claim: Claim) -> Outcome:
+    def _carry_out(self, claim: Claim, uses: Uses) -> Outcome:
         def report(progress: Progress) -> None:
             self.pulse.check()
             try:
@@ -203,7 +207,7 @@ class Controller:
             pool.allowed = self._allowed(claim.tenant)
             pool.crowded = lambda: sum(self.leases.at_work().values()) > 1
             try:
-                return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report).run()
+                return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report, uses).run()
             except WorkerLost as error:
                 metrics.WORKERS_REPLACED.inc()
                 pool.salvage()

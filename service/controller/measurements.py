@@ -17,6 +17,10 @@ from peelbound.workers.results import load_measurements
 log = logging.getLogger(__name__)
 
 
+def unannounced(_name: str) -> None:
+    """Tells nobody that a result is used: for stores from which nothing is ever collected."""
+
+
 class Measurements:
     """The results of one audited model on one calibration set, in object storage.
 
@@ -25,7 +29,9 @@ class Measurements:
     sources, which sum by document, and its key on their hash.
     """
 
-    def __init__(self, store: ObjectStore, tenant: str, identity: Json, sources: str) -> None:
+    def __init__(
+        self, store: ObjectStore, tenant: str, identity: Json, sources: str, use: Callable[[str], None]
+    ) -> None:
         """Bind to a model and its data.
 
         Args:
@@ -33,12 +39,15 @@ class Measurements:
             tenant: whose results these are.
             identity: what every solution depends on.
             sources: hash of the code that measures.
+            use: is told of each result before it is looked for or made.
         """
-        self.store, self.tenant, self.identity, self.sources = store, tenant, identity, sources
+        self.store, self.tenant, self.identity, self.sources, self._use = store, tenant, identity, sources, use
 
     def key(self, kind: str, asked: Json) -> str:
-        """Object key, without suffix, of a result."""
-        return f"tenants/{self.tenant}/results/{kind}/{key_of([self.identity, kind, asked])}"
+        """Object key, without suffix, of a result, which is announced: nobody can look for it without its key."""
+        key = f"tenants/{self.tenant}/results/{kind}/{key_of([self.identity, kind, asked])}"
+        self._use(key)
+        return key
 
     def _measured_key(self, kind: str, asked: Json) -> str:
         return f"{self.key(kind, [self.sources, asked])}.json"

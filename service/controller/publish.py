@@ -4,14 +4,15 @@ import hashlib
 
 from peelbound.service.controller.audit import Outcome, parse_report
 from peelbound.service.database.leases import Claim, Leases
+from peelbound.service.retention.uses import keep_list
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.keys import canonical
 
 JSON = "application/json"
 
 
-def publish(outcome: Outcome, claim: Claim, leases: Leases, store: ObjectStore) -> bool:
-    """Write the results of an attempt and publish them.
+def publish(outcome: Outcome, claim: Claim, leases: Leases, store: ObjectStore, used: list[str]) -> bool:
+    """Write the results of an attempt and publish them, with the names of the results by content that it used.
 
     A controller that was fenced out leaves its objects behind, referenced by nothing.
 
@@ -25,6 +26,7 @@ def publish(outcome: Outcome, claim: Claim, leases: Leases, store: ObjectStore) 
         store.put(key, data, media_type=JSON)
         digest = hashlib.sha256(data).hexdigest()
         artifacts.append({"name": name, "key": key, "bytes": len(data), "sha256": digest, "media_type": JSON})
+    keep_list(store, folder, used)
     manifest = f"{folder}/manifest.json"
     store.put(manifest, canonical({"artifacts": artifacts}), media_type=JSON)
     return leases.succeed(claim, manifest, parse_report(outcome.report).summary)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 
 from peelbound.service.schemas.report import WeightsReport
 from peelbound.service.storage.base import ObjectStore
@@ -18,9 +19,11 @@ log = logging.getLogger(__name__)
 class Finder:
     """Finds what the linear maps of one checkpoint are."""
 
-    def __init__(self, store: ObjectStore, tenant: str, checkpoint: Checkpoint, asked: str | None) -> None:
-        """Bind to a checkpoint and to what the request says of its weights."""
-        self._store, self._tenant, self._checkpoint = store, tenant, checkpoint
+    def __init__(
+        self, store: ObjectStore, tenant: str, checkpoint: Checkpoint, asked: str | None, use: Callable[[str], None]
+    ) -> None:
+        """Bind to a checkpoint and to what the request says of its weights; `use` is told where findings lie."""
+        self._store, self._tenant, self._checkpoint, self._use = store, tenant, checkpoint, use
         self._asked = asked
 
     def find(self, digest: str | None) -> Finding:
@@ -40,7 +43,9 @@ class Finder:
 
     def _key(self, digest: str) -> str:
         asked = {"checkpoint": digest, "asked": self._asked, "sources": source_hash("workers")}
-        return f"tenants/{self._tenant}/results/weights/{key_of(asked)}.json"
+        name = f"tenants/{self._tenant}/results/weights/{key_of(asked)}"
+        self._use(name)
+        return f"{name}.json"
 
     def _remembered(self, digest: str) -> Finding | None:
         try:

@@ -18,7 +18,7 @@ from peelbound.service.database.errors import (
     RunNotFound,
 )
 from peelbound.service.database.log import Actor
-from peelbound.service.database.tables import AuditRow, EventRow, LabelRow, RequestRow
+from peelbound.service.database.tables import AuditRow, EventRow, LabelRow, RequestRow, TenantRow
 from peelbound.service.database.tenants import TenantLimits, hold_to
 from peelbound.service.database.transitions import advance, append
 from peelbound.service.database.upsert import conflicting_insert
@@ -228,6 +228,17 @@ class Audits:
                 log.write(connection, tenant, by, now, "audit.cancel", audit_id)
             return _one_record(connection, tenant, audit_id)
 
+    def require_ended(self, tenant: str, audit_id: str) -> None:
+        """See that the audit may be deleted.
+
+        Raises:
+            AuditNotFound: the tenant has no such audit.
+            AuditNotEnded: it is still queued or at work.
+        """
+        state = self.state(tenant, audit_id).state
+        if not state.ended:
+            raise _not_ended(audit_id, state)
+
     def delete(self, tenant: str, audit_id: str, *, by: Actor | None = None) -> str | None:
         """Forget an audit that has ended, with its events; answers its manifest's key, if it published one.
 
@@ -241,12 +252,15 @@ class Audits:
                 delete(AuditRow).where(*key, AuditRow.state.in_(_ENDED)).returning(AuditRow.manifest_key)
             ).one_or_none()
             if gone is not None:
+                # With its last audit a tenant would be forgotten, and what it stores with it.
+                row = conflicting_insert(connection, TenantRow).values(tenant=tenant)
+                connection.execute(row.on_conflict_do_nothing())
                 log.write(connection, tenant, by, self._clock(connection), "audit.delete", audit_id)
                 return gone[0]
             state = connection.scalar(select(AuditRow.state).where(*key))
         if state is None:
             raise not_found(audit_id)
-        raise AuditNotEnded(f"Audit {audit_id} is {state}.", remedy="Cancel it first, or wait for its end.")
+        raise _not_ended(audit_id, state)
 
     def events(self, tenant: str, audit_id: str, after: int = 0, limit: int = 500) -> list[Event]:
         """The audit's events with numbers greater than `after`, in order.
@@ -352,6 +366,10 @@ def _fitting(candidates: list[tuple[str, int]]) -> list[str]:
             break
         ids.append(audit_id)
     return ids
+
+
+def _not_ended(audit_id: str, state: AuditState) -> AuditNotEnded:
+    return AuditNotEnded(f"Audit {audit_id} is {state}.", remedy="Cancel it first, or wait for its end.")
 
 
 def _ended_as(state: AuditState) -> str:

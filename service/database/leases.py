@@ -124,6 +124,7 @@ class Leases:
         change: dict[str, Any] = {
             "lease_owner": owner,
             "claimable_at": now + self._lease,
+            "claimed_at": now,
             "started_at": func.coalesce(AuditRow.started_at, now),
         }
         if found.state is AuditState.RUNNING:

@@ -90,6 +90,8 @@ class AuditRow(Table):
     lease_owner: Mapped[str | None]
     deadline_at: Mapped[datetime | None] = mapped_column(index=True)
     """When the audit is failed unless it has ended; None without a deadline, and once ended."""
+    claimed_at: Mapped[datetime | None]
+    """When the attempt at work was claimed; collections of results wait for attempts that began before them."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -109,6 +111,7 @@ class AuditRow(Table):
         UniqueConstraint("tenant", "idempotency_key"),
         Index(None, "tenant", "state", "id"),
         Index(None, "tenant", "run", "step"),
+        Index(None, "tenant", "ended_at"),
     )
 
 
@@ -245,6 +248,22 @@ class TenantRow(Table):
     tenant: Mapped[str] = mapped_column(primary_key=True)
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     measured_at: Mapped[datetime | None]
+    keep_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    """How long audits are kept after their end: 0 is for ever, None as long as the service's settings say."""
+    collect_at: Mapped[datetime | None]
+    """When the tenant's storage is to be collected next; None as soon as can be."""
+
+
+class CondemnedRow(Table):
+    """A result that no audit had used when its tenant's storage was collected; see `retention.py`."""
+
+    __tablename__ = "condemned_results"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """The objects' key, without suffix."""
+    since: Mapped[datetime | None]
+    """A time after which every attempt that begins can know of this row; None until that is so."""
 
 
 class LogRow(Table):

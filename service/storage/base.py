@@ -84,6 +84,10 @@ class ObjectStore(Protocol):
         """A URL from which anyone can download the object for `seconds`, or None where the store has no such links."""
         ...
 
+    def clean(self) -> int:
+        """Remove what writers that broke off more than a day ago left behind, which nobody sees; how much there was."""
+        ...
+
     def check(self) -> None:
         """Raise one of the errors above unless the store can be reached and written to now."""
         ...

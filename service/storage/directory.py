@@ -53,7 +53,7 @@ class DirectoryStore:
     An object is *one* file: its bytes, then a trailer of SHA-256 (32 bytes) and a magic word. So a single rename or
     link publishes bytes and checksum together, and there is no moment at which one is there without the other. The
     file is staged in `root/.staging`, synced, put in place, and its directory synced. What a crash leaves lies in the
-    staging directory, is never listed, and `check` removes it after a day.
+    staging directory, is never listed, and `clean` removes it after a day.
     """
 
     root: Path
@@ -125,16 +125,22 @@ class DirectoryStore:
         """None: nobody serves a directory; the API sends the bytes itself."""
         return None
 
-    def check(self) -> None:
-        """See `ObjectStore.check`. Writes and removes a small file, and removes what crashed writers left."""
-        with disk_errors(self.root):
-            with self._staged(io.BytesIO(b"check")):
-                pass
+    def clean(self) -> int:
+        """See `ObjectStore.clean`: files in the staging directory."""
+        removed = 0
+        with disk_errors(self.root), suppress(*_ABSENT):
             oldest = time.time() - _STALE_SECONDS
             for left in (self.root / _STAGING).iterdir():
                 with suppress(FileNotFoundError):
                     if left.stat().st_mtime < oldest:
                         left.unlink()
+                        removed += 1
+        return removed
+
+    def check(self) -> None:
+        """See `ObjectStore.check`. Writes and removes a small file."""
+        with disk_errors(self.root), self._staged(io.BytesIO(b"check")):
+            pass
 
     def _file(self, key: str) -> Path:
         return self.root / (check_key(key) + OBJECT_SUFFIX)

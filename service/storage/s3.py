@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
 _SHA256 = "sha256"
 _WRITER = "writer"
 _PROBE = ".check"
+_STALE = timedelta(days=1)
 _HEADS_AT_ONCE = 8
 # The queue between network and disk holds 256 KiB pieces; boto3's default of 1000 would be a quarter of a gigabyte.
 _TRANSFER = TransferConfig(
@@ -33,7 +35,8 @@ class S3Store:
     """Objects under `prefix` in `bucket`, their SHA-256 in their metadata.
 
     S3 itself makes an object visible only when whole, and metadata come with it. Uploads that a crash cut off are
-    invisible; a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) gives their room back.
+    invisible; `clean` gives their room back after a day, as a lifecycle rule of the bucket would
+    (AbortIncompleteMultipartUpload).
     """
 
     bucket: str
@@ -134,6 +137,22 @@ class S3Store:
                 },
                 ExpiresIn=seconds,
             )
+
+    def clean(self) -> int:
+        """See `ObjectStore.clean`: multipart uploads under the prefix that were begun long ago."""
+        oldest = datetime.now(UTC) - _STALE
+        removed = 0
+        with self.access.errors(self.bucket):
+            client = self.access.client()
+            pages = client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._join("")):
+                for upload in page.get("Uploads", []):
+                    if upload["Initiated"] < oldest:
+                        client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        removed += 1
+        return removed
 
     def check(self) -> None:
         """See `ObjectStore.check`. Writes one small object, always the same and not listed."""

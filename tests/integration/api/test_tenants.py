@@ -132,6 +132,7 @@ QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
     "get": lambda audits, tenant, audit: audits.get(tenant, audit),
     "state": lambda audits, tenant, audit: audits.state(tenant, audit),
     "standings": lambda audits, tenant, audit: list(audits.standings([(tenant, audit)])),
+    "require_ended": lambda audits, tenant, audit: audits.require_ended(tenant, audit),
     "cancel": lambda audits, tenant, audit: audits.cancel(tenant, audit),
     "delete": lambda audits, tenant, audit: audits.delete(tenant, audit),
     "events": lambda audits, tenant, audit: audits.events(tenant, audit),

@@ -88,10 +88,10 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_visible(tmp_path: Path) ->
     assert store.get("key") == b"before"
     assert store.put("key", b"after") == store.info("key")
 
-    store.check()
+    store.clean()
     assert left.exists()  # as far as anyone knows its writer still lives
     os.utime(left, (0, 0))
-    store.check()
+    store.clean()
     assert list(staging.iterdir()) == []
 
 

@@ -1,17 +1,20 @@
 """What every object store promises, on a directory and on a real S3 server."""
 
 import hashlib
+import os
 import pickle
 import random
 import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
+from peelbound.service.storage import s3
 from peelbound.service.storage.base import ObjectInfo, ObjectStore
 from peelbound.service.storage.directory import DirectoryStore
 from peelbound.service.storage.s3 import S3Store
@@ -247,3 +250,28 @@ def test_is_used_from_many_threads(store: ObjectStore) -> None:
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(round_trip, range(100)))
     assert len(list(store.list("threads/"))) == 100
+
+
+def test_what_broken_off_writers_left_is_removed_when_it_is_old(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("kept", b"x")
+    if isinstance(store, S3Store):
+        client = store.access.client()
+        for key in (f"{store.prefix}/broken-off", "elsewhere/broken-off"):
+            client.create_multipart_upload(Bucket=store.bucket, Key=key)
+        assert store.clean() == 0
+        monkeypatch.setattr(s3, "_STALE", timedelta(seconds=-60))
+        assert store.clean() == 1
+        left = client.list_multipart_uploads(Bucket=store.bucket)["Uploads"]
+        assert [upload["Key"] for upload in left] == ["elsewhere/broken-off"]
+    else:
+        assert isinstance(store, DirectoryStore)
+        young, old = store.root / ".staging" / "young", store.root / ".staging" / "old"
+        young.write_bytes(b"x")
+        old.write_bytes(b"x")
+        os.utime(old, (1_700_000_000, 1_700_000_000))
+        assert store.clean() == 1
+        assert [file.name for file in (store.root / ".staging").iterdir()] == ["young"]
+    assert store.clean() == 0
+    assert [info.key for info in store.list("")] == ["kept"]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peelbound.service.controller.digests import Digests
-from peelbound.service.controller.measurements import Measurements
+from peelbound.service.controller.measurements import Measurements, unannounced
 from peelbound.service.storage.directory import DirectoryStore
 from peelbound.workers.errors import CheckpointChanged
 from peelbound.workers.results import save_solution
@@ -23,7 +23,9 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 
 def measurements(store: DirectoryStore, tenant: str = "me", **identity: Any) -> Measurements:
-    return Measurements(store, tenant, {"checkpoint": "abc", "grain": 8, **identity}, sources="service")
+    return Measurements(
+        store, tenant, {"checkpoint": "abc", "grain": 8, **identity}, sources="service", use=unannounced
+    )
 
 
 def never() -> Any:
@@ -149,14 +151,14 @@ class Files:
 
 
 def test_a_digest_is_remembered_for_the_same_files_of_the_same_tenant(store: DirectoryStore) -> None:
-    Digests(store, "me", Files("a")).keep("123")
-    assert Digests(store, "me", Files("a")).find() == "123"
-    assert Digests(store, "me", Files("b")).find() is None
-    assert Digests(store, "you", Files("a")).find() is None
+    Digests(store, "me", Files("a"), unannounced).keep("123")
+    assert Digests(store, "me", Files("a"), unannounced).find() == "123"
+    assert Digests(store, "me", Files("b"), unannounced).find() is None
+    assert Digests(store, "you", Files("a"), unannounced).find() is None
 
 
 def test_a_damaged_digest_is_forgotten_until_it_is_kept_again(store: DirectoryStore) -> None:
-    digests = Digests(store, "me", Files("a"))
+    digests = Digests(store, "me", Files("a"), unannounced)
     digests.keep("123")
     (stored,) = store.list("tenants/")
     flip(store, stored.key)
@@ -166,7 +168,7 @@ def test_a_damaged_digest_is_forgotten_until_it_is_kept_again(store: DirectorySt
 
 
 def test_nothing_is_remembered_of_files_written_just_now(store: DirectoryStore) -> None:
-    young = Digests(store, "me", Files(None))
+    young = Digests(store, "me", Files(None), unannounced)
     young.keep("123")
     assert young.find() is None
     assert list(store.list("tenants/")) == []

@@ -1,0 +1,141 @@
+"""Audits are kept for as long as their tenant wants, and nothing of theirs stays behind."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, func, select
+from ulid import ULID
+
+from peelbound.service.database.engine import reading
+from peelbound.service.database.errors import AuditNotFound
+from peelbound.service.database.log import Log
+from peelbound.service.database.retention import FOR_EVER
+from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, EventRow
+from peelbound.service.database.webhooks import Webhooks
+from peelbound.service.schemas.webhook import WebhookRequest
+from peelbound.service.settings import Settings
+from peelbound.service.storage.base import ObjectStore
+from tests.integration.cli.conftest import Run, run
+from tests.integration.database.harness import PROBLEM, at_once
+from tests.integration.retention.harness import Storage
+
+__all__ = ["run"]
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def storage(engine: Engine, store: ObjectStore) -> Storage:
+    return Storage(engine, store, keep_seconds=30 * DAY)
+
+
+def files(storage: Storage) -> list[str]:
+    top = f"tenants/{storage.tenant}/audits/"
+    return sorted(info.key.removeprefix(top) for info in storage.store.list(top))
+
+
+def test_an_audit_expires_after_the_services_time_with_all_that_is_its_own(storage: Storage) -> None:
+    url = "https://hooks.example.com/"
+    Webhooks(storage.engine, clock=storage.service.clock).create("acme", WebhookRequest(url=url), url)
+    old = storage.audit("a")
+    waiting = storage.service.submit("acme")
+    storage.service.clock.push(29 * DAY)
+    storage.collect()
+    assert storage.service.audits.get("acme", old.claim.audit_id)
+    storage.service.clock.push(2 * DAY)
+    collected = storage.collector.collect("acme")
+    assert collected.audits_expired == 1
+    assert collected.bytes_freed > 0
+    with pytest.raises(AuditNotFound):
+        storage.service.audits.get("acme", old.claim.audit_id)
+    assert storage.service.audits.get("acme", waiting)  # it has not even begun
+    assert files(storage) == []
+    with reading(storage.engine) as connection:
+        left = [
+            connection.scalar(select(func.count()).select_from(table).where(column == old.claim.audit_id))
+            for table, column in ((EventRow, EventRow.audit_id), (DeliveryRow, DeliveryRow.audit_id))
+        ]
+        assert left == [0, 0]
+        assert connection.scalar(select(func.count()).select_from(DeliveryAttemptRow)) == 0
+    (entry,) = Log(storage.engine).page("acme").items[:1]
+    assert (entry.actor, entry.action, entry.target) == ("retention", "audit.delete", old.claim.audit_id)
+    storage.later()
+    assert storage.collect() == (0, 1)
+    assert not storage.has("a")
+
+
+def test_a_tenants_own_time_rules(storage: Storage) -> None:
+    audit = storage.audit("a").claim.audit_id
+    retention = storage.retention
+    retention.keep("acme", 2 * DAY)
+    storage.service.clock.push(1 * DAY)
+    assert retention.expired("acme", 30 * DAY) == []
+    storage.service.clock.push(2 * DAY)
+    assert retention.expired("acme", 30 * DAY) == [audit]
+    retention.keep("acme", FOR_EVER)
+    storage.service.clock.push(1000 * DAY)
+    assert retention.expired("acme", 30 * DAY) == []
+    retention.keep("acme", None)
+    assert retention.expired("acme", 30 * DAY) == [audit]
+    assert retention.expired("acme", None) == []
+    assert retention.expired("other", 30 * DAY) == []
+
+
+def test_files_that_no_audit_published_are_deleted_and_those_of_running_ones_are_not(storage: Storage) -> None:
+    top = "tenants/acme/audits"
+    done = storage.audit("a").claim
+    running = storage.claimed().claim
+    gone = str(ULID.from_datetime(storage.retention.now() - timedelta(days=2)))
+    elsewhere = str(ULID.from_datetime(storage.retention.now()))  # its row is in another database
+    for key in (
+        f"{top}/{done.audit_id}/7/report.json",
+        f"{top}/{running.audit_id}/{running.attempt}/report.json",
+        f"{top}/{gone}/1/report.json",
+        f"{top}/{elsewhere}/1/report.json",
+        f"{top}/not-an-audit/1/x",
+    ):
+        storage.store.put(key, b"x")
+    assert storage.collector.would_collect("acme").files_deleted == 2
+    assert storage.collector.collect("acme").files_deleted == 2
+    published = [f"{done.audit_id}/1/{name}" for name in ("manifest.json", "report.json", "results.json")]
+    kept = [f"{running.audit_id}/1/report.json", f"{elsewhere}/1/report.json", "not-an-audit/1/x"]
+    assert files(storage) == sorted(published + kept)
+    storage.service.leases.fail(running, PROBLEM)
+    assert storage.collector.collect("acme").files_deleted == 1
+
+
+def test_one_of_many_collects_a_tenant_and_then_not_for_a_while(storage: Storage) -> None:
+    storage.audit("a")
+    Storage(storage.engine, storage.store, "other").audit("a")
+    every, lease = timedelta(hours=6), timedelta(hours=1)
+    taken = at_once(*[lambda: storage.retention.claim(every, lease) for _ in range(6)])
+    assert sorted(tenant for tenant in taken if tenant is not None) == ["acme", "other"]
+    storage.service.clock.push(5 * 3600)
+    assert storage.retention.claim(every, lease) is None
+    storage.service.clock.push(3601)
+    assert storage.retention.claim(every, lease) == "acme"
+
+
+def test_the_command_line_collects_and_sets_times(run: Run, storage: Storage, store_settings: Settings) -> None:
+    grace = {"PEELBOUND_RESULT_GRACE_SECONDS": "0"}
+
+    def peelbound(*words: str) -> str:
+        done = run(*words, **(store_settings.environment() | grace))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    storage.delete(storage.audit("a"))
+    would = json.loads(peelbound("gc", "--dry-run", "--json"))["acme"]
+    assert would["results_condemned"] == 1
+    assert json.loads(peelbound("gc", "--json"))["acme"] == would
+    assert storage.has("a")
+    assert "results deleted" in peelbound("gc", "--tenant", "acme")
+    assert not storage.has("a")
+    assert "172800 s" in peelbound("tenant", "set", "acme", "--keep-audits", "2d")
+    assert json.loads(peelbound("tenant", "show", "acme", "--json"))["keep_seconds"] == 2 * DAY
+    assert "for ever" in peelbound("tenant", "set", "acme", "--keep-audits", "never")
+    assert "settings" in peelbound("tenant", "set", "acme", "--keep-audits-by-default")
+    assert storage.retention.kept("acme") is None
+    assert run("tenant", "set", "acme", **store_settings.environment()).returncode == 2
+    assert run("tenant", "set", "../x", "--keep-audits", "2d", **store_settings.environment()).returncode == 3
