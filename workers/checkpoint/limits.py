@@ -16,10 +16,12 @@ class Limits:
     """Of a GGUF file, whose header holds the tokenizer as well: 10 MB for 260,000 tokens and their merges."""
     gguf_keys: int = 4096
     """Metadata of a GGUF file; published ones have some dozens."""
-    pickle_bytes: int = 64 << 20
-    """Of what torch pickled beside the weights: names, shapes and where they lie."""
-    pickle_operations: int = 4_000_000
-    """Of one such pickle: 70 for each chunk of a distributed checkpoint, 50 for each tensor of a file."""
+    pickle_operations: int = 1_000_000
+    """Of the pickle in a file that torch wrote: 50 for each tensor. Hostile ones make some 80 bytes of each."""
+    metadata_bytes: int = 64 << 20
+    """Of a distributed checkpoint's `.metadata`."""
+    metadata_operations: int = 4_000_000
+    """Of its pickle: 70 for each chunk of a tensor, of the optimiser's too."""
     tokenizer_bytes: int = 256 << 20
     shards: int = 4096
     tensors: int = 20_000

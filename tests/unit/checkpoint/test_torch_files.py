@@ -230,11 +230,12 @@ def test_pickles_that_are_no_state_dict_are_refused(files, refused, raw, culprit
 
 
 def test_a_pickle_of_many_operations_is_refused_in_bounded_memory(refused):
-    limits = Limits(pickle_operations=100_000)
     tracemalloc.start()
     for raw in (b"}" * 10**7, b"]a" * 10**6, b"K\x01\x94" * 10**6, b"]" + b"2" * 10**6):
         refused(
-            lambda r=raw: read_pickle(b"\x80\x04" + r, file=FILE, limits=limits, known=lambda _: False, remedy="-"),
+            lambda r=raw: read_pickle(
+                b"\x80\x04" + r, file=FILE, operations=100_000, known=lambda _: False, remedy="-"
+            ),
             "checkpoint-torch-invalid",
         )
     assert tracemalloc.get_traced_memory()[1] < 60 << 20

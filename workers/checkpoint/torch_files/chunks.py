@@ -15,6 +15,9 @@ from peelbound.workers.checkpoint.torch_files.pickled import read_pickle
 from peelbound.workers.checkpoint.torch_files.tensors import NotATensor, is_known, saved_tensor
 from peelbound.workers.checkpoint.torch_files.weights_file import span
 
+_PICKLE_BYTES, _PICKLE_OPERATIONS = 1 << 16, 1000
+"""Of one tensor; torch writes some 400 bytes and 40 operations."""
+
 
 def read_chunks(reader: Reader, wanted: Sequence[tuple[ChunkedTensor, NDArray[np.uint8]]], limits: Limits) -> None:
     """Fill each tensor's bytes (uint8, as long as the tensor) from its chunks.
@@ -75,9 +78,11 @@ def _locate(window: Window, tensor: ChunkedTensor, chunk: Chunk, limits: Limits)
     """Where the chunk's elements lie within its zip file, and how many bytes they are."""
     archive = Archive.open(window, limits)
     archive.check_byte_order()
-    raw = archive.read(PICKLE, limits.header_bytes)
+    raw = archive.read(PICKLE, _PICKLE_BYTES)
     try:
-        saved = saved_tensor(read_pickle(raw, file=window.title, limits=limits, known=is_known, remedy=REMEDY), limits)
+        saved = saved_tensor(
+            read_pickle(raw, file=window.title, operations=_PICKLE_OPERATIONS, known=is_known, remedy=REMEDY), limits
+        )
     except NotATensor as error:
         refuse(window.title, f"its chunk of {quoted(tensor.name)} cannot be read: {error}")
     if (saved.dtype, saved.shape) != (tensor.dtype, chunk.sizes):

@@ -74,8 +74,10 @@ def read_metadata(reader: Reader, limits: Limits, model: Container[str]) -> list
         CheckpointError: ``checkpoint-shard-missing``, ``checkpoint-truncated``, ``checkpoint-pickle``,
             ``checkpoint-torch-invalid``, ``checkpoint-dcp-invalid`` or ``checkpoint-dtype-unknown``.
     """
-    raw = reader.read_whole(METADATA_FILE, limit=limits.pickle_bytes, slug="checkpoint-header-too-large")
-    metadata = read_pickle(raw, file=METADATA_FILE, limits=limits, known=_is_known, remedy=REMEDY)
+    raw = reader.read_whole(METADATA_FILE, limit=limits.metadata_bytes, slug="checkpoint-header-too-large")
+    metadata = read_pickle(
+        raw, file=METADATA_FILE, operations=limits.metadata_operations, known=_is_known, remedy=REMEDY
+    )
     fields = _fields(metadata, "Metadata")
     described_tensors = mapping(fields.get("state_dict_metadata"))
     if described_tensors is None:

@@ -8,11 +8,10 @@ their metadata are known; each makes at most one object, so memory is bounded by
 
 import pickletools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.strict_json import quoted
 from peelbound.workers.errors import CheckpointError
 
@@ -44,7 +43,7 @@ class Made:
 
     by: Name
     args: tuple[Any, ...] = ()
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)
+    pairs: list[tuple[Any, Any]] | tuple[()] = ()
     state: Any = None
 
 
@@ -55,13 +54,13 @@ class Persistent:
     id: Any
 
 
-def read_pickle(raw: bytes, *, file: str, limits: Limits, known: Callable[[Name], bool], remedy: str) -> Any:
+def read_pickle(raw: bytes, *, file: str, operations: int, known: Callable[[Name], bool], remedy: str) -> Any:
     """What the pickle describes: plain values, tuples, lists, `Name`, `Made` and `Persistent`.
 
     Args:
         raw: the pickle.
         file: where it came from, for messages.
-        limits: bounds.
+        operations: how many it may have.
         known: whether a name may occur at all. Nothing would happen if others did; but whoever wrote them wanted
             something to happen, and should hear that it did not.
         remedy: for messages.
@@ -73,8 +72,8 @@ def read_pickle(raw: bytes, *, file: str, limits: Limits, known: Callable[[Name]
     machine = _Machine(known)
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(BytesIO(raw))):
-            if count >= limits.pickle_operations:
-                raise _NotData(f"it has more than {limits.pickle_operations:,} operations")
+            if count >= operations:
+                raise _NotData(f"it has more than {operations:,} operations")
             step = _STEPS.get(operation.name)
             if step is None:
                 raise _NotData(f"it has the operation {operation.name}, which no checkpoint needs")
@@ -160,6 +159,8 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, Made) or len(items) % 2:
             raise _NotData("its pickle sets items of what is not a dictionary")
+        if isinstance(target.pairs, tuple):  # most have none, and a list for each would double what hostile ones take
+            target.pairs = []
         target.pairs.extend(zip(items[::2], items[1::2], strict=True))
 
     def build(self) -> None:

@@ -38,8 +38,8 @@ def read_weights_file(reader: Reader, file: str, limits: Limits) -> list[StoredT
 def state_dict(archive: Archive, limits: Limits) -> dict[str, SavedTensor]:
     """The tensors of a dictionary that the archive holds, by name."""
     title = archive.window.title
-    raw = archive.read(PICKLE, limits.pickle_bytes)
-    entries = mapping(read_pickle(raw, file=title, limits=limits, known=is_known, remedy=REMEDY))
+    raw = archive.read(PICKLE, limits.header_bytes)
+    entries = mapping(read_pickle(raw, file=title, operations=limits.pickle_operations, known=is_known, remedy=REMEDY))
     if entries is None:
         refuse(title, "it holds no dictionary of names, each of them once")
     if len(entries) > limits.tensors:
