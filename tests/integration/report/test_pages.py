@@ -43,7 +43,7 @@ PAGES = {
     "names": render(with_long_names(deep_report(60))),
     "estimate": render(estimate_report()),
     "rounded": render(rounded_report()),
-    "rounded deep": render(rounded_report(60)),
+    "rounded-deep": render(rounded_report(60)),
     "low-bit": render(low_bit_report()),
     "run": render_run(build_series(60, run="r" * 128)),
     "start": render_run(build_series(1)),
