@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 
 from peelbound.service.schemas.report import BlockBits, BoundBits, Interval, Sentence, WeightsReport
-from peelbound.service.words import Phrase, compose, interval, nats, percent, plain
+from peelbound.service.words import Phrase, compose, interval, nats, percent, plain, share, share_in_percent
 
 
-def low_bit_sentences(bound: BoundBits | None, blocks: Sequence[BlockBits], level: float) -> list[Sentence]:
+def low_bit_sentences(
+    bound: BoundBits | None, blocks: Sequence[BlockBits], codes_moved: Sequence[float], level: float
+) -> list[Sentence]:
     """The sentences of the low-bit section; paths are those of the report."""
     said = []
     if bound is not None:
         said += _of_bound(bound, level)
     if blocks:
         said += _of_blocks(blocks, level)
+    if codes_moved:
+        said.append(_of_codes(codes_moved))
     return [phrase.sentence() for phrase in said]
 
 
@@ -22,8 +26,10 @@ def _measured(path: str, value: Interval, level: float) -> tuple[Phrase, Phrase]
 
 def _of_bound(bound: BoundBits, level: float) -> list[Phrase]:
     path = "/low_bit/bound"
+    if bound.unfinished.high < 0:
+        return [_out_of_reach(bound, level)]
     names = (plain(f"{path}/network", bound.network), plain(f"{path}/free_network", bound.free_network))
-    said = [
+    return [
         compose(
             "The reference network in full precision, {}, gains {} nats {} over the trained network on check: {} nats "
             "{} of that are the price of the bits, and {} nats {} are what {}, the reference network of the model's "
@@ -35,15 +41,36 @@ def _of_bound(bound: BoundBits, level: float) -> list[Phrase]:
             names[0],
         )
     ]
-    if bound.unfinished.high < 0:
-        said.append(
-            compose(
-                "The network of the model's own class does not reach the trained one: at this budget the bound does "
-                "not tell how much training left undone, and the price is that of fresh blocks.",
-                because=[nats(f"{path}/unfinished/high", bound.unfinished.high)],
-            )
+
+
+def _out_of_reach(bound: BoundBits, level: float) -> Phrase:
+    """No fresh network of the class is as good as the trained one: the bound is silent on training."""
+    path = "/low_bit/bound"
+    return compose(
+        "How much training left undone the bounds do not tell at this budget: {}, the reference network of the "
+        "model's own class, loses to the trained one on check (it gains {} nats {}). Between fresh networks of the "
+        "class and in full precision, {}, the bits cost {} nats {}.",
+        plain(f"{path}/network", bound.network),
+        *_measured(f"{path}/unfinished", bound.unfinished, level),
+        plain(f"{path}/free_network", bound.free_network),
+        *_measured(f"{path}/price", bound.price, level),
+    )
+
+
+def _of_codes(codes_moved: Sequence[float]) -> Phrase:
+    """What solving within the class moved at all."""
+    most = max(range(len(codes_moved)), key=lambda i: codes_moved[i])
+    path = f"/low_bit/codes_moved/{most}"
+    if codes_moved[most] == 0:
+        return compose(
+            "Solving blocks in their class moved no code at this budget, only norms and biases: what it gains says "
+            "nothing of better codes.",
+            because=[share(path, codes_moved[most])],
         )
-    return said
+    return compose(
+        "Solving blocks in their class moved at most {}% of a block's codes.",
+        share_in_percent(path, codes_moved[most]),
+    )
 
 
 def _of_blocks(blocks: Sequence[BlockBits], level: float) -> list[Phrase]:

@@ -92,6 +92,11 @@ def percent(path: str, value: float) -> Phrase:
     return _printed(path, value, percent_text(value))
 
 
+def share_in_percent(path: str, value: float) -> Phrase:
+    """A small share in per cent, two digits after the point, without the sign."""
+    return _printed(path, value, f"{100 * value:.2f}")
+
+
 def plain(path: str, value: Value) -> Phrase:
     """A count or a name, as it is."""
     return _printed(path, value, str(value))

@@ -89,6 +89,7 @@ class Synthetic:
                     "predicted_gain": 100.0 * at[0] + at[1],
                     "gradient_agreement": 0.5,
                     "top_token_share": 0.02 * at[0],
+                    "codes_moved": 0.01 * at[0] * at[1],
                 }
                 for at in gains
             },

@@ -290,8 +290,16 @@ class Worker:
             self._on_step,
             latents,
         )
-        stored = save_solution(self.store, problem.key, module.state_dict(), asdict(found))
-        return Done(time.perf_counter() - start, asdict(found), stored)
+        values = {**asdict(found), "codes_moved": self._codes_moved(problem, part, latents)}
+        stored = save_solution(self.store, problem.key, module.state_dict(), values)
+        return Done(time.perf_counter() - start, values, stored)
+
+    def _codes_moved(self, problem: CorrectedProblem, part: Part, latents: Latents) -> float | None:
+        """Share of a block's codes that a solve moved; None where its scales follow the weights, or it has no codes."""
+        settings = problem.settings
+        if self.weights.scheme.full or self.weights.latent or settings.free or settings.rounded_to is not None:
+            return None
+        return latents.moved(self._start(problem, part).state_dict())
 
     def rounding_products(
         self, index: int, part: Part, rounded_to: str, before: Floats, after: Floats, gradient: Floats

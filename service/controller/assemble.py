@@ -234,7 +234,7 @@ class Assembly:
         free, prices = blocks.free_gains(), blocks.bit_prices()
         if self._context.plan.weights == "full":
             return None
-        bound = self._bound_bits()
+        bound, moved = self._bound_bits(), blocks.codes_moved()
         found: list[BlockBits] = []
         if free is not None and prices is not None:
             gains = paired_intervals(free, level=self._level, seed=self._seed("free gains")).intervals
@@ -251,7 +251,8 @@ class Assembly:
                 for n in networks
             ],
             blocks=found,
-            sentences=low_bit_sentences(bound, found, self._level),
+            codes_moved=moved,
+            sentences=low_bit_sentences(bound, found, moved, self._level),
         )
 
     def _bound_bits(self) -> BoundBits | None:

@@ -156,6 +156,18 @@ class BlockMeasurements:
         """Cosine similarity of the block's gradients on two halves of fit; the same for every ρ."""
         return next(float(v["gradient_agreement"]) for (at, _), v in sorted(self.solutions.items()) if at == block)
 
+    def codes_moved(self) -> list[float]:
+        """Largest share, over candidate steps, of each block's codes that solving it in its class moved.
+
+        Empty where the class has no codes that are held: of latent weights, and in full precision.
+        """
+        found = dict.fromkeys(self.blocks, 0.0)
+        for (block, _), values in self.solutions.items():
+            if values["codes_moved"] is None:
+                return []
+            found[block] = max(found[block], float(values["codes_moved"]))
+        return list(found.values())
+
     def top_token_share(self) -> float:
         """Largest share, over blocks, of Σ‖g‖ on fit that the top 1% of tokens own."""
         return max(float(v["top_token_share"]) for v in self.solutions.values())

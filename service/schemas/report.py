@@ -229,6 +229,9 @@ class LowBitReport(WireModel):
     networks: list[NetworkReport]
     """In full precision."""
     blocks: list[BlockBits]
+    codes_moved: list[Measured] = Field(default_factory=list)
+    """Share (0 to 1) of each block's codes, 1..K, that solving it in its class moved; the largest over its steps. Where
+    none moved, its gain is that of norms and biases alone."""
     sentences: list[Sentence]
 
 

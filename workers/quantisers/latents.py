@@ -62,6 +62,15 @@ class Latents:
                 torch.autograd.backward(self._rounded[name], held.grad)
                 held.grad = None
 
+    def moved(self, before: Mapping[str, Tensor]) -> float:
+        """Share (0 to 1) of the rounded weights that are not what they were: of a held grid, of its codes.
+
+        Args:
+            before: the block's weights by name, as they were when it was taken over.
+        """
+        changed = [int((held != before[name].to(held.device)).sum()) for name, held in self._held.items()]
+        return sum(changed) / max(1, sum(held.numel() for held in self._held.values()))
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for p in (*self.parameters, *self._held.values()):

@@ -36,6 +36,7 @@ class Acting:
     worker: Worker
     subject: Subject
     checkpoint: Checkpoint
+    directory: Path
 
     def prepare(self, weights: WeightClass = FULL_PRECISION) -> None:
         self.worker.prepare(self.checkpoint.config, self.checkpoint.read_part(0), weights)
@@ -62,16 +63,20 @@ class Acting:
         return forward(self.subject.skeleton, index, block, self.subject.h(index - 1), GRAIN)
 
 
+def opened(directory: Path, name: str) -> Checkpoint:
+    uri = AllowList([str(directory)]).resolve(str(directory / name), "/checkpoint")
+    assert isinstance(uri, LocalUri)
+    return Checkpoint.open(LocalSource.of_directory(uri))
+
+
 @pytest.fixture
 def acting(tmp_path: Path) -> Iterator[Acting]:
     """A worker as it is inside its process, in this one."""
     threads = torch.get_num_threads()
     subject = random_subject("llama")
     subject.whole.save_pretrained(tmp_path / "model")
-    uri = AllowList([str(tmp_path)]).resolve(str(tmp_path / "model"), "/checkpoint")
-    assert isinstance(uri, LocalUri)
-    checkpoint = Checkpoint.open(LocalSource.of_directory(uri))
-    yield Acting(Worker(DirectoryStore(tmp_path / "store"), "cpu", GRAIN), subject, checkpoint)
+    worker = Worker(DirectoryStore(tmp_path / "store"), "cpu", GRAIN)
+    yield Acting(worker, subject, opened(tmp_path, "model"), tmp_path)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 
@@ -118,6 +123,22 @@ def test_a_solve_for_what_if_starts_from_the_rounded_block(acting: Acting) -> No
     assert _moved(acting, {"rounded_to": "int3+a8"}) == pytest.approx(_change(acting, "int3", True), rel=1e-3)
 
 
+def test_codes_that_move_are_counted_where_their_grid_is_held(acting: Acting) -> None:
+    scheme = Scheme.parse("ternary-g16")
+    low_bit = copy.deepcopy(acting.subject.whole)
+    for index in range(1, acting.subject.blocks + 1):
+        for linear in acting.subject.architecture.linear_maps(index):
+            weight = low_bit.get_parameter(f"model.layers.{index - 1}.{linear.name}")
+            weight.data = quantise(weight.data, scheme).contiguous()
+    low_bit.save_pretrained(acting.directory / "low-bit")
+    acting.checkpoint = opened(acting.directory, "low-bit")
+    acting.prepare(WeightClass(scheme))
+    assert _solved(acting, {})["codes_moved"] == 0.0
+    moved = _solved(acting, {"learning_rate": 1.0})["codes_moved"]
+    assert 0.0 < moved <= 1.0
+    assert _solved(acting, {"free": True})["codes_moved"] is None
+
+
 def test_products_of_rounding_are_those_of_the_rounded_output(acting: Acting) -> None:
     acting.prepare()
     subject = acting.subject
@@ -129,12 +150,16 @@ def test_products_of_rounding_are_those_of_the_rounded_output(acting: Acting) ->
 
 def _moved(acting: Acting, changes: dict[str, Any]) -> float:
     """Σ⟨g, Δ⟩ of a solve that moves nothing, against the full-precision model's own states."""
+    return -float(_solved(acting, changes)["predicted_gain"])
+
+
+def _solved(acting: Acting, changes: dict[str, Any]) -> dict[str, Any]:
     settings = CorrectedSettings(**{**STEP.__dict__, **changes})
     subject = acting.subject
     documents = np.zeros(subject.ids.shape, np.int64)
     problem = CorrectedProblem("results/solution", TrainedBlock(2), settings)
     arrays = subject.h(1), subject.h(2), subject.g(2)
-    return -float(acting.worker.solve_corrected(problem, acting.part(2), documents, *arrays).values["predicted_gain"])
+    return acting.worker.solve_corrected(problem, acting.part(2), documents, *arrays).values
 
 
 def _change(acting: Acting, scheme: str, activations: bool) -> float:
