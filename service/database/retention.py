@@ -67,10 +67,10 @@ class Retention:
         with reading(self._engine) as connection:
             return sorted(connection.scalars(known))
 
-    def claim(self, every: timedelta, lease: timedelta) -> str | None:
-        """A tenant whose last collection is longer ago than `every` and that nobody collects; None without one.
+    def claim(self, every: timedelta) -> str | None:
+        """A tenant whose last collection began longer ago than `every`; None without one. No other gets it meanwhile.
 
-        The lease is a courtesy that saves work. Two that collect one tenant at once do no harm.
+        That is a courtesy that saves work: two that collect one tenant at once do no harm.
         """
         for tenant in self.tenants():
             if not self._is_due(tenant):
@@ -85,7 +85,7 @@ class Retention:
                         TenantRow.tenant == tenant,
                         TenantRow.collect_at.is_(None) | (TenantRow.collect_at <= now),
                     )
-                    .values(collect_at=now + max(every, lease))
+                    .values(collect_at=now + every)
                     .returning(TenantRow.tenant)
                 )
             if taken is not None:

@@ -2,7 +2,6 @@
 
 import base64
 import secrets
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,13 +10,13 @@ from ulid import ULID
 
 from peelbound.service.database import announcements, log
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
+from peelbound.service.database.deliveries import deliveries_of, delivery_key, one_delivery, with_attempts
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
-from peelbound.service.database.errors import DeliveryNotFound, WebhookDisabled, WebhookLimit, WebhookNotFound
+from peelbound.service.database.errors import WebhookDisabled, WebhookLimit, WebhookNotFound
 from peelbound.service.database.log import Actor
-from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, WebhookRow
+from peelbound.service.database.tables import DeliveryRow, WebhookRow
 from peelbound.service.schemas.webhook import (
     Delivery,
-    DeliveryAttempt,
     DeliveryPage,
     DeliveryState,
     DisabledBecause,
@@ -171,7 +170,7 @@ class Webhooks:
             body = Message(type=TEST, timestamp=now, data={"webhook_id": webhook_id}).model_dump_json()
             delivery_id = announcements.write(connection, tenant, webhook_id, TEST, body, now, None)
             log.write(connection, tenant, by, now, "webhook.test", webhook_id)
-            return _one_delivery(connection, tenant, webhook_id, delivery_id)
+            return one_delivery(connection, tenant, webhook_id, delivery_id)
 
     def redeliver(self, tenant: str, webhook_id: str, delivery_id: str, *, by: Actor | None = None) -> Delivery:
         """Send a message again, under its id and by the whole schedule; one that waits is sent now.
@@ -188,12 +187,12 @@ class Webhooks:
             connection.execute(
                 update(DeliveryRow)
                 .where(
-                    *_delivery_key(tenant, webhook_id, delivery_id),
+                    *delivery_key(tenant, webhook_id, delivery_id),
                     DeliveryRow.lease_owner.is_(None) | (DeliveryRow.due_at <= now),
                 )
                 .values(**due)
             )
-            found = _one_delivery(connection, tenant, webhook_id, delivery_id)
+            found = one_delivery(connection, tenant, webhook_id, delivery_id)
             log.write(connection, tenant, by, now, "webhook.redeliver", delivery_id)
             return found
 
@@ -213,7 +212,7 @@ class Webhooks:
             CursorInvalid: the cursor is not one that an earlier page gave.
         """
         wanted = (
-            _deliveries(tenant)
+            deliveries_of(tenant)
             .where(DeliveryRow.webhook_id == webhook_id)
             .order_by(DeliveryRow.id.desc())
             .limit(limit + 1)
@@ -225,7 +224,7 @@ class Webhooks:
         with reading(self._engine) as connection:
             _one(connection, tenant, webhook_id)
             rows = connection.execute(wanted).all()
-            items = _with_attempts(connection, tenant, rows[:limit])
+            items = with_attempts(connection, tenant, rows[:limit])
         return DeliveryPage(items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > limit else None)
 
     @staticmethod
@@ -265,10 +264,6 @@ def _key(tenant: str, webhook_id: str) -> tuple[ColumnElement[bool], ...]:
     return WebhookRow.tenant == tenant, WebhookRow.id == webhook_id
 
 
-def _delivery_key(tenant: str, webhook_id: str, delivery_id: str) -> tuple[ColumnElement[bool], ...]:
-    return DeliveryRow.tenant == tenant, DeliveryRow.webhook_id == webhook_id, DeliveryRow.id == delivery_id
-
-
 def _webhooks(tenant: str) -> Any:
     """The columns of `Webhook`, by its own names."""
     return select(
@@ -304,65 +299,6 @@ def _enabled(connection: Connection, tenant: str, webhook_id: str) -> None:
         raise WebhookDisabled(
             f"Webhook {webhook_id} is disabled.", remedy='Enable it first: PATCH it with {"enabled": true}.'
         )
-
-
-def _deliveries(tenant: str) -> Any:
-    return select(
-        DeliveryRow.id,
-        DeliveryRow.type,
-        DeliveryRow.audit_id,
-        DeliveryRow.state,
-        DeliveryRow.created_at,
-        DeliveryRow.ended_at,
-        DeliveryRow.due_at,
-        DeliveryRow.lease_owner,
-        DeliveryRow.body,
-    ).where(DeliveryRow.tenant == tenant)
-
-
-def _one_delivery(connection: Connection, tenant: str, webhook_id: str, delivery_id: str) -> Delivery:
-    query = _deliveries(tenant).where(DeliveryRow.webhook_id == webhook_id, DeliveryRow.id == delivery_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise DeliveryNotFound(
-            f"Webhook {webhook_id} has no delivery {delivery_id!r}.",
-            remedy=f"GET /v1/webhooks/{webhook_id}/deliveries lists those that exist.",
-        )
-    return _with_attempts(connection, tenant, [row])[0]
-
-
-def _with_attempts(connection: Connection, tenant: str, rows: Sequence[Row[*tuple[Any, ...]]]) -> list[Delivery]:
-    attempts: dict[str, list[DeliveryAttempt]] = {row.id: [] for row in rows}
-    query = (
-        select(
-            DeliveryAttemptRow.delivery_id,
-            DeliveryAttemptRow.number,
-            DeliveryAttemptRow.at,
-            DeliveryAttemptRow.seconds,
-            DeliveryAttemptRow.status,
-            DeliveryAttemptRow.error,
-        )
-        .where(DeliveryAttemptRow.tenant == tenant, DeliveryAttemptRow.delivery_id.in_(attempts))
-        .order_by(DeliveryAttemptRow.number)
-    )
-    for row in connection.execute(query):
-        attempts[row.delivery_id].append(
-            DeliveryAttempt(number=row.number, at=row.at, seconds=row.seconds, status=row.status, error=row.error)
-        )
-    return [
-        Delivery(
-            id=row.id,
-            type=row.type,
-            audit_id=row.audit_id,
-            state=row.state,
-            created_at=row.created_at,
-            ended_at=row.ended_at,
-            next_attempt_at=row.due_at if row.lease_owner is None else None,
-            body=row.body,
-            attempts=attempts[row.id],
-        )
-        for row in rows
-    ]
 
 
 def _not_found(webhook_id: str) -> WebhookNotFound:

@@ -18,7 +18,6 @@ from peelbound.workers.errors import PeelboundError
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
-LEASE = timedelta(hours=1)
 JOIN_SECONDS = 2.0
 
 
@@ -38,9 +37,11 @@ def _run(settings: Settings, engine: Engine, store: ObjectStore, stop: threading
     every = timedelta(seconds=settings.collect_seconds)
     while not stop.wait(LOOK_SECONDS):
         try:
-            tenant = retention.claim(every, LEASE)
-            if tenant is not None:
+            collected = False
+            while not stop.is_set() and (tenant := retention.claim(every)) is not None:
                 log.info("collected %s: %s", tenant, collector.collect(tenant))
+                collected = True
+            if collected:
                 store.clean()
         except PeelboundError as error:
             log.warning("the collection broke off and is tried again later: %s", error)

@@ -1,6 +1,7 @@
 """Audits are kept for as long as their tenant wants, and nothing of theirs stays behind."""
 
 import json
+import threading
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from peelbound.service.database.log import Log
 from peelbound.service.database.retention import FOR_EVER
 from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, EventRow
 from peelbound.service.database.webhooks import Webhooks
+from peelbound.service.retention.collecting import collecting
 from peelbound.service.schemas.webhook import WebhookRequest
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
@@ -23,6 +25,7 @@ from tests.integration.retention.harness import Storage
 __all__ = ["run"]
 
 DAY = 24 * 3600
+TICK = threading.Event()
 
 
 @pytest.fixture
@@ -108,13 +111,27 @@ def test_files_that_no_audit_published_are_deleted_and_those_of_running_ones_are
 def test_one_of_many_collects_a_tenant_and_then_not_for_a_while(storage: Storage) -> None:
     storage.audit("a")
     Storage(storage.engine, storage.store, "other").audit("a")
-    every, lease = timedelta(hours=6), timedelta(hours=1)
-    taken = at_once(*[lambda: storage.retention.claim(every, lease) for _ in range(6)])
+    every = timedelta(hours=6)
+    taken = at_once(*[lambda: storage.retention.claim(every) for _ in range(6)])
     assert sorted(tenant for tenant in taken if tenant is not None) == ["acme", "other"]
     storage.service.clock.push(5 * 3600)
-    assert storage.retention.claim(every, lease) is None
+    assert storage.retention.claim(every) is None
     storage.service.clock.push(3601)
-    assert storage.retention.claim(every, lease) == "acme"
+    assert storage.retention.claim(every) == "acme"
+
+
+def test_a_controller_collects_in_the_background(
+    storage: Storage, store_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peelbound.service.retention.collecting.LOOK_SECONDS", 0.05)
+    storage.delete(storage.audit("a"))
+    often = store_settings.model_copy(update={"collect_seconds": 0.05, "result_grace_seconds": 0.0})
+    with collecting(often, storage.engine, storage.store):
+        while storage.has("a"):
+            TICK.wait(0.05)
+    never = store_settings.model_copy(update={"collect_seconds": 0.0})
+    with collecting(never, storage.engine, storage.store):
+        assert all(thread.name != "collector" for thread in threading.enumerate())
 
 
 def test_the_command_line_collects_and_sets_times(run: Run, storage: Storage, store_settings: Settings) -> None:
