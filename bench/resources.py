@@ -92,7 +92,7 @@ def again(out: Path) -> dict[str, Any]:
     """One audit again, some times: as its controller sees it, and as a client of the service does."""
     model = random_model(out / "twelve", hidden=256, intermediate=704, blocks=12, heads=4, kv=4, vocab=4096)
     quickly = {"rhos": [0.5], "block_steps": 1, "head_steps": 1}  # what the first one takes does not matter
-    asked = request(model, length=128, fit=32, select=16, check=32, **quickly)
+    asked = request(model, length=32, fit=8, select=4, check=8, **quickly)
     with local_audits(out / "state-again", out) as audits:
         audits.run(asked)
         repeats = [timed(lambda: audits.run(asked)) for _ in range(AGAINS)]
