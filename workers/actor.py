@@ -24,6 +24,7 @@ from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.errors import Cancelled, pointing
 from peelbound.workers.heap import Heap
 from peelbound.workers.keys import platform_fingerprint
+from peelbound.workers.leash import Leash
 from peelbound.workers.linear_maps import LinearMap
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.quantisers.activations import round_inputs
@@ -128,9 +129,9 @@ class HeadProblem:
 
 
 class Worker:
-    """One process of the pool. Methods are called one at a time, except `cancel` and `resume`, which interrupt."""
+    """One process of the pool. Methods are called one at a time, except those of the control group, which interrupt."""
 
-    def __init__(self, store: ResultStore, device: str, grain: int) -> None:
+    def __init__(self, store: ResultStore, device: str, grain: int, leash_seconds: float | None = None) -> None:
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
         self.store, self.device, self.grain = store, device, grain
@@ -138,6 +139,9 @@ class Worker:
         self.weights = FULL_PRECISION
         self._stop = threading.Event()
         self._heap = Heap()
+        self._leash = None if leash_seconds is None else Leash(leash_seconds)
+        if self._leash is not None:
+            self._leash.start()
 
     def prepare(
         self,
@@ -159,6 +163,11 @@ class Worker:
     def cancel(self) -> None:
         """Make the task in hand, and all that wait behind it, raise `Cancelled` at its next step."""
         self._stop.set()
+
+    def heard(self) -> None:
+        """The controller is alive; without a word for `leash_seconds` this process ends."""
+        if self._leash is not None:
+            self._leash.heard()
 
     def process(self) -> int:
         """The process id."""
@@ -488,7 +497,9 @@ def _thirds(shards: tuple[Floats, ...]) -> tuple[Floats, Floats, Floats]:
     return np.concatenate(shards[:n]), np.concatenate(shards[n : 2 * n]), np.concatenate(shards[2 * n :])
 
 
-def start_worker(store: ResultStore, device: str, grain: int, cpus: float, gpus: float) -> Any:
+def start_worker(
+    store: ResultStore, device: str, grain: int, cpus: float, gpus: float, leash_seconds: float | None = None
+) -> Any:
     """Start one actor of the pool; cancellation reaches it while it works."""
     remote: Any = ray.remote  # its stubs lack concurrency_groups
     actor = remote(concurrency_groups={"control": 1})(Worker).options(
@@ -498,4 +509,4 @@ def start_worker(store: ResultStore, device: str, grain: int, cpus: float, gpus:
         max_task_retries=0,
         runtime_env={"env_vars": _ENVIRONMENT},
     )
-    return actor.remote(store, device, grain)
+    return actor.remote(store, device, grain, leash_seconds)

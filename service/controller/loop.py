@@ -97,7 +97,7 @@ class Controller:
                 self.stop.wait(self.settings.poll_seconds)
         finally:
             self.pulse.end()
-            ray.shutdown()
+            self._stop_ray()
 
     def _start_pool(self) -> Pool:
         if self._pool is None:
@@ -130,6 +130,8 @@ class Controller:
         return allowed
 
     def _stop_ray(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
         ray.shutdown()
         self._pool = None
 

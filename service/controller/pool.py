@@ -8,7 +8,9 @@ have now, takes them in as they start, and gives back those beyond once they hav
 result depends on who computed it.
 """
 
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -114,6 +116,8 @@ class Pool:
         self._in_flight: dict[Ref, Task] = {}
         self._introduction: Callable[[], tuple[Any, ...]] | None = None
         self._worker_seconds = 0.0
+        self._closed = threading.Event()
+        self._holding: threading.Thread | None = None
         self._counted = self._balanced = time.monotonic()
 
     def __len__(self) -> int:
@@ -122,6 +126,23 @@ class Pool:
 
     def _ready(self) -> list[Member]:
         return [m for m in self._members if m.answer is None and not m.leaving]
+
+    @property
+    def _leash_seconds(self) -> float | None:
+        """A frozen controller's lease runs out; then, on a cluster that others need too, its workers end."""
+        return 2 * self._settings.lease_seconds if self._shared else None
+
+    def _hold_leash(self) -> None:
+        while not self._closed.wait(self._settings.lease_seconds / 4):
+            for member in list(self._members):
+                with contextlib.suppress(Exception):  # whatever is wrong with it, its tasks will tell
+                    member.actor.heard.options(concurrency_group="control").remote()
+
+    def close(self) -> None:
+        """The pool is not used any more; to be called before Ray is shut down."""
+        self._closed.set()
+        if self._holding is not None:
+            self._holding.join()
 
     @property
     def worker_seconds(self) -> float:
@@ -152,6 +173,9 @@ class Pool:
             raise typed(error, "the start of the workers") from error
 
     def _start(self, grain: int) -> None:
+        if self._shared and self._holding is None:
+            self._holding = threading.Thread(target=self._hold_leash, name="leash", daemon=True)
+            self._holding.start()
         self._introduction = None
         if self.grain != grain:
             self.release()
@@ -164,7 +188,8 @@ class Pool:
         """Have as many members that are to stay as `target` says."""
         staying = [m for m in self._members if not m.leaving]
         for _ in range(target - len(staying)):
-            actor = start_worker(self._store, self._device, self.grain, WORKER_CPUS, self._settings.worker_gpus)
+            gpus, leash = self._settings.worker_gpus, self._leash_seconds
+            actor = start_worker(self._store, self._device, self.grain, WORKER_CPUS, gpus, leash)
             self._members.append(Member(actor, actor.platform.options(concurrency_group="control").remote()))
         # Those that wait for room go first, then those with the least in hand.
         staying.sort(key=lambda m: (m.answer is None, self._load(m)))
