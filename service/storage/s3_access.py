@@ -21,6 +21,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.handlers import add_expect_header
 from pydantic import SecretStr
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
@@ -138,7 +139,7 @@ def _reveal(secret: SecretStr | None) -> str | None:
 @functools.lru_cache(maxsize=16)
 def _client(access: S3Access, pid: int) -> "S3Client":  # noqa: ARG001 (a forked child must not share sockets)
     own_server = access.endpoint_url is not None
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3",
         endpoint_url=access.endpoint_url,
         region_name=access.region or ("us-east-1" if own_server else None),
@@ -157,3 +158,7 @@ def _client(access: S3Access, pid: int) -> "S3Client":  # noqa: ARG001 (a forked
             max_pool_connections=32,
         ),
     )
+    # An upload would first ask for "100 Continue", and botocore (seen in 1.44) reads for ever when the connection is
+    # cut in the middle of that answer: AWSConnection._consume_headers does not know the end of the stream.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client

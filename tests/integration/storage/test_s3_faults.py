@@ -1,13 +1,17 @@
 """An S3 store meets wrong credentials, a wrong bucket, broken connections and killed writers."""
 
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 from pydantic import SecretStr
@@ -159,3 +163,24 @@ def test_no_prefix_is_a_prefix_too(s3_server: S3Server) -> None:
 def test_secrets_do_not_show(s3_server: S3Server) -> None:
     access: S3Access = s3_server.access()
     assert s3_server.secret_access_key not in repr(access)
+
+
+def test_an_upload_ends_though_the_connection_breaks_in_the_middle_of_a_100_continue(
+    store: S3Store, s3_server: S3Server
+) -> None:
+    """botocore would read on for ever at the end of the stream, with the lease held."""
+
+    class Handler(BaseRequestHandler):
+        request: socket.socket
+
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"HTTP/1.1 100 Continue\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener, ThreadPoolExecutor() as uploads:
+        threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        endpoint_url = f"http://127.0.0.1:{listener.server_address[1]}"
+        broken = replace(store, access=s3_server.access(endpoint_url=endpoint_url, attempts=2))
+        with pytest.raises(StorageUnavailable):
+            uploads.submit(broken.put, "key", b"x" * 100_000).result(timeout=60)
+        listener.shutdown()
