@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peelbound import __version__
 from peelbound.api.context import Context
+from peelbound.service.database.outbox import oldest_due_seconds
 
 
 class RequestMetrics:
@@ -85,6 +86,11 @@ class ServiceMetrics(Collector):
         )
         yield _gauge(
             "peelbound_controllers", "Controllers that gave a sign of life within a lease's time.", health.controllers
+        )
+        yield _gauge(
+            "peelbound_webhook_oldest_due_seconds",
+            "How long the oldest message to a webhook has been due; 0 when none is.",
+            oldest_due_seconds(self._context.engine),
         )
         if health.controller_seen_seconds is not None:
             yield _gauge(

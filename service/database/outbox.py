@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, exists, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
@@ -61,6 +61,14 @@ class Parcel:
     secrets: tuple[str, ...]
     """To sign with: the current one, and the one before while they overlap."""
     body: str
+
+
+def oldest_due_seconds(engine: Engine, clock: Clock = database_clock) -> float:
+    """For how long the oldest message that is due has been; 0 when none is. Those in their backoff are not due."""
+    with reading(engine) as connection:
+        now = clock(connection)
+        due_at = connection.scalar(select(func.min(DeliveryRow.due_at)).where(DeliveryRow.due_at <= now))
+    return (now - due_at).total_seconds() if due_at else 0.0
 
 
 class Outbox:

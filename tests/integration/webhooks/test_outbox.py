@@ -10,7 +10,7 @@ from standardwebhooks import WebhookVerificationError
 
 from peelbound.service.database.engine import writing
 from peelbound.service.database.errors import WebhookDisabled
-from peelbound.service.database.outbox import MOST_FAILURES, backoff
+from peelbound.service.database.outbox import MOST_FAILURES, backoff, oldest_due_seconds
 from peelbound.service.database.tables import AuditRow
 from peelbound.service.database.transitions import advance
 from peelbound.service.schemas.record import AuditState
@@ -148,6 +148,20 @@ def test_failures_are_tried_again_for_a_day_ever_more_slowly_under_one_id(hooks:
     assert len({got.headers["webhook-id"] for got in hooks.receiver.received}) == 1
     assert len({got.headers["webhook-timestamp"] for got in hooks.receiver.received}) == MOST_FAILURES
     assert hooks.deliver_all() == 0
+
+
+def test_the_age_of_what_is_due_is_told(hooks: Hooks) -> None:
+    def age() -> float:
+        return oldest_due_seconds(hooks.engine, hooks.service.clock)
+
+    hooks.hook()
+    assert age() == 0
+    end(hooks, "succeeded")
+    hooks.service.clock.push(90)
+    assert 90 <= age() < 120
+    hooks.receiver.answers = [500]
+    hooks.deliver_all()
+    assert age() == 0
 
 
 def test_backoffs_differ_by_chance() -> None:
