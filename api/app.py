@@ -23,7 +23,9 @@ from peelbound.api.rates import Rates
 from peelbound.api.readiness import Readiness
 from peelbound.api.request_ids import RequestIds
 from peelbound.api.routes import audits, index, log, operations, plans, reports, runs, webhooks
+from peelbound.api.tracing import Traced
 from peelbound.service.settings import Settings
+from peelbound.service.tracing import tracing
 
 
 def create_app(settings: Settings | None = None, draining: Draining | None = None) -> FastAPI:
@@ -45,7 +47,8 @@ def create_app(settings: Settings | None = None, draining: Draining | None = Non
         app.state.planner = Planner(settings)
         app.state.readiness = Readiness(context)
         app.state.registry = registry
-        yield
+        with tracing(settings, "peelbound-api"):
+            yield
         context.close()
 
     app = FastAPI(
@@ -62,6 +65,7 @@ def create_app(settings: Settings | None = None, draining: Draining | None = Non
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, registry=registry)
     app.add_middleware(AccessLog)
+    app.add_middleware(Traced)
     app.add_middleware(RequestIds)
     problems.install(app)
     for module in (audits, plans, reports, runs, webhooks, log, operations, index):

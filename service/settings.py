@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     """Values in that claim and the scopes that they stand for; others mean nothing."""
     log_format: LogFormat = "plain"
     """How API and controller write their logs: `plain` lines or a `json` object a line."""
+    traces: bool = False
+    """Whether API and controller send OpenTelemetry spans to the collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names;
+    needs the extra `traces`."""
     controller_metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Where a controller answers `GET /metrics` for Prometheus, without a token; None: nowhere."""
     controller_metrics_host: str = "127.0.0.1"

@@ -15,6 +15,7 @@ from peelbound.service.logs import configure_logs
 from peelbound.service.retention.collecting import collecting
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
+from peelbound.service.tracing import tracing
 from peelbound.service.uris import AllowList
 from peelbound.service.webhooks.deliverer import delivering
 from peelbound.workers.errors import PeelboundError
@@ -47,7 +48,12 @@ def main() -> int:
         wait = settings.database_wait_seconds
         engine = open_database(settings.resolved_database_url, wait_seconds=wait, pause=_pausing(stop))
         store = open_store(settings)
-        with metrics.served(settings), delivering(settings, engine), collecting(settings, engine, store):
+        with (
+            tracing(settings, "peelbound-controller"),
+            metrics.served(settings),
+            delivering(settings, engine),
+            collecting(settings, engine, store),
+        ):
             Controller(settings, engine, store, stop).run()
     except Stopping:
         return 0

@@ -33,6 +33,7 @@ from peelbound.service.retention.uses import Uses
 from peelbound.service.schemas.record import Progress
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
+from peelbound.service.tracing import span
 from peelbound.workers.errors import Cancelled, InfrastructureError, PeelboundError, UserError, WorkerLost
 
 log = logging.getLogger(__name__)
@@ -136,10 +137,18 @@ class Controller:
         self._pool = None
 
     def _hold(self, claim: Claim) -> None:
-        with log_context(audit_id=claim.audit_id, attempt=claim.attempt):
-            self._held(claim)
+        known: dict[str, str | int] = {"audit_id": claim.audit_id, "attempt": claim.attempt}
+        origin = {} if claim.request_id is None else {"request_id": claim.request_id}
+        attributes = {f"peelbound.{name}": value for name, value in (known | origin).items()}
+        with (
+            log_context(**known, **origin),
+            span("attempt", parent=claim.traceparent, attributes=attributes) as current,
+        ):
+            outcome = self._held(claim)
+            if current is not None:
+                current.set_attribute("peelbound.outcome", outcome)
 
-    def _held(self, claim: Claim) -> None:
+    def _held(self, claim: Claim) -> str:
         log.info("audit %s attempt %d: begun", claim.audit_id, claim.attempt)
         if claim.taken_over:
             metrics.RETRIES.labels("lease-lost").inc()
@@ -148,6 +157,7 @@ class Controller:
             with metrics.ATTEMPTS_RUNNING.track_inprogress(), metrics.ATTEMPT_SECONDS.time():
                 outcome = self._attempt(claim)
             metrics.ATTEMPTS.labels(outcome).inc()
+            return outcome
         finally:
             self.pulse.hold(None)
 

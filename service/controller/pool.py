@@ -29,6 +29,7 @@ from ray.exceptions import (
 from peelbound.service.controller import metrics
 from peelbound.service.controller.cluster import RAY_REMEDY, WORKER_CPUS, RayFailed, start_ray
 from peelbound.service.settings import Settings
+from peelbound.service.tracing import ended_span
 from peelbound.workers.actor import Done, start_worker
 from peelbound.workers.errors import InfrastructureError, OutOfMemory, PeelboundError, WorkerLost
 from peelbound.workers.keys import platform_fingerprint
@@ -363,6 +364,7 @@ class Pool:
             raise typed(error, task.method) from error
         self.busy_seconds += done.seconds
         metrics.BUSY_SECONDS.inc(done.seconds)
+        ended_span(f"worker.{task.method}", done.seconds, {"peelbound.stored_bytes": done.stored_bytes})
         metrics.SOLUTION_BYTES.inc(done.stored_bytes)
         self.solved += done.stored_bytes > 0
         if task.then is not None:

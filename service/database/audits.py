@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select, tuple_
 from ulid import ULID
 
+from peelbound.service import tracing
 from peelbound.service.database import log
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
 from peelbound.service.database.deadlines import deadline
@@ -115,7 +116,14 @@ class Audits:
             return None
         audit_id = str(created)
         key = {"tenant": tenant, "audit_id": audit_id}
-        connection.execute(insert(RequestRow).values(**key, body=request))
+        connection.execute(
+            insert(RequestRow).values(
+                **key,
+                body=request,
+                request_id=None if by is None else by.request_id,
+                traceparent=tracing.traceparent(),
+            )
+        )
         if request.labels:
             connection.execute(
                 insert(LabelRow), [{**key, "name": name, "value": value} for name, value in request.labels.items()]

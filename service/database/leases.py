@@ -43,6 +43,10 @@ class Claim:
     request: AuditRequest
     taken_over: bool = False
     """Whether another controller had it, whose lease ran out."""
+    request_id: str | None = None
+    """Of the HTTP request that submitted it."""
+    traceparent: str | None = None
+    """The span that submitted it."""
 
 
 class Lease(StrEnum):
@@ -135,10 +139,21 @@ class Leases:
                 return None
             change |= {"event": EventType.RETRY, "problem": problem, "failures": failures}
         advance(connection, guard, now, AuditState.RUNNING, attempt + 1, **change)
-        request = connection.scalars(
-            select(RequestRow.body).where(RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id)
+        request = connection.execute(
+            select(RequestRow.body, RequestRow.request_id, RequestRow.traceparent).where(
+                RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id
+            )
         ).one()
-        return Claim(found.id, found.tenant, attempt + 1, owner, request, taken_over=found.state is AuditState.RUNNING)
+        return Claim(
+            found.id,
+            found.tenant,
+            attempt + 1,
+            owner,
+            request.body,
+            taken_over=found.state is AuditState.RUNNING,
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+        )
 
     def _lease_lost(self, owner: str | None, attempt: int, failures: int) -> Problem:
         return Problem.make(

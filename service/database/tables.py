@@ -129,6 +129,10 @@ class RequestRow(Table):
     tenant: Mapped[str] = mapped_column(primary_key=True)
     audit_id: Mapped[str] = mapped_column(primary_key=True)
     body: Mapped[AuditRequest]
+    request_id: Mapped[str | None]
+    """Of the HTTP request that brought it."""
+    traceparent: Mapped[str | None]
+    """The span that submitted it, where traces are on."""
 
 
 class LabelRow(Table):
