@@ -162,10 +162,9 @@ class Audit:
                 "seconds": seconds,
                 "busy_share": (pool.busy_seconds - busy) / max(pool.worker_seconds - available, 1e-9),
                 "workers": len(pool),
-                "walks": audited.walks,
-                "bytes_read": checkpoint.bytes_read,
-                "checkpoint_bytes": checkpoint.total_bytes,
-            },
+            }
+            | _walked(audited)
+            | ({} if baseline is None else {"baseline": _walked(baseline.audited)}),
         )
 
     def _measure(self, blocks: BlockAudit, networks: NetworkAudit, free: NetworkAudit, plan: Plan) -> Measured:
@@ -285,6 +284,16 @@ class Audit:
             return self.store.get(key)
         except (ObjectMissing, ObjectCorrupt):
             return None
+
+
+def _walked(audited: Audited) -> dict[str, Any]:
+    """How often a checkpoint's blocks were walked, and what that read."""
+    checkpoint = audited.checkpoint
+    return {
+        "walks": audited.walks,
+        "bytes_read": checkpoint.bytes_read,
+        "checkpoint_bytes": checkpoint.total_bytes,
+    }
 
 
 def _calibration_report(request: AuditRequest, inputs: Inputs, data: Data) -> CalibrationReport:

@@ -102,9 +102,15 @@ def beside(inputs: Inputs) -> AuditRequest:
 
 
 @pytest.fixture(scope="session")
-def beside_baseline(running: Running, beside: AuditRequest) -> bytes:
+def beside_audit(running: Running, beside: AuditRequest) -> str:
+    """It, of the tenant `baseline`."""
+    return running.service.submit(beside, "baseline")
+
+
+@pytest.fixture(scope="session")
+def beside_baseline(running: Running, beside_audit: str) -> bytes:
     """Its report, by two workers."""
-    return running.service.succeeded(running.service.submit(beside, "baseline"), "baseline")
+    return running.service.succeeded(beside_audit, "baseline")
 
 
 @pytest.fixture(scope="session")

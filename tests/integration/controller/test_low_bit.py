@@ -53,6 +53,15 @@ def test_beside_the_baseline_its_loss_is_that_of_its_own_audit(beside_baseline: 
     assert report.checkpoint.weights.scheme == "ternary"
 
 
+def test_the_baseline_is_read_by_itself_and_once_more_beside_the_audited_checkpoint(
+    running: Running, beside_audit: str, beside_baseline: bytes
+) -> None:
+    assert beside_baseline
+    timings = running.service.timings(beside_audit, "baseline")
+    assert (timings["walks"], timings["baseline"]["walks"]) == (4, 2)
+    assert timings["baseline"]["bytes_read"] < 2.5 * timings["baseline"]["checkpoint_bytes"]
+
+
 def test_the_baseline_is_known_by_its_content(running: Running, inputs: Inputs, beside: AuditRequest) -> None:
     """One whose last byte is another is another baseline, although its name is the same."""
     service = running.service

@@ -252,6 +252,23 @@ def test_a_checkpoint_that_changes_while_it_is_read(hidden: bool, running: Runni
     assert service.results("report", tenant) == {}
 
 
+def test_a_baseline_that_changes_while_it_is_read(running: Running, inputs: Inputs) -> None:
+    """It is read twice: by itself, and beside the audited checkpoint."""
+    service, tenant = running.service, "changing-baseline"
+    baseline = aged(copied(inputs, tenant))
+    request = inputs.request(ternary_model(inputs, "changing-quantised"), baseline=str(baseline), preset="quick")
+    audit = service.submit(request, tenant)
+    until(lambda: service.results("baseline", tenant))
+    with (baseline / "model-00003-of-00005.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    aged(baseline)
+    record = service.wait(audit, tenant)
+    assert record.problem is not None
+    assert (record.problem.slug, record.problem.pointer) == ("checkpoint-changed", "/baseline")
+    assert service.results("report", tenant) == {}
+
+
 def test_a_full_disk_fails_after_its_attempts_and_leaves_nothing_half_written(
     running: Running, inputs: Inputs, reference: bytes
 ) -> None:
