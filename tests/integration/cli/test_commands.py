@@ -49,11 +49,11 @@ def test_audit_judges_the_verdict(
 def test_audit_json_is_one_document(served: Run, service: Service) -> None:
     with service.ending_the_next(frozen_report()):
         numerics = ("--anchors", "2,4", "--anchors", "4", "--precision", "bfloat16", "--compile")
-        done = served(*AUDIT, "--json", "--run", "r", "--step", "3", *numerics)
+        done = served(*AUDIT, "--json", "--run", "r", "--step", "3", "--deadline", "2h", *numerics)
     assert done.returncode == 1
     record = json.loads(done.stdout)
     assert record["summary"]["inert_blocks"] == [3]
-    assert record["request"]["step"] == 3
+    assert (record["request"]["step"], record["request"]["deadline_seconds"]) == (3, 7200)
     options = record["request"]["options"]
     assert (options["maps"], options["precision"], options["compile"]) == ([[2, 4], [4]], "bfloat16", True)
 
@@ -97,6 +97,7 @@ def test_a_refused_request_is_exit_code_3_with_field_and_remedy(served: Run) -> 
         ("audit", "/data/ckpt", "--calibration", "/data/t", "--step", "3"),
         ("audit", "/data/ckpt", "--calibration", "/data/t", "--label", "x"),
         ("audit", "/data/ckpt", "--calibration", "/data/t", "--anchors", "1;2"),
+        ("audit", "/data/ckpt", "--calibration", "/data/t", "--deadline", "2 hours"),
         ("audit", "/data/ckpt", "--calibration", "/data/t", "--fit-sequences", "1000000000"),
         ("report",),
         ("report", "x", "--out", "report.pdf"),

@@ -1,6 +1,5 @@
 """Calls of webhooks against a real server on loopback: what is reached, and what a hostile answer costs."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,11 +114,10 @@ def test_an_endless_answer_is_left_after_a_little_of_it(receiver: Receiver) -> N
 
 @pytest.mark.parametrize("path", ["silent", "dripping"])
 def test_the_time_for_an_answer_holds_for_all_of_it(receiver: Receiver, path: str) -> None:
-    began = time.monotonic()
+    """Each dripping byte comes well within the limit; a limit for each would never end this test."""
     answer = Sender(LOOPBACK, 0.5).post(receiver.url.replace("hook", path), {}, BODY)
     assert answer.status is None
     assert answer.error == "No answer within 0.5 s."
-    assert time.monotonic() - began < 10  # not for ever: each byte came well within the limit
 
 
 @pytest.mark.parametrize("path", ["headers", "noise"])
