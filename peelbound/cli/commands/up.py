@@ -39,9 +39,9 @@ def command(
     from pydantic import ValidationError
 
     from peelbound.embedded import Running, embedded
+    from peelbound.service.logs import configure_logs
     from peelbound.service.settings import Settings
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
     try:
         configured = Settings()
@@ -58,6 +58,7 @@ def command(
         raise click.UsageError(
             f"{settings.host} can be reached from other machines: say by which name, with --allowed-host."
         )
+    configure_logs(settings.log_format, logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
