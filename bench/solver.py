@@ -1,17 +1,18 @@
 """How soon the fast solver reaches the bound of the baseline recipe, in solver FLOPs.
 
-    python -m bench.solver CHECKPOINT CALIBRATION [--baseline-steps 400] [--out bench/out/solver.json]
+    python -m bench.solver CHECKPOINT CALIBRATION [--maps direct YES-0] [--rates 2e-3 5e-3 1e-2] [--steps 160 320 640]
 
 The baseline is AdamW with a cosine from a fresh start, whole blocks, its learning rate tuned on select; it is also
 shown with fewer steps, since the number it is charged for is a choice. The fast solver is the product's default at
-several numbers of steps, and the same without its halves. All build the reference networks `direct` and `YES-0`, block
-by block; compared is the cross-entropy on check with the head unchanged, of the map that is better on select.
+several numbers of steps, and the same without its halves. All build the reference networks of the maps, block by block;
+compared is the cross-entropy on check with the head unchanged, of the map that is better on select.
 
 FLOPs are those of products of matrices, counted while they run (`torch.utils.flop_counter`): steps, least squares, the
 passes between them, and what it takes to get the trained states inside the blocks.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,13 @@ from peelbound.workers.recipes import StateSettings
 from peelbound.workers.skeleton import Skeleton
 
 BASELINE = StateSettings(steps=400, learning_rate=5e-3, batch=8, schedule="cosine", halves=False)
-BASELINE_RATES = (2e-3, 5e-3, 1e-2)
-FAST_STEPS = (80, 160, 320, 640)
+MAPS = ("direct", "YES-0")
 GRAIN = 8
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A solver's networks on the two maps."""
+    """A solver's networks."""
 
     name: str
     settings: StateSettings
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def total(self) -> float:
-        """FLOPs of both maps."""
+        """FLOPs of all maps."""
         return sum(self.flops.values())
 
 
@@ -131,9 +131,10 @@ class Lab:
             total += self.middle_flops * (settings.halves and target == index)
         return total
 
-    def outcome(self, name: str, settings: StateSettings) -> Outcome:
-        """Build both networks and measure them."""
-        maps = {"direct": tuple(range(1, self.blocks + 1)), "YES-0": (self.blocks,)}
+    def outcome(self, name: str, settings: StateSettings, names: Sequence[str] = MAPS) -> Outcome:
+        """Build the networks of these maps and measure them."""
+        anchors = {"direct": tuple(range(1, self.blocks + 1)), "YES-0": (self.blocks,)}
+        maps = {each: anchors[each] for each in names}
         built = {name: self.network(anchors, settings) for name, anchors in maps.items()}
         return Outcome(
             name,
@@ -149,23 +150,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("calibration", type=Path)
-    parser.add_argument("--baseline-steps", type=int, default=BASELINE.steps)
+    parser.add_argument("--maps", nargs="+", choices=MAPS, default=MAPS)
+    parser.add_argument("--rates", nargs="+", type=float, default=(2e-3, 5e-3, 1e-2), help="of the baseline")
+    parser.add_argument("--steps", nargs="+", type=int, default=(80, 160, 320, 640), help="of the fast solver")
     parser.add_argument("--out", type=Path, default=Path("bench/out/solver.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lab, console = Lab(arguments.checkpoint, arguments.calibration), Console(width=120)
     trained = lab.loss("check", lab.states["check"][-1])
     console.print(f"trained network on check: {trained:.4f}")
-    plain = replace(BASELINE, steps=arguments.baseline_steps)
     default = make_plan(lab.request, lab.blocks, lab.checkpoint.architecture.hidden_size).state
 
-    tried = [lab.outcome("baseline", replace(plain, learning_rate=rate)) for rate in BASELINE_RATES]
-    baseline = min(tried, key=lambda o: o.select[o.picked])
-    fast = [lab.outcome("fast", replace(default, steps=steps)) for steps in FAST_STEPS]
-    fewer = [lab.outcome("baseline", replace(baseline.settings, steps=plain.steps // n)) for n in (2, 5)]
-    whole = lab.outcome("fast, whole blocks", replace(default, halves=False))
+    def measured(name: str, settings: StateSettings) -> Outcome:
+        return lab.outcome(name, settings, arguments.maps)
 
-    columns = ("solver", "steps", "batch", "rate", "TFLOPs", "of baseline", "bound on check", "direct", "YES-0")
+    tried = [measured("baseline", replace(BASELINE, learning_rate=rate)) for rate in arguments.rates]
+    baseline = min(tried, key=lambda o: o.select[o.picked])
+    fast = [measured("fast", replace(default, steps=steps)) for steps in arguments.steps]
+    fewer = [measured("baseline", replace(baseline.settings, steps=BASELINE.steps // n)) for n in (2, 5)]
+    whole = measured("fast, whole blocks", replace(default, halves=False))
+
+    columns = ("solver", "steps", "batch", "rate", "TFLOPs", "of baseline", "bound on check", *arguments.maps)
     table = Table(*columns)
     rows: list[dict[str, Any]] = []
     for outcome in (baseline, *fewer, *fast, whole):
@@ -174,7 +179,7 @@ def main() -> None:
         table.add_row(
             outcome.name, str(outcome.settings.steps), str(outcome.settings.batch),
             f"{outcome.settings.learning_rate:g}", f"{outcome.total / 1e12:.2f}",
-            f"1/{1 / share:.1f}", f"{bound:.4f}", f"{outcome.check['direct']:.4f}", f"{outcome.check['YES-0']:.4f}",
+            f"1/{1 / share:.1f}", f"{bound:.4f}", *(f"{each:.4f}" for each in outcome.check.values()),
         )  # fmt: skip
     console.print(table)
     goal = baseline.check[baseline.picked]

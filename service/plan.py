@@ -266,7 +266,7 @@ def _state_settings(options: AuditOptions, hidden_size: int) -> StateSettings:
         )
     # Chosen in docs/solver.md at a width of 128; for other widths see make_plan.
     return StateSettings(
-        steps=_given(options.network_steps, 640),
+        steps=_given(options.network_steps, 560),
         learning_rate=_given(options.network_learning_rate, min(1e-2, 0.512 / hidden_size)),
         batch=1,
         schedule="linear",

@@ -48,7 +48,7 @@ def descend(
         loss(upload(next(batches), latents.parameters[0].device)).backward()
         latents.collect()
         optimiser.step()
-        latents.place()
+        latents.place(parameters)
 
 
 def _batches(count: int, batch: int, draw: np.random.Generator) -> Iterator[Ints]:

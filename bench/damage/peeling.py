@@ -32,7 +32,7 @@ from peelbound.workers.passes import Floats
 from peelbound.workers.recipes import StateSettings
 
 WIDTH = 2
-CELL = StateSettings(steps=640, learning_rate=4e-3, batch=1, schedule="linear", halves=True)
+CELL = StateSettings(steps=560, learning_rate=4e-3, batch=1, schedule="linear", halves=True)
 """The product's own; a cell of width 2 is solved whole."""
 HEALING_STEPS, HEALING_RATE, BATCH, LENGTH = 60, 3e-4, 16, 128
 

@@ -1,6 +1,6 @@
 """What a solver moves in place of a block's parameters, where its linear maps live in a weight class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +48,11 @@ class Latents:
         """Whether a parameter of the block, by its name there, lives in a weight class."""
         return name in self._held
 
-    def place(self) -> None:
-        """Round the latent weights into the block."""
+    def place(self, moved: Sequence[nn.Parameter] | None = None) -> None:
+        """Round the latent weights into the block: all, or those among the parameters that moved."""
         for name, put in self._rounding.items():
+            if moved is not None and not any(p is self._latent[name] for p in moved):
+                continue
             self._rounded[name] = put(self._latent[name])
             with torch.no_grad():
                 self._held[name].copy_(self._rounded[name])
