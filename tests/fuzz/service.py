@@ -20,6 +20,7 @@ def served(directory: Path) -> Iterator[tuple[str, str]]:
     """Address and token of a service that takes any checkpoint below /data or s3://models/."""
     settings = Settings(state_dir=directory, allow=["/data", "s3://models/"], requests_per_second=0)
     app = create_app(settings)
+    app.openapi()  # made once and kept; on a busy machine it takes longer than schemathesis waits for it
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
     stop = threading.Event()
     serving = threading.Thread(target=server.run)
