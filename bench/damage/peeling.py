@@ -101,7 +101,7 @@ def predicted(where: Path, corpus: Corpus) -> dict[str, Any]:
     healed = []
     for source, (block, _) in enumerate(cells):
         model = _whole(where)
-        kept = _blocks(model)
+        kept = blocks_of(model)
         kept[source].load_state_dict(block.state_dict())
         for _ in range(WIDTH - 1):
             del kept[source + 1]
@@ -116,7 +116,7 @@ def planted(where: Path, corpus: Corpus, out: Path) -> list[dict[str, Any]]:
     for kind in ("copy", "near identity"):
         for after in (2, 4):
             target = out / where.parent.name / f"{kind.replace(' ', '-')}-{after}"
-            _plant(where, target, kind, after)
+            plant(where, target, kind, after)
             matrix = Matrix(target, corpus)
             costs = [matrix.cell(source)[1] for source in range(matrix.subject.blocks - WIDTH + 1)]
             cheapest = int(np.argmin(costs))
@@ -137,12 +137,14 @@ def _whole(where: Path) -> PreTrainedModel:
     return model
 
 
-def _blocks(model: PreTrainedModel) -> nn.ModuleList:
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The list of a whole model's blocks."""
     (found,) = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     return found
 
 
-def _plant(where: Path, target: Path, kind: str, after: int) -> None:
+def plant(where: Path, target: Path, kind: str, after: int) -> None:
+    """Write the model with one block more, after the first `after`: a `copy` of the one before, or a fresh one."""
     model = _whole(where)
     config = model.config
     count = "n_layer" if hasattr(config, "n_layer") else "num_hidden_layers"
@@ -150,13 +152,13 @@ def _plant(where: Path, target: Path, kind: str, after: int) -> None:
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[0]] * getattr(config, count)
     larger = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    tensors = [block.state_dict() for block in _blocks(model)]
+    tensors = [block.state_dict() for block in blocks_of(model)]
     share = 1 / (2 * len(tensors))
-    own = {n: t.clone() for n, t in _blocks(larger)[after].state_dict().items()}
+    own = {n: t.clone() for n, t in blocks_of(larger)[after].state_dict().items()}
     fresh = {n: t * share if n.endswith(ADDING) else t for n, t in own.items()}
     larger.load_state_dict({n: t for n, t in model.state_dict().items() if n in larger.state_dict()}, strict=False)
     tensors.insert(after, tensors[after - 1] if kind == "copy" else fresh)
-    for block, state in zip(_blocks(larger), tensors, strict=True):
+    for block, state in zip(blocks_of(larger), tensors, strict=True):
         block.load_state_dict(state)
     larger.save_pretrained(target)
     shutil.copy(where / "tokenizer.json", target / "tokenizer.json")
