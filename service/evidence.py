@@ -52,8 +52,8 @@ class Thresholds:
     departure: float = 5.0
     """An untrained block's weights depart from random ones by no more: z-value, the largest of its matrices …"""
     departure_ratio: float = 3.0
-    """… while those of the other blocks do, and either its norm gains are constant where most others' are not, or even
-    the least of the others departs by this many times the limit."""
+    """… and either its norm gains are constant where most others' are not, or even the least of the others departs by
+    this many times the limit."""
 
 
 @dataclass(frozen=True)

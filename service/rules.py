@@ -153,17 +153,19 @@ def _inert(block: BlockEvidence, others: float | None, thresholds: Thresholds) -
 def _untrained(block: BlockEvidence, others: Sequence[BlockEvidence], thresholds: Thresholds) -> float:
     """Its weights must look like an initialisation, and those of the others like training.
 
-    Random spectra alone do not accuse where training was light: small steps, or orthogonal ones, leave matrices close
-    to random for long. Then the norm gains decide, which training moves from the start.
+    Where its norm gains are constant and most others' are not, random spectra suffice: training moves norm gains from
+    the start. Without that sign the others must be clearly trained: small steps, or orthogonal ones, leave matrices
+    close to random for long.
     """
     spectra = [other.spectrum for other in others if other.spectrum is not None]
     if block.spectrum is None or not spectra:
         return 0.0
     own = _ratio(thresholds.departure, block.spectrum.departure)
+    if block.spectrum.constant_norms and sum(s.constant_norms for s in spectra) < len(spectra) / 2:
+        return own
     strength = min(own, median(s.departure for s in spectra) / thresholds.departure)
-    norms = block.spectrum.constant_norms and sum(s.constant_norms for s in spectra) < len(spectra) / 2
     clear = min(s.departure for s in spectra) > thresholds.departure_ratio * thresholds.departure
-    return strength if norms or clear else min(strength, 1.0)
+    return strength if clear else min(strength, 1.0)
 
 
 def _beyond(z: float, block: BlockEvidence, limit: float | None, thresholds: Thresholds) -> float:

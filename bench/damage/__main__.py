@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from bench.damage.cases import SINGLE, SWAPPED
 from bench.damage.prose import prose
 from bench.damage.rows import OTHER, UNSEEN, Source, measured, read
 from bench.damage.subjects import REPORT, checkpoint, corpus_in, trained
@@ -31,26 +32,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", help="measure these models only; the table is of all that is measured")
     parser.add_argument("--checkpoint", type=Path, help="a pretrained model (safetensors or GGUF) to damage instead")
     parser.add_argument("--calibration", type=Path, help="text for --checkpoint; by default prose of this machine")
+    parser.add_argument("--kinds", nargs="*", choices=(*SINGLE, SWAPPED), help="of damage; all by default")
+    parser.add_argument("--sequences", type=int, nargs=2, default=(64, 96), metavar=("FIT", "CHECK"))
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=140)
     rows = []
     for source in _sources(arguments):
-        rows += measured(source, arguments.out / "rows", arguments.positions, console.print)
+        rows += measured(source, arguments.out / "rows", arguments.positions, console.print, arguments.kinds)
     show(rows if arguments.checkpoint else read(arguments.out / "rows"), console)
 
 
 def _sources(arguments: argparse.Namespace) -> Iterator[Source]:
     other = prose(arguments.out / "prose.jsonl")
+    fit, check = arguments.sequences
     if arguments.checkpoint is not None:
         path = arguments.checkpoint
-        yield Source(f"checkpoint-{path.stem}", REPORT, path, {OTHER: arguments.calibration or other}, seed=0)
+        texts = {OTHER: arguments.calibration or other}
+        yield Source(f"checkpoint-{path.stem}", REPORT, path, texts, 0, fit, check)
         return
     texts = {UNSEEN: corpus_in(arguments.out / "corpus").held_out_path, OTHER: other}
     for model in trained(arguments.steps):
         if arguments.only is None or model.name in arguments.only:
             path, recipe = checkpoint(model, arguments.out), model.recipe
-            yield Source(model.name, model.role, path, texts, recipe.seed, recipe.frozen_block)
+            frozen = recipe.frozen_block
+            yield Source(model.name, model.role, path, texts, recipe.seed, fit, check, frozen)
 
 
 if __name__ == "__main__":

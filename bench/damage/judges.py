@@ -62,10 +62,6 @@ def _agreement(blocks: Sequence[Block]) -> Suspicions:
     return against_others([b["agreement"] for b in blocks])
 
 
-def _gain(blocks: Sequence[Block]) -> Suspicions:
-    return against_others([b["gain"]["estimate"] for b in blocks])
-
-
 def _verdict(blocks: Sequence[Block]) -> Suspicions:
     documents = Thresholds().check_documents
     return [j.suspicion for j in judge_blocks(evidence_of(blocks), documents, Thresholds())]
@@ -82,7 +78,6 @@ DETECTORS: dict[str, Detector] = {
     "gradient agreement, high": _agreement,
     "spectrum, random": _random_spectrum,
     "alpha (WeightWatcher), high": _alpha,
-    "block gain, high": _gain,
 }
 
 

@@ -1,11 +1,11 @@
 """Rows of the bench on disk, one file a model; what is there is not measured again."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.damage.cases import FROZEN, Case, cases_of, damaged
+from bench.damage.cases import FROZEN, SOUND, Case, cases_of, damaged
 from bench.damage.measure import Row, row_of, weights_of
 from bench.damage.subject import Subject
 from bench.local import save
@@ -24,19 +24,32 @@ class Source:
     texts: dict[str, Path]
     seed: int
     """Of the choice of blocks."""
+    fit: int = 64
+    check: int = 96
+    """Sequences of 128 tokens."""
     frozen: int | None = None
     """A block that training left out: then the model is a case of its own, and no copies are made."""
 
 
-def measured(source: Source, out: Path, positions: int, say: Callable[[str], None]) -> list[Row]:
-    """Rows of one model; those that are missing are measured now, and kept one by one."""
+def measured(
+    source: Source, out: Path, positions: int, say: Callable[[str], None], kinds: Collection[str] | None = None
+) -> list[Row]:
+    """Rows of one model; those that are missing are measured now, and kept one by one.
+
+    Args:
+        source: the model.
+        out: where its rows lie.
+        positions: blocks that each kind of damage is done to.
+        say: told of each copy that was measured.
+        kinds: of damage, beside the sound model; all by default.
+    """
     path = out / f"{source.name}.json"
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     have = {(r["kind"], tuple(r["damaged"]), r["text"]) for r in rows}
-    subject = Subject(source.path, source.texts)
+    subject = Subject(source.path, source.texts, source.fit, source.check)
     for case in _cases(source, subject, positions):
         missing = [name for name in source.texts if (case.kind, case.blocks, name) not in have]
-        if not missing:
+        if not missing or not (kinds is None or case.kind in (SOUND, FROZEN, *kinds)):
             continue
         frozen = case.kind == FROZEN
         copy = subject.sound if frozen else damaged(subject.skeleton, subject.sound, case, subject.heads)

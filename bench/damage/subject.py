@@ -62,18 +62,25 @@ class Text:
 class Subject:
     """A checkpoint's skeleton, its blocks' tensors, and texts."""
 
-    def __init__(self, checkpoint: Path, texts: dict[str, Path]) -> None:
+    def __init__(self, checkpoint: Path, texts: dict[str, Path], fit: int = 64, check: int = 96) -> None:
         """Read everything.
 
         Args:
-            checkpoint: a Hugging Face directory.
+            checkpoint: a Hugging Face directory, or a GGUF file.
             texts: calibration files by name of the distribution.
+            fit: sequences of 128 tokens; the product's own number by default.
+            check: likewise.
         """
         self.texts: dict[str, Text] = {}
         for name, path in texts.items():
             request = AuditRequest(
                 checkpoint=str(checkpoint.resolve()),
-                calibration=Calibration(uri=str(path.resolve()), provenance=Provenance.UNSEEN),
+                calibration=Calibration(
+                    uri=str(path.resolve()),
+                    provenance=Provenance.UNSEEN,
+                    fit_sequences=fit,
+                    check_sequences=check,
+                ),
             )
             inputs = open_inputs(request, Settings(allow=[str(checkpoint.resolve()), str(path.resolve())]))
             self.texts[name] = Text.of(inputs.calibration.splits["fit"], inputs.calibration.splits["check"])

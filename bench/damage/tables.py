@@ -59,18 +59,8 @@ def detector_table(rows: Sequence[Costed]) -> Table:
         "wrong, others",
     )  # fmt: skip
     for name in DETECTORS:
-        copies = _seen_by(name, rows)
-        if copies:
-            table.add_row(name, *_figures(name, copies))
+        table.add_row(name, *_figures(name, [scored(c.row, c.cost, name) for c in rows]))
     return table
-
-
-def _seen_by(name: str, rows: Sequence[Costed]) -> list[Scored]:
-    """Copies as a detector sees them; none where it was not measured on all."""
-    try:
-        return [scored(c.row, c.cost, name) for c in rows]
-    except KeyError:
-        return []
 
 
 def _figures(name: str, copies: Sequence[Scored]) -> list[str]:

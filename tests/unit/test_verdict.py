@@ -281,6 +281,13 @@ def test_weights_like_an_initialisation_are_called_untrained_whatever_the_block_
     assert judge(evidence(blocks=blocks)).verdict.headline.endswith("block 4 looks untrained.")
 
 
+def test_constant_norms_among_moved_ones_accuse_also_where_training_was_light() -> None:
+    light = (weighted(2.0), weighted(4.3), weighted(3.8))
+    assert findings(*light, weighted(2.1, constant_norms=True), weighted(1.6, constant_norms=True)) == [
+        *["sound"] * 3, *["untrained"] * 2,
+    ]  # fmt: skip
+
+
 def test_without_the_norms_a_random_spectrum_accuses_only_among_clearly_trained_blocks() -> None:
     assert findings(*TRAINED, weighted(1.8)) == ["sound"] * 4
     far = (weighted(189.0), weighted(209.0), weighted(262.0))
