@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit
 	$(BIN)/python -m bench.demo
 
 .PHONY: test
-test: lint unit integration fuzz-short ## Everything that CI checks
+test: lint unit integration faults fuzz-short ## Everything that CI checks
 
 .PHONY: lint
 lint: $(INSTALLED) ## Style, types and the direction of imports
@@ -43,7 +43,7 @@ lint: $(INSTALLED) ## Style, types and the direction of imports
 	$(BIN)/lint-imports
 
 # One thread: results are compared bit by bit, and several processes share the machine's cores.
-unit integration fuzz-short fuzz: export OMP_NUM_THREADS := 1
+unit integration faults chaos fuzz-short fuzz: export OMP_NUM_THREADS := 1
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests, no servers
@@ -52,6 +52,16 @@ unit: $(INSTALLED) ## Fast tests, no servers
 .PHONY: integration
 integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and Chromium
 	$(BIN)/pytest tests/integration
+
+.PHONY: faults
+faults: $(INSTALLED) ## The production topology on this machine, broken eight times while it works
+	$(BIN)/pytest tests/faults
+
+.PHONY: chaos
+chaos: ROUNDS ?= 20
+chaos: SEED ?= 1
+chaos: $(INSTALLED) ## The same for longer: make chaos ROUNDS=n SEED=s
+	$(BIN)/pytest -s tests/faults --rounds $(ROUNDS) --seed $(SEED)
 
 .PHONY: fuzz-short
 fuzz-short: $(INSTALLED) ## Some hundred damaged checkpoints, and made-up requests to the API

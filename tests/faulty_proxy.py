@@ -1,12 +1,35 @@
 """A TCP proxy that breaks connections on purpose, to stand between a client and a real server."""
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from urllib.parse import urlsplit
+
+
+class Fault(Enum):
+    """What a store does to its clients when it is unwell."""
+
+    ERROR = "answers 500"
+    UNAVAILABLE = "answers 503"
+    SILENT = "does not answer"
+    RESET = "resets connections in the middle of answers"
+    CUT = "cuts answers short"
+    SLOW = "is slow"
+
+
+_ANSWERS = {
+    Fault.ERROR: b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    Fault.UNAVAILABLE: b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+}
+_SILENT_SECONDS = 2.0
+"""How long a silent store keeps a client waiting before it hangs up; clients wait longer than tests can."""
+_SLOW_SECONDS = 0.05
+"""How long a slow store holds each piece of an answer back."""
 
 
 @dataclass
@@ -21,6 +44,8 @@ class FaultyProxy:
         endpoint_url: where the proxy listens.
         faults: how many answers were cut so far.
         held: set once a request is held back.
+        fault: what happens to every connection that is used from now on; None: nothing.
+        struck: how many connections met such a fault.
     """
 
     upstream: tuple[str, int]
@@ -30,6 +55,8 @@ class FaultyProxy:
     endpoint_url: str = ""
     faults: int = 0
     held: threading.Event = field(default_factory=threading.Event)
+    fault: Fault | None = None
+    struck: int = 0
     _sent: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -40,6 +67,14 @@ class FaultyProxy:
             if self.hold_after is not None and self._sent > self.hold_after:
                 self.held.set()
             return not self.held.is_set()
+
+    def strikes(self) -> Fault | None:
+        """The fault that a connection meets now; it counts."""
+        fault = self.fault
+        if fault is not None:
+            with self._lock:
+                self.struck += 1
+        return fault
 
     def cuts_now(self, passed: int) -> bool:
         """Whether an answer of which `passed` bytes went through is to be cut here."""
@@ -75,6 +110,15 @@ def faulty_proxy(
     def pass_requests(client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(65536):
+                fault = proxy.strikes()
+                if fault is Fault.SILENT:
+                    closing.wait(_SILENT_SECONDS)
+                    server.shutdown(socket.SHUT_RDWR)
+                    return
+                if fault in _ANSWERS:
+                    client.sendall(_ANSWERS[fault])
+                    server.shutdown(socket.SHUT_RDWR)
+                    return
                 if not proxy.may_send(len(data)):
                     closing.wait()
                     return
@@ -86,6 +130,15 @@ def faulty_proxy(
             while data := server.recv(65536):
                 passed += len(data)
                 if proxy.cuts_now(passed):
+                    return
+                fault = proxy.fault
+                if fault is Fault.SLOW:
+                    closing.wait(_SLOW_SECONDS)
+                elif fault in (Fault.CUT, Fault.RESET):
+                    client.sendall(data[: len(data) // 2])
+                    if fault is Fault.RESET:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        client.close()
                     return
                 client.sendall(data)
 
