@@ -183,6 +183,7 @@ class BlockAudit:
                     part,
                     self.data.fit_documents,
                     *shards,
+                    work=self.audited.cost.corrected(settings, self.data.splits[FIT].ids.size),
                     then=partial(self._solved, settings),
                 )
         self.pool.finish_all(but=4 * len(self.pool))  # what is submitted keeps its part and states in memory

@@ -62,6 +62,15 @@ class Member:
     """Of its first call, while it starts."""
     leaving: bool = False
     """Whether it gets no more tasks and is given back when it has finished those that it has."""
+    tasks: int = 0
+    """In its hands."""
+    work: float = 0.0
+    """FLOPs of those tasks, as far as their senders said."""
+
+    @property
+    def load(self) -> tuple[float, int]:
+        """What it has in hand."""
+        return self.work, self.tasks
 
 
 @dataclass(eq=False)
@@ -73,6 +82,7 @@ class Task:
     outputs: list[Ref]
     done: Ref
     then: Callable[[Done], None] | None
+    work: float
 
 
 def start_pool(settings: Settings, store: ResultStore, check: Callable[[], None]) -> "Pool":
@@ -193,7 +203,7 @@ class Pool:
             actor = start_worker(self._store, self._device, self.grain, WORKER_CPUS, gpus, leash)
             self._members.append(Member(actor, actor.platform.options(concurrency_group="control").remote()))
         # Those that wait for room go first, then those with the least in hand.
-        staying.sort(key=lambda m: (m.answer is None, self._load(m)))
+        staying.sort(key=lambda m: (m.answer is None, m.load))
         for member in staying[: max(0, len(staying) - max(target, 1))]:
             member.leaving = True
         self._let_go()
@@ -202,11 +212,8 @@ class Pool:
     def _device(self) -> str:
         return "cuda" if self._settings.worker_gpus else "cpu"
 
-    def _load(self, member: Member) -> int:
-        return sum(task.member is member for task in self._in_flight.values())
-
     def _let_go(self) -> None:
-        gone = [m for m in self._members if m.leaving and not self._load(m)]
+        gone = [m for m in self._members if m.leaving and not m.tasks]
         self._kill(gone)
         self._members = [m for m in self._members if m not in gone]
 
@@ -299,6 +306,7 @@ class Pool:
         *args: Any,
         outputs: int = 0,
         shard: int | None = None,
+        work: float = 0.0,
         then: Callable[[Done], None] | None = None,
     ) -> Task:
         """Send a task to an actor; to the one with the least in hand unless it is a shard's.
@@ -308,13 +316,14 @@ class Pool:
             *args: refs among them are resolved on the worker.
             outputs: how many bulky results it returns before its `Done`.
             shard: number of the shard that it works on; the same actor gets it each time, as long as it is there.
+            work: its FLOPs, where solves and passes meet: of these a solve takes a hundred times as many.
             then: called with the `Done` when the task has finished.
         """
         ready = self._ready()
         if not ready:
             raise WorkerLost(f"No worker is left for {method}.", remedy=_LOST_REMEDY)
-        member = min(ready, key=self._load) if shard is None else ready[shard % len(ready)]
-        return self._send(member, method, *args, outputs=outputs, then=then)
+        member = min(ready, key=lambda m: m.load) if shard is None else ready[shard % len(ready)]
+        return self._send(member, method, *args, outputs=outputs, work=work, then=then)
 
     def _send(
         self,
@@ -322,6 +331,7 @@ class Pool:
         method: str,
         *args: Any,
         outputs: int = 0,
+        work: float = 0.0,
         then: Callable[[Done], None] | None = None,
     ) -> Task:
         try:
@@ -329,8 +339,10 @@ class Pool:
         except RayError as error:
             raise typed(error, method) from error
         *bulky, done = refs if outputs else [refs]
-        task = Task(method, member, bulky, done, then)
+        task = Task(method, member, bulky, done, then, work)
         self._in_flight[done] = task
+        member.tasks += 1
+        member.work += work
         metrics.TASKS_RUNNING.set(len(self._in_flight))
         return task
 
@@ -357,6 +369,8 @@ class Pool:
 
     def _take(self, ref: Ref) -> None:
         task = self._in_flight.pop(ref)
+        task.member.tasks -= 1
+        task.member.work = task.member.work - task.work if task.member.tasks else 0.0  # no rounding stays behind
         metrics.TASKS_RUNNING.set(len(self._in_flight))
         try:
             done = _value(ref)
@@ -408,6 +422,8 @@ class Pool:
             _, left = ray.wait(left, num_returns=len(left), timeout=0.2)
         self._kill({self._in_flight[ref].member for ref in left})
         self._in_flight.clear()
+        for member in self._members:
+            member.tasks, member.work = 0, 0.0
         metrics.TASKS_RUNNING.set(0)
         for member in self._members:
             member.actor.resume.options(concurrency_group="control").remote()

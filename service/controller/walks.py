@@ -112,9 +112,12 @@ class Walker:
         self.audited, self.data, self.pool, self.meter, self.damage = audited, data, pool, meter, damage
         self.baseline = baseline
 
-    def _passed(self, passes: int, shard: Shard) -> None:
+    def _flops(self, passes: int, shard: Shard) -> float:
         sequences, length = shard.rows.stop - shard.rows.start, self.data.sequence_length
-        self.meter.worked(self.audited.cost.block(sequences * length, passes))
+        return self.audited.cost.block(sequences * length, passes)
+
+    def _passed(self, passes: int, shard: Shard) -> None:
+        self.meter.worked(self._flops(passes, shard))
 
     def _headed(self, passes: int, shard: Shard) -> None:
         sequences, length = shard.rows.stop - shard.rows.start, self.data.sequence_length
@@ -191,7 +194,7 @@ class Walker:
                 for shard, state in zip(data.shards[name], walk.states[name][blocks], strict=True)
             ]
         for shard, state in zip(data.shards[SELECT], walk.states[SELECT][blocks], strict=True):
-            self._submit_losses(shard, {"trained": state}, {"trained": rows[SELECT]})
+            self._submit_losses(shard, {"trained": state}, {"trained": rows[SELECT]}, shard.number)
         self.pool.finish_all()
         walk.losses = {name: whole(r) for name, r in rows.items()}
         walk.influence, walk.select_influence = (
@@ -254,7 +257,7 @@ class Walker:
                         state,
                         g,
                         outputs=1,
-                        shard=shard.number,
+                        work=self._flops(BACKWARD, shard),
                         then=partial(took, index, shard),
                     )
                     for shard, state, g in zip(
@@ -274,7 +277,11 @@ class Walker:
         shards = self.data.shards[split]
         names = ["trained", *(r.name for r in references)]
         rows = {name: Rows(shards) for name in names}
-        carried = [{"trained": state} for state in self._embed(shards)]
+        # Where there are more workers than shards, each of a shard's lanes takes a part of the references.
+        count = max(1, min(len(references), -(-self.pool.width // len(shards))))
+        lanes = [(shard, references[number::count]) for number in range(count) for shard in shards]
+        start = self._embed(shards)
+        carried = [{"trained": state} for _ in range(count) for state in start]
 
         def passed(passes: int, shard: Shard, _: Done) -> None:
             self._passed(FORWARD * passes, shard)
@@ -284,8 +291,8 @@ class Walker:
         beside = self._beside(order, references)
         for (index, part), (_, original) in zip(self.audited.parts(order), beside, strict=True):
             step = []
-            for number, shard in enumerate(shards):
-                states, moving = carry(carried[number], references, index)
+            for number, (shard, own) in enumerate(lanes):
+                states, moving = carry(carried[number], own, index)
                 task = self.pool.submit(
                     "advance",
                     self._block(index),
@@ -294,15 +301,18 @@ class Walker:
                     [reference for _, reference, _ in moving],
                     *(state for _, _, state in moving),
                     outputs=len(moving),
-                    shard=shard.number,
-                    then=partial(passed, len(moving), shard),
+                    shard=number,
+                    # The trained network's own pass is planned once.
+                    then=partial(passed, len(moving) - (number >= len(shards)), shard),
                 )
                 moved = {name: output for (name, _, _), output in zip(moving, task.outputs, strict=True)}
                 carried[number] = states | moved
                 step.append(task)
             window.add(step)
-        for shard, states in zip(shards, carried, strict=True):
-            self._submit_losses(shard, states, rows)
+        for number, ((shard, _), states) in enumerate(zip(lanes, carried, strict=True)):
+            if number >= len(shards):
+                del states["trained"]  # the first lane has it
+            self._submit_losses(shard, states, rows, number)
         self.pool.finish_all()
         return {name: whole(rows[name]) for name in names}
 
@@ -312,7 +322,7 @@ class Walker:
             return [(index, None) for index in order]
         return self.baseline.parts(order)
 
-    def _submit_losses(self, shard: Shard, states: dict[str, Ref], rows: dict[str, Rows]) -> None:
+    def _submit_losses(self, shard: Shard, states: dict[str, Ref], rows: dict[str, Rows], lane: int) -> None:
         def took(done: Done) -> None:
             self._headed(len(done.values), shard)
             for name, values in done.values.items():
@@ -326,7 +336,7 @@ class Walker:
             None,
             names,
             *(states[name] for name in names),
-            shard=shard.number,
+            shard=lane,
             then=took,
         )
 

@@ -1,5 +1,6 @@
 """The simulated cluster against what can be worked out by hand, and an audit that runs on it to its end."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.simulated_ray import Costs, SimulatedActor, SimulatedRay, Work
 from peelbound.service.schemas.request import Preset
 
 FREE = Costs(submit=0.0, take=0.0, latency=0.0, put=1e30, link=100.0, read=1e30)
+FAST = replace(FREE, link=1e30)
 BLINK = 0.05
 """What the test's own code takes, at most, and is charged for."""
 
@@ -59,11 +61,19 @@ def test_waiting_goes_on_to_the_first_that_is_ready() -> None:
 def test_an_audit_ends_on_it_and_more_workers_do_the_same_work_in_less_time(tmp_path: Path) -> None:
     path = checkpoint(tmp_path.resolve(), blocks=4)
     shape = Shape(Preset.STANDARD, 4, width=64, fit=32)
-    one, four = (simulate(path, shape, workers, FREE, flops=1e6, weigh=0.1) for workers in (1, 4))
+    one, four = (simulate(path, shape, workers, FAST, flops=1e6, weigh=0.1) for workers in (1, 4))
     assert one.efficiency == pytest.approx(1, abs=0.05)
     assert one.seconds / 4 < four.seconds < one.seconds / 1.5
     assert four.efficiency < 1
     assert one.store["put"] == four.store["put"]
+
+
+def test_solves_do_not_stand_in_the_way_of_the_walk_that_states_them(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path.resolve(), blocks=12)
+    shape = Shape(Preset.QUICK, 12, width=64, fit=32)
+    one, six = (simulate(path, shape, workers, FAST, flops=1e7, weigh=0.0) for workers in (1, 6))
+    assert six.phases["block_references"] < one.phases["block_references"] / 3
+    assert six.phases["selecting"] < one.phases["selecting"] / 4  # on two shards
 
 
 def test_a_day_has_no_waiting_where_there_is_room_and_much_where_there_is_none() -> None:
