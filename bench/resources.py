@@ -33,6 +33,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.local import LocalAudits, local_audits, save
 from peelbound.client import Client
+from peelbound.local import read_token
 from peelbound.service.controller.planning import plan_request
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration, Preset, Provenance
 
@@ -178,7 +179,7 @@ def service(state: Path, readable: Path) -> Iterator[tuple[Client, float]]:
         try:
             facts = json.loads(process.stdout.readline())
             seconds = time.monotonic() - start
-            with Client(facts["url"], Path(facts["token_file"]).read_text(encoding="ascii")) as client:
+            with Client(facts["url"], read_token(state)) as client:
                 yield client, seconds
         finally:
             process.terminate()
