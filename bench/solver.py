@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.local import save
@@ -124,7 +125,8 @@ class Lab:
         for index, target in enumerate(target_map(anchors), start=1):
             counted = []
             for steps in (1, 2):
-                with FlopCounterMode(display=False) as counter:
+                # The counter has no formula for the CPU's fused attention; taken apart, its products count.
+                with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                     self.solve(index, target, self.states["fit"][index - 1], replace(settings, steps=steps))
                 counted.append(counter.get_total_flops())
             total += counted[0] + (settings.steps - 1) * (counted[1] - counted[0])
@@ -182,15 +184,15 @@ def main() -> None:
             f"1/{1 / share:.1f}", f"{bound:.4f}", *(f"{each:.4f}" for each in outcome.check.values()),
         )  # fmt: skip
     console.print(table)
-    goal = baseline.check[baseline.picked]
-    reached = [o for o in fast if o.check[o.picked] <= goal]
+    reached = [o for o in fast if o.select[o.picked] <= baseline.select[baseline.picked]]
     if reached:
         best = min(reached, key=lambda o: o.total)
         console.print(
-            f"The fast solver reaches the baseline's bound in 1/{baseline.total / best.total:.1f} of its FLOPs."
+            f"The fewest FLOPs that reach the baseline's bound on select, 1/{baseline.total / best.total:.1f} of its "
+            f"own, give {best.check[best.picked]:.4f} on check; the baseline {baseline.check[baseline.picked]:.4f}."
         )
     else:
-        console.print("The fast solver does not reach the baseline's bound within its largest budget here.")
+        console.print("The fast solver does not reach the baseline's bound on select within its largest budget here.")
     save(arguments.out, {"trained": trained, "rows": rows})
 
 

@@ -45,7 +45,8 @@ class Thresholds:
     half_z_spread: float = 4.0
     """… and one larger than this many medians of all |z| of the other blocks …"""
     beside_missing: float = 2.0
-    """… all these limits so many times as large beside a block that is inert or untrained: others make up for it …"""
+    """… all these limits of z so many times as large beside a block that is inert, untrained or silent in one half:
+    others make up for it …"""
     scale_effect: float = 0.01
     """… and, with their lower bounds, matter by more than this: nats per unit of strength. |z| alone grows with the
     number of documents, and no trained network is at its optimum exactly."""

@@ -26,7 +26,7 @@ def _measured(path: str, value: Interval, level: float) -> tuple[Phrase, Phrase]
 
 def _of_bound(bound: BoundBits, level: float) -> list[Phrase]:
     path = "/low_bit/bound"
-    if bound.unfinished.high < 0:
+    if bound.unfinished.low <= 0:
         return [_out_of_reach(bound, level)]
     names = (plain(f"{path}/network", bound.network), plain(f"{path}/free_network", bound.free_network))
     return [
@@ -44,12 +44,12 @@ def _of_bound(bound: BoundBits, level: float) -> list[Phrase]:
 
 
 def _out_of_reach(bound: BoundBits, level: float) -> Phrase:
-    """No fresh network of the class is as good as the trained one: the bound is silent on training."""
+    """No fresh network of the class is better than the trained one for sure: the bound is silent on training."""
     path = "/low_bit/bound"
     return compose(
         "How much training left undone the bounds do not tell at this budget: {}, the reference network of the "
-        "model's own class, loses to the trained one on check (it gains {} nats {}). Between fresh networks of the "
-        "class and in full precision, {}, the bits cost {} nats {}.",
+        "model's own class, is not shown to beat the trained one on check (it gains {} nats {}). Between fresh "
+        "networks of the class and in full precision, {}, the bits cost {} nats {}.",
         plain(f"{path}/network", bound.network),
         *_measured(f"{path}/unfinished", bound.unfinished, level),
         plain(f"{path}/free_network", bound.free_network),
@@ -78,7 +78,8 @@ def _of_blocks(blocks: Sequence[BlockBits], level: float) -> list[Phrase]:
     most = max(range(len(blocks)), key=lambda i: blocks[i].price.estimate)
     path = f"/low_bit/blocks/{most}"
     dearest = compose(
-        "Solved in full precision instead of its class, block {} wins the most more: {} nats {} on check.",
+        "Solved in full precision instead of its class, block {} has the largest estimate of what more it wins: {} "
+        "nats {} on check.",
         plain(f"{path}/index", blocks[most].index),
         *_measured(f"{path}/price", blocks[most].price, level),
     )

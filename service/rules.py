@@ -54,35 +54,31 @@ class Strengths:
         """What remains where check has too few documents: the weights alone."""
         return replace(self, inert=0.0, silent=0.0, scale=0.0, half=0.0, gain=0.0, side=None)
 
-    def beside_missing(self, factor: float) -> "Strengths":
-        """What remains beside another block that is missing: neighbours that make up for it are off their optimum."""
-        return replace(
-            self,
-            scale=self.scale / factor,
-            half=self.half / factor,
-            scale_limit=None if self.scale_limit is None else self.scale_limit * factor,
-            half_limit=None if self.half_limit is None else self.half_limit * factor,
-        )
-
 
 def strengths(blocks: Sequence[BlockEvidence], thresholds: Thresholds) -> tuple[Strengths, ...]:
     """Of every block among the blocks of its model."""
     alone = [_strengths(blocks, position, thresholds) for position in range(len(blocks))]
     missing = {position for position, found in enumerate(alone) if found.missing}
-    factor = thresholds.beside_missing
-    return tuple(f.beside_missing(factor) if missing - {position} else f for position, f in enumerate(alone))
+    # Neighbours that make up for a missing block are off their optimum: more z-value is asked of them.
+    return tuple(
+        _strengths(blocks, position, thresholds, thresholds.beside_missing) if missing - {position} else found
+        for position, found in enumerate(alone)
+    )
 
 
-def _strengths(blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds) -> Strengths:
+def _strengths(
+    blocks: Sequence[BlockEvidence], position: int, thresholds: Thresholds, factor: float = 1.0
+) -> Strengths:
     block = blocks[position]
     others = [other for index, other in enumerate(blocks) if index != position]
     influence = median(other.block_influence for other in others) if others else None
     departures = [other.spectrum.departure for other in others if other.spectrum]
     both, half = _both_limit(block, others, thresholds), _half_limit(block, others, thresholds)
+    both, half = (None if limit is None else factor * limit for limit in (both, half))
     scale, alone = _beyond(_same_side(block), block, both, thresholds), _harm(block, half, thresholds)
     return Strengths(
         inert=_inert(block, influence, thresholds),
-        silent=MOST if silent_half(block) and not any(silent_half(other) for other in others) else 0.0,
+        silent=_silent(block, others),
         untrained=_untrained(block, others, thresholds),
         scale=scale,
         half=alone,
@@ -139,6 +135,13 @@ def silent_half(block: BlockEvidence) -> str | None:
         if own.z == own.mean == 0.0 and other.z != 0.0:
             return name
     return None
+
+
+def _silent(block: BlockEvidence, others: Sequence[BlockEvidence]) -> float:
+    """A half of it adds nothing; where most others lack the same half, that is how the model is."""
+    half = silent_half(block)
+    alike = sum(silent_half(other) == half for other in others)
+    return MOST if half is not None and alike < max(len(others), 1) / 2 else 0.0
 
 
 def _inert(block: BlockEvidence, others: float | None, thresholds: Thresholds) -> float:

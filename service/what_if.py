@@ -66,11 +66,16 @@ def _blocks(report: WhatIfReport, mix: int) -> Phrase:
     return compose("block {}" if len(named) == 1 else "blocks {}", enumerated(named))
 
 
+def _dearest_on_select(report: WhatIfReport) -> int:
+    """Position of the block that is named: chosen on select, so that what is said of it on check is no lucky draw."""
+    return max(range(len(report.blocks)), key=lambda i: report.blocks[i].select_cost)
+
+
 def _dearest(report: WhatIfReport, level: float) -> Phrase:
-    at = max(range(len(report.blocks)), key=lambda i: report.blocks[i].cost.estimate)
+    at = _dearest_on_select(report)
     path, block = f"/what_if/blocks/{at}", report.blocks[at]
     return compose(
-        "Alone, block {} is the dearest: {} nats {}; foretold were {}.",
+        "Rounded alone, block {}, the dearest on select, costs {} nats {} on check; foretold were {}.",
         plain(f"{path}/index", block.index),
         *_measured(f"{path}/cost", block.cost, level),
         nats(f"{path}/predicted_cost", block.predicted_cost),
@@ -79,7 +84,7 @@ def _dearest(report: WhatIfReport, level: float) -> Phrase:
 
 def _re_solved(report: WhatIfReport, level: float) -> list[Phrase]:
     """What solving the dearest block anew wins back."""
-    at = max(range(len(report.blocks)), key=lambda i: report.blocks[i].cost.estimate)
+    at = _dearest_on_select(report)
     path, block = f"/what_if/blocks/{at}", report.blocks[at]
     if block.recovered.low <= 0:
         return []
@@ -97,7 +102,7 @@ def _foretold(report: WhatIfReport) -> list[Phrase]:
         return []
     return [
         compose(
-            "Foretold and measured costs rank the blocks alike to a rank correlation of {}.",
+            "The rank correlation of foretold and measured costs over the blocks is {}.",
             share("/what_if/rank_agreement", report.rank_agreement),
         )
     ]

@@ -411,7 +411,7 @@ def what_if(blocks: int = 6) -> WhatIfReport:
                 cites=[Citation(path="/what_if/mixes/0/cost/estimate", value=mixes[0].cost.estimate)],
             ),
             Sentence(
-                text="Alone, block 1 is the dearest: 0.190 nats; foretold were 0.152.",
+                text="Rounded alone, block 1, the dearest on select, costs 0.190 nats on check; foretold were 0.152.",
                 cites=[
                     Citation(path="/what_if/blocks/0/cost/estimate", value=0.19),
                     Citation(path="/what_if/blocks/0/predicted_cost", value=0.152),

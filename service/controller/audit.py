@@ -184,6 +184,7 @@ class Audit:
             meet_check.append(bits.own)
         check = networks.check_losses(meet_check, head_control)
         networks.forget()
+        free.forget()
         control = self._positive_control(blocks, measured, levels, plan) if levels else None
         rounding = blocks.rounding(measured)
         return Measured(measured, head_control, built, check, residuals, control, bits, rounding, blocks.baseline)

@@ -294,9 +294,11 @@ class BlockAudit:
 
     def rounding(self, measured: BlockMeasurements) -> RoundingMeasurements | None:
         """What rounding costs, of what `measure` found; None where the request does not ask."""
-        products = self._rounding_products()
-        if self._scheme is None or products is None:
+        if self._scheme is None:
             return None
+        products = self._rounding_products()
+        if products is None:
+            raise RuntimeError("what rounding does to first order was not measured")
         order = dearest_first(self._scheme, measured.blocks, measured.select)
         return RoundingMeasurements(
             self._scheme, products, order, measured.trained.tokens, measured.select, measured.check

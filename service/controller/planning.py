@@ -8,7 +8,7 @@ import sys
 
 from peelbound.service.controller.cost import CostModel, Sizes
 from peelbound.service.controller.inputs import Inputs, open_inputs
-from peelbound.service.plan import Plan, make_plan, mix_sizes
+from peelbound.service.plan import CONTROL_SIGMAS, Plan, make_plan, mix_sizes
 from peelbound.service.problems import as_problem
 from peelbound.service.schemas.plan import AuditPlan, WalkCost
 from peelbound.service.schemas.request import AuditRequest
@@ -27,7 +27,8 @@ matrix that a step takes in passing (here half a number for each of the block's 
 SKELETON_BYTES = 100_000
 """Python's objects of one block without weights; 70 kB were seen for llama's."""
 SOLVE_STATES = 6
-"""Of fit during a solve: input, target, gradient or output, and what their differences and norms take in passing."""
+"""Of fit during a solve: input, target, gradient, output or the state between halves, and what their differences and
+norms take in passing."""
 LOGIT_COPIES = 4
 """Of a chunk's logits: as they come out, as probabilities, and the gradients of both."""
 HEAD_COPIES = 7
@@ -90,7 +91,8 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
     sizes, width = Sizes.of(inputs.calibration), inputs.checkpoint.architecture.hidden_size
     kept = sizes.fit + sizes.check + (sizes.select if plan.maps or plan.band else 0)
     beside = plan.blocks * (plan.free_corrected is not None) + 2 * plan.blocks * (plan.what_if is not None)
-    candidates = plan.blocks * len(plan.corrected) + beside + len(plan.matrix_cells) + 1
+    planted = len(CONTROL_SIGMAS) * plan.positive_control
+    candidates = plan.blocks * len(plan.corrected) + beside + len(plan.matrix_cells) + planted + 1
     taken = plan.blocks * plan.baseline
     mixes = len(mix_sizes(plan.blocks)) * (plan.what_if is not None)
     carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1 + beside + mixes + taken))

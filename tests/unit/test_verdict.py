@@ -408,3 +408,18 @@ def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> N
     missed = given_evidence.positive_control is not None and not given_evidence.positive_control.damage_seen
     if missed and found in (STATUS.HOLDS, STATUS.NO_GAIN_ON_THIS_DATA):
         assert "missed" in judged.verdict.sentences[0].text
+
+
+def test_beside_a_missing_block_more_z_is_asked_and_no_more_effect() -> None:
+    far = block(attention_scale=Score(mean=0.016, z=30.0), mlp_scale=Score(mean=0.016, z=30.0))
+    assert findings(far, block(), INERT, block())[:1] == ["lagging"]  # 0.015 nats for sure, and the limit is 12
+    near = block(attention_scale=Score(mean=0.016, z=11.0), mlp_scale=Score(mean=0.016, z=11.0))
+    assert findings(near, block(), INERT, block())[:1] == ["sound"]
+    assert findings(near, block(), block(), block())[:1] == ["lagging"]
+
+
+def test_two_blocks_with_a_silent_half_are_both_accused_and_a_model_without_that_half_is_not() -> None:
+    dead = block(mlp_scale=Score(mean=0.0, z=0.0))
+    accused = [name != "sound" for name in findings(dead, block(), dead, block(), block(), block())]
+    assert accused == [True, False, True, False, False, False]
+    assert findings(*[dead] * 4) == ["sound"] * 4
