@@ -18,6 +18,7 @@ import psutil
 
 from tests.s3_server import free_ports
 
+ROOT = Path(__file__).parents[1]
 STOP_SECONDS = 30.0
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -81,7 +82,7 @@ class RayCluster:
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 command,
-                env=os.environ | ENVIRONMENT | self.environment(),
+                env=os.environ | ENVIRONMENT | self.environment() | {"PYTHONPATH": str(ROOT)},  # of `tests`
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
