@@ -102,8 +102,13 @@ def _not_started(settings: Settings, error: Exception) -> RayFailed:
 
 def capacity(settings: Settings) -> int:
     """How many workers the cluster has room for in all, whoever has them now, or will have once it has grown."""
+    return max(settings.cluster_workers or 0, room_now(settings))
+
+
+def room_now(settings: Settings) -> int:
+    """How many workers the nodes that are alive have room for, whoever has them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return max(settings.cluster_workers or 0, sum(fitting(resources, settings.worker_gpus) for resources in nodes))
+    return sum(fitting(resources, settings.worker_gpus) for resources in nodes)
 
 
 def fitting(resources: Mapping[str, float], worker_gpus: float) -> int:

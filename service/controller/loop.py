@@ -20,7 +20,7 @@ from ulid import ULID
 
 from peelbound.service.controller import metrics
 from peelbound.service.controller.audit import Audit, Outcome
-from peelbound.service.controller.cluster import RayFailed, capacity, fair_share
+from peelbound.service.controller.cluster import RayFailed, capacity, fair_share, room_now
 from peelbound.service.controller.pool import Pool, start_pool, typed
 from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
@@ -130,6 +130,14 @@ class Controller:
 
         return allowed
 
+    def _crowded(self) -> bool:
+        """Whether others may have what this audit waits for: then there must be something to have."""
+        if room_now(self.settings) == 0:
+            return False
+        with suppress(DatabaseUnavailable):
+            return sum(self.leases.at_work().values()) > 1
+        return True
+
     def _stop_ray(self) -> None:
         if self._pool is not None:
             self._pool.close()
@@ -217,7 +225,7 @@ class Controller:
         while True:
             pool = self._start_pool()
             pool.allowed = self._allowed(claim.tenant)
-            pool.crowded = lambda: sum(self.leases.at_work().values()) > 1
+            pool.crowded = self._crowded
             try:
                 return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report, uses).run()
             except WorkerLost as error:

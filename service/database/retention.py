@@ -186,11 +186,13 @@ class Retention:
     def stamp(self, tenant: str) -> None:
         """Write down since when what was condemned is so: since now, when every row that is seen has been committed."""
         with writing(self._engine) as connection:
-            connection.execute(
-                update(CondemnedRow)
-                .where(CondemnedRow.tenant == tenant, CondemnedRow.since.is_(None))
-                .values(since=self._clock(connection))
-            )
+            unstamped = CondemnedRow.tenant == tenant, CondemnedRow.since.is_(None)
+            seen = select(CondemnedRow.name).where(*unstamped).with_for_update()
+            names = connection.scalars(seen).all()
+            now = self._clock(connection)  # after all of them were seen to be committed
+            for start in range(0, len(names), _AT_ONCE):
+                some = CondemnedRow.name.in_(names[start : start + _AT_ONCE])
+                connection.execute(update(CondemnedRow).where(*unstamped, some).values(since=now))
 
     def due(self, tenant: str, grace: timedelta) -> list[Condemned]:
         """The results whose grace is over and that no attempt at work may have found without knowing of it."""
@@ -221,8 +223,12 @@ class Retention:
         )
         with writing(self._engine) as connection:
             if connection.dialect.name == "postgresql":
-                # A slow store must not cost us the lock while objects are being deleted.
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                # A slow store must not cost us the lock while objects are being deleted: longer than all of its tries
+                # together. And a machine that is gone must not keep it: the server notices within a minute.
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '30min'"))
+                connection.execute(text("SET LOCAL tcp_keepalives_idle = 30"))
+                connection.execute(text("SET LOCAL tcp_keepalives_interval = 10"))
+                connection.execute(text("SET LOCAL tcp_keepalives_count = 3"))
             held = connection.scalar(select(CondemnedRow.name).where(*which).with_for_update())
             yield held is not None
             connection.execute(delete(CondemnedRow).where(*which))

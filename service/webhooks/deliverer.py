@@ -20,7 +20,7 @@ from peelbound import __version__
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.outbox import Outbox, Parcel
 from peelbound.service.settings import Settings
-from peelbound.service.webhooks.sending import Sender
+from peelbound.service.webhooks.sending import Answer, Sender
 from peelbound.service.webhooks.targets import Allowed
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,11 @@ class Deliverer:
         if parcel is None:
             return False
         began = time.monotonic()
-        answer = self._sender.post(parcel.url, signed_headers(parcel), parcel.body.encode())
+        try:
+            answer = self._sender.post(parcel.url, signed_headers(parcel), parcel.body.encode())
+        except Exception:  # it counts as an attempt that failed, or the message would come back for ever
+            log.exception("webhook %s delivery %s: an error that was not expected", parcel.webhook_id, parcel.id)
+            answer = Answer(None, "The service met an error that it did not expect.")
         settled = self._outbox.settle(parcel, answer.status, answer.error, time.monotonic() - began)
         log.info(
             "webhook %s delivery %s attempt %d: %s%s",

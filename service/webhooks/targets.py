@@ -17,8 +17,10 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-"""RFC 6052 and RFC 8215: the last four bytes are the IPv4 address that is reached."""
+_NAT64 = IPv6Network("64:ff9b::/96")
+"""RFC 6052: the last four bytes are the IPv4 address that is reached."""
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+"""RFC 8215: where the IPv4 address lies depends on the prefix that a network uses, so none of these is public."""
 
 _NOT_THE_INTERNETS = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments: Python counts some of them as global
@@ -91,6 +93,8 @@ def is_public(address: Address) -> bool:
     """Whether the address is somebody's on the internet: not private, loopback, link-local, shared, multicast or
     reserved, nor an IPv6 address that stands for such an IPv4 address."""
     if isinstance(address, IPv6Address):
+        if address in _LOCAL_NAT64:
+            return False
         inner = _inner(address)
         if inner is not None:
             return is_public(inner)
@@ -109,7 +113,7 @@ def _inner(address: IPv6Address) -> IPv4Address | None:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if int(address) >> 32 == 0 or any(address in network for network in _NAT64):
+    if int(address) >> 32 == 0 or address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
