@@ -28,7 +28,8 @@ def summarise(
 ) -> Summary:
     """What the audit's record and the run's YES cloud keep of a report."""
     yes0 = next((network for network in networks if len(network.anchors) == 1), None)
-    best = max(blocks, key=lambda block: block.gain.estimate)
+    # As the verdict ranks them: a gain that is shown comes before a larger one that may be none.
+    best = max(blocks, key=lambda block: (block.gain.low > 0, block.gain.estimate))
     gains = best.gain.estimate > 0
     return Summary(
         status=verdict.status,

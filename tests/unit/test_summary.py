@@ -66,6 +66,12 @@ def test_a_standard_audit_in_short() -> None:
     assert found.damage_seen is False
 
 
+def test_the_best_block_is_one_whose_gain_is_shown_where_there_is_any() -> None:
+    reports = [block_report(1, gain=around(0.006, 0.008)), block_report(2, gain=around(0.005))]
+    assert summary(reports).best_block == 2
+    assert summary(reports[:1]).best_block == 1
+
+
 def test_the_bound_is_least_on_fit_and_checked_where_select_said() -> None:
     networks = [
         network("YES-0", [4], fit=3.4, select_loss=3.9, check_loss=4.0),
