@@ -96,16 +96,29 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Gains:
+    """Who beat the trained network on check, by intervals above zero."""
+
+    blocks: tuple[int, ...] = ()
+    """Positions of the blocks whose references did, the largest gain first."""
+    network: bool = False
+    """Whether the reference network that select picked did, and beat the head control as well."""
+    head: bool = False
+    """Whether the head control did."""
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks) or self.network or self.head
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What follows for the checkpoint, before it is put into words."""
 
     status: CheckpointVerdict
-    blocks: tuple[int, ...]
-    """Positions of the blocks whose references beat the trained network on check, the largest gain first."""
-    network: bool
-    """Whether the reference network that select picked beat the trained network and the head control."""
-    head: bool
-    """Whether the head control beat the trained network."""
+    gains: Gains
+    """Those that may be as large as the tolerance."""
+    small: Gains
+    """Those that are shown to be smaller than the tolerance: real, and too small to matter to the user."""
     visible: float
     """δ80 in nats, of the block where it is largest."""
     documents_needed: int | None

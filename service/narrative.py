@@ -69,21 +69,26 @@ class Narrative:
             case CheckpointVerdict.ESTIMATE_ONLY:
                 return compose("{} check documents are too few to test anything", self._documents())
             case CheckpointVerdict.INCONCLUSIVE:
-                return compose(
-                    "nothing gained on check, but a gain below {} nats could have gone unseen", self._visible()
-                )
+                return compose("{}, but a gain below {} nats could have gone unseen", self._nothing(), self._visible())
             case CheckpointVerdict.IN_SAMPLE_ONLY:
-                return Phrase("a reference network is better on the tokens it was fitted to, nothing is on check")
+                return compose(
+                    "a reference network is better on the tokens it was fitted to, but {}", self._nothing()
+                )
             case CheckpointVerdict.HOLDS | CheckpointVerdict.NO_GAIN_ON_THIS_DATA:
-                return compose("nothing gained on check, where {} nats would have been seen", self._visible())
-        if self.outcome.blocks:
-            best = self.outcome.blocks[0]
+                return compose("{}, where {} nats would have been seen", self._nothing(), self._visible())
+        if self.outcome.gains.blocks:
+            best = self.outcome.gains.blocks[0]
             gain = nats(f"/blocks/{best}/gain/estimate", self.evidence.blocks[best].gain.estimate)
             return compose("re-solving block {} alone gains {} nats on check", self._number(best), gain)
-        if self.outcome.network:
+        if self.outcome.gains.network:
             return Phrase("a reference network beats both the trained network and the head control on check")
         gain = nats("/head_control/gain/estimate", self.evidence.head_control.gain.estimate)
         return compose("refitting the norm and the head alone gains {} nats on check", gain)
+
+    def _nothing(self) -> Phrase:
+        if self.outcome.small:
+            return compose("no gain on check reaches the tolerance of {} nats", self._tolerance())
+        return Phrase("nothing gained on check")
 
     def _named(self, finding: BlockFinding, one: str, many: str) -> list[Phrase]:
         numbers = [self._number(i) for i, block in enumerate(self.blocks) if block.finding is finding]
@@ -98,8 +103,8 @@ class Narrative:
             case CheckpointVerdict.IMPROVABLE | CheckpointVerdict.ADAPTABLE:
                 return self._gains()
             case CheckpointVerdict.INCONCLUSIVE:
-                return [self._best_block(), self._power(), self._needed()]
-        return [self._best_block(), self._power()]
+                return [self._best_block(), *self._small_gains(), self._power(), self._needed()]
+        return [self._best_block(), *self._small_gains(), self._power()]
 
     def _limits(self) -> list[Phrase]:
         status = plain("/verdict/status", self.outcome.status.value)
@@ -138,8 +143,8 @@ class Narrative:
 
     def _gains(self) -> list[Phrase]:
         said = []
-        if self.outcome.blocks:
-            first, *rest = self.outcome.blocks
+        if self.outcome.gains.blocks:
+            first, *rest = self.outcome.gains.blocks
             gain = self.evidence.blocks[first].gain
             said.append(
                 compose(
@@ -155,7 +160,7 @@ class Narrative:
                 said.append(compose(less, self._tolerance(), because=[estimate]))
             if rest:
                 said.append(self._further_gains(rest))
-        if self.outcome.head:
+        if self.outcome.gains.head:
             said.append(
                 compose(
                     "Refitting the norm and the head alone gains {} nats {} on check: that gain is not a block's.",
@@ -163,6 +168,25 @@ class Narrative:
                 )
             )
         return said
+
+    def _small_gains(self) -> list[Phrase]:
+        """What is shown to gain, and to gain less than matters: `holds` does not mean that nothing did."""
+        small, picked = self.outcome.small, self.evidence.picked_network()
+        who = [compose("block {}", self._number(position)) for position in small.blocks]
+        shown = [(f"/blocks/{i}/gain", self.evidence.blocks[i].gain) for i in small.blocks]
+        if small.network and picked is not None:
+            network = self.evidence.networks[picked]
+            who.append(compose("the reference network {}", plain(f"/networks/{picked}/name", network.name)))
+            wins = {"gain": network.gain, "gain_over_control": network.gain_over_control}
+            shown += [(f"/networks/{picked}/{name}", win) for name, win in wins.items() if win is not None]
+        if small.head:
+            who.append(Phrase("the norm and the head, refitted alone"))
+            shown.append(("/head_control/gain", self.evidence.head_control.gain))
+        if not who:
+            return []
+        ends = [nats(f"{path}/{end}", getattr(win, end)) for path, win in shown for end in ("low", "high")]
+        said = "Shown to gain, and to gain less than the tolerance of {} nats: {}."
+        return [compose(said, self._tolerance(), enumerated(who), because=ends)]
 
     def _further_gains(self, positions: list[int]) -> Phrase:
         who = "Block {} gains too" if len(positions) == 1 else "Blocks {} gain too, each by itself"

@@ -3,8 +3,10 @@
 The first of these that holds is the status:
 
 1. `estimate_only`: too few check documents to test anything.
-2. `improvable`: something that was fitted elsewhere is better on check, by an interval above 0: a block reference; the
-   reference network that select picked, where it beats the head control as well; or the refitted head itself.
+2. `improvable`: something that was fitted elsewhere is better on check, by an interval that lies above 0 and not wholly
+   below the tolerance: a block reference; the reference network that select picked, where it beats the head control as
+   well; or the refitted head itself. A gain that is shown to be smaller than the tolerance is real, and said, but does
+   not matter to whoever set it: a network that is sound gains a few thousandths of a nat as well.
 3. `inconclusive`: nothing is, but a gain as large as the tolerance could have gone unseen. That comes before the next
    two, which both claim that check was looked at well enough.
 4. `in_sample_only`: the bound lies below the trained network and the head control on fit. Where the head control
@@ -15,10 +17,10 @@ Only data declared `unseen` can yield `improvable` and `holds`; on other data th
 `no_gain_on_this_data`. The tests of step 2 are up to three families of intervals, each covering on its own.
 """
 
-from peelbound.service.evidence import Evidence, Judgement, Outcome, Thresholds
+from peelbound.service.evidence import Evidence, Gains, Judgement, Outcome, Thresholds
 from peelbound.service.findings import judge_blocks
 from peelbound.service.narrative import Narrative
-from peelbound.service.schemas.report import CheckpointVerdict, Verdict
+from peelbound.service.schemas.report import CheckpointVerdict, Interval, Verdict
 from peelbound.service.schemas.request import Provenance
 from peelbound.service.statistics import documents_needed
 
@@ -40,21 +42,30 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
 
 
 def _outcome(evidence: Evidence, thresholds: Thresholds) -> Outcome:
-    gaining = [position for position, block in enumerate(evidence.blocks) if block.gain.low > 0]
-    gaining.sort(key=lambda position: -evidence.blocks[position].gain.estimate)
-    picked = evidence.picked_network()
-    network = picked is not None and _beats_both(evidence, picked)
-    head = evidence.head_control.gain.low > 0
+    gains, small = _gains(evidence, mattering=True), _gains(evidence, mattering=False)
     visible = max(block.smallest_visible_effect for block in evidence.blocks)
-    status = _status(evidence, thresholds, bool(gaining) or network or head, visible)
+    status = _status(evidence, thresholds, bool(gains), visible)
     inconclusive = status is CheckpointVerdict.INCONCLUSIVE
     needed = documents_needed(evidence.check_documents, visible, evidence.tolerance) if inconclusive else None
-    return Outcome(status, tuple(gaining), network, head, visible, needed)
+    return Outcome(status, gains, small, visible, needed)
 
 
-def _beats_both(evidence: Evidence, position: int) -> bool:
-    gain, over_control = evidence.networks[position].gain, evidence.networks[position].gain_over_control
-    return gain is not None and over_control is not None and min(gain.low, over_control.low) > 0
+def _gains(evidence: Evidence, *, mattering: bool) -> Gains:
+    def counts(*wins: Interval) -> bool:
+        shown = min(win.low for win in wins) > 0
+        return shown and (min(win.high for win in wins) >= evidence.tolerance) == mattering
+
+    blocks = [position for position, block in enumerate(evidence.blocks) if counts(block.gain)]
+    blocks.sort(key=lambda position: -evidence.blocks[position].gain.estimate)
+    picked = evidence.picked_network()
+    network = None if picked is None else evidence.networks[picked]
+    network_gains = (
+        network is not None
+        and network.gain is not None
+        and network.gain_over_control is not None
+        and counts(network.gain, network.gain_over_control)
+    )
+    return Gains(tuple(blocks), network_gains, counts(evidence.head_control.gain))
 
 
 def _status(evidence: Evidence, thresholds: Thresholds, gained: bool, visible: float) -> CheckpointVerdict:
