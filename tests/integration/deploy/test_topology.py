@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import URL
 
 from peelbound.client import Client
+from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState
 from tests.integration.controller.harness import request_for, save_documents, save_model, until
 from tests.s3_server import S3Server, free_ports, s3_server
@@ -41,7 +42,7 @@ class Topology:
 
     def here(self, text: str) -> str:
         """The text with this machine's places for those of the containers."""
-        text = resolved(text).replace("/run/peelbound", str(self.folder / "tokens"))
+        text = resolved(text).replace("/run/", f"{self.folder}/")
         text = re.sub(r"http://(s3|127\.0\.0\.1):8333", self.s3.endpoint_url, text)
         text = text.replace("file:///data", f"file://{self.folder}")
         return re.sub(r"(ray-head|127\.0\.0\.1):6379", f"127.0.0.1:{self.ray_port}", text).replace(
@@ -118,7 +119,8 @@ class Topology:
 
 @pytest.fixture
 def topology(tmp_path: Path, postgres_url: URL, s3_server: S3Server) -> Topology:
-    (tmp_path / "tokens").mkdir()
+    for name in ("peelbound", "peelbound-metrics", "peelbound-grafana"):
+        (tmp_path / name).mkdir()
     return Topology(tmp_path, postgres_url.render_as_string(hide_password=False), s3_server)
 
 
@@ -126,11 +128,15 @@ def topology(tmp_path: Path, postgres_url: URL, s3_server: S3Server) -> Topology
 def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Topology) -> None:
     model = save_model(topology.folder / "model")
     documents = save_documents(topology.folder / "documents.jsonl")
+    secrets = set()
     for _ in range(2):  # a second `docker compose up` finds all there
         for once in ("bucket", "migrate", "tokens"):
             topology.run(once)
-    token = (topology.folder / "tokens" / "token").read_text().strip()
-    metrics_token = (topology.folder / "tokens" / "metrics-token").read_text().strip()
+        places = ("peelbound/token", "peelbound-metrics/token", "peelbound-grafana/password")
+        token, metrics_token, password = [(topology.folder / place).read_text().strip() for place in places]
+        secrets.add((token, metrics_token, password))
+    assert len(secrets) == 1
+    assert len(password) >= 32
     ports = free_ports(2)
     with ExitStack() as stack:
         stack.enter_context(topology.running("ray-head", "--node-ip-address=127.0.0.1", "--num-cpus=2"))
@@ -161,3 +167,5 @@ def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Top
             trust_env=False,
         )
         assert "peelbound_controllers 2.0" in scraped.text
+        with Client(f"http://127.0.0.1:{ports[0]}", metrics_token) as scraper, pytest.raises(ProblemError):
+            scraper.get(audit.id)

@@ -13,6 +13,7 @@ import yaml
 from helm_python import HelmError
 
 from peelbound import __version__
+from peelbound.api.__main__ import LAST_SECONDS
 from peelbound.service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -94,6 +95,8 @@ def test_what_is_rendered_is_valid(values: dict[str, Any]) -> None:
         ({}, "url"),
         ({"store": {"url": "bucket"}}, "url"),
         (LEAST | {"settings": {"database_url": "x"}}, "database_url"),
+        (LEAST | {"settings": {"drain_seconds": -1}}, "drain_seconds"),
+        (LEAST | {"settings": {"drain_seconds": "long"}}, "drain_seconds"),
         (LEAST | {"api": {"replicaz": 3}}, "replicaz"),
         (LEAST | {"monitoring": {"enabled": True}}, "name"),
         (LEAST | {"ray": {"groups": []}}, "groups"),
@@ -135,6 +138,16 @@ def test_every_container_is_confined_and_probed(values: dict[str, Any]) -> None:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
             assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
             assert "livenessProbe" in container or pod.get("restartPolicy") == "Never"
+
+
+@pytest.mark.parametrize("drain", [None, 0, 5.5, 600])
+def test_a_replica_has_the_time_to_drain_and_to_end_what_it_has_in_hand(drain: float | None) -> None:
+    values = LEAST if drain is None else LEAST | {"settings": {"drain_seconds": drain}}
+    pod = of_kind(documents(values), "Deployment")["demo-peelbound-api"]["spec"]["template"]["spec"]
+    given = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    drains = float(given["PEELBOUND_DRAIN_SECONDS"])
+    assert drains == (5 if drain is None else drain)
+    assert 10 <= pod["terminationGracePeriodSeconds"] - drains - LAST_SECONDS < 20
 
 
 def test_the_ray_cluster_asks_for_tokens_scales_itself_and_may_outlive_its_head() -> None:

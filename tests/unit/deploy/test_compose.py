@@ -12,6 +12,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from peelbound.api.__main__ import LAST_SECONDS
 from peelbound.cli.main import COMMANDS
 from peelbound.service.settings import Settings
 
@@ -28,9 +29,20 @@ def resolved(text: str) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
 
 
+def size(text: str) -> float:
+    """Bytes of a size as Compose writes it: `512m`, `4g`."""
+    return float(resolved(text)[:-1]) * {"m": 2**20, "g": 2**30}[text.rstrip("}")[-1]]
+
+
+def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """The place of each named volume, and whether it may be written."""
+    volumes = [volume.split(":") for volume in service.get("volumes", []) if ":" in volume]
+    return {name: (place, "ro" not in options) for name, place, *options in volumes}
+
+
 def validated(text: str) -> PyCompose:
-    """The file held to the specification; PyYAML resolves anchors and merges first, as Compose does."""
-    compose = PyCompose.from_yaml(json.dumps(yaml.safe_load(text)))
+    """The file held to the specification; variables, anchors and merges are resolved first, as Compose does."""
+    compose = PyCompose.from_yaml(json.dumps(yaml.safe_load(resolved(text))))
     compose.validate()
     return compose
 
@@ -121,6 +133,52 @@ def test_our_containers_can_change_nothing_and_gain_nothing() -> None:
     last_users = re.split(r"^FROM .* AS ", DOCKERFILE, flags=re.MULTILINE)
     assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)[-1] == "10001:10001"
     assert all("USER 0" not in stage or stage.rindex("USER 0") < stage.rindex("USER 10001") for stage in last_users)
+
+
+def test_no_container_takes_all_memory_or_fills_the_disk_with_its_log() -> None:
+    for name, service in SERVICES.items():
+        assert 256 * 2**20 <= size(service["mem_limit"]) <= 4 * 2**30, name
+        options = service["logging"]["options"]
+        assert size(options["max-size"]) * int(options["max-file"]) <= 50 * 2**20, name
+        if "shm_size" in service:  # or Ray's object store, by its own default, does not fit
+            assert 0.3 * size(service["mem_limit"]) <= size(service["shm_size"]) < size(service["mem_limit"]), name
+
+
+def test_each_secret_is_seen_by_its_reader_alone() -> None:
+    readers = {
+        secret: {
+            name: writes
+            for name, service in SERVICES.items()
+            for volume, (_, writes) in mounts(service).items()
+            if volume == secret
+        }
+        for secret in ("tokens", "metrics-token", "grafana-password")
+    }
+    assert readers == {
+        "tokens": {"tokens": True, "demo": False},
+        "metrics-token": {"tokens": True, "prometheus": False},
+        "grafana-password": {"tokens": True, "grafana": False},
+    }
+    (prometheus,) = (place for name, (place, _) in mounts(SERVICES["prometheus"]).items() if name == "metrics-token")
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (file,) = (job["authorization"]["credentials_file"] for job in config["scrape_configs"] if "authorization" in job)
+    password = SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"]
+    (grafana,) = (place for place, _ in mounts(SERVICES["grafana"]).values())
+    assert (str(Path(file).parent), str(Path(password).parent)) == (prometheus, grafana)
+    script = SERVICES["tokens"]["command"][-1]
+    assert f"> {file}" in script
+    assert f"> {password}" in script
+
+
+def test_every_volume_that_our_containers_write_belongs_to_their_user() -> None:
+    (made,) = re.findall(r"install --directory --owner 10001 --group 10001 (.*)$", DOCKERFILE, re.MULTILINE)
+    written = {place for service in OURS.values() for place, writes in mounts(service).values() if writes}
+    assert written == set(made.split())
+
+
+def test_a_replica_has_the_time_to_drain_and_to_end_what_it_has_in_hand() -> None:
+    assert SERVICES["api"]["stop_grace_period"] == "20s"
+    assert Settings.model_fields["drain_seconds"].default + LAST_SECONDS < 20
 
 
 def test_every_file_that_is_mounted_or_copied_is_there() -> None:
