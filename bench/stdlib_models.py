@@ -37,6 +37,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from bench.muon import Muon
 from peelbound.workers.linear_maps import linear_maps
 from peelbound.workers.quantisers.activations import round_inputs
 from peelbound.workers.quantisers.quantise import quantise
@@ -366,7 +367,7 @@ def _optimizers(trained: Mapping[str, torch.nn.Parameter], *, muon: bool) -> lis
     adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.1)
     if not matrices:
         return [adamw]
-    return [torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"), adamw]
+    return [Muon(matrices), adamw]
 
 
 def _schedule(step: int, steps: int) -> float:
