@@ -34,12 +34,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--calibration", type=Path, help="text for --checkpoint; by default prose of this machine")
     parser.add_argument("--kinds", nargs="*", choices=(*SINGLE, SWAPPED), help="of damage; all by default")
     parser.add_argument("--sequences", type=int, nargs=2, default=(64, 96), metavar=("FIT", "CHECK"))
+    parser.add_argument(
+        "--solves", action=argparse.BooleanOptionalAction, default=True, help="measure gains and residuals as well"
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=140)
     rows = []
     for source in _sources(arguments):
-        rows += measured(source, arguments.out / "rows", arguments.positions, console.print, arguments.kinds)
+        rows += measured(
+            source, arguments.out / "rows", arguments.positions, console.print, arguments.kinds, solves=arguments.solves
+        )
     show(rows if arguments.checkpoint else read(arguments.out / "rows"), console)
 
 

@@ -27,6 +27,17 @@ follows for each, and for the others no rule asks."""
 Sums = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Course:
+    """One walk through a copy's loaded blocks and back."""
+
+    loaded: list[nn.Module]
+    states: list[Floats]
+    """h[0..K] on fit and check, [N, T, C] each."""
+    gradients: list[Floats]
+    """∂ΣCE/∂h[0..K] on the same."""
+
+
 @dataclass
 class Walked:
     """What the two walks of a copy over a text leave."""
@@ -40,6 +51,8 @@ class Walked:
     """Per block: Σ ⟨∂CE/∂y, y⟩ per document by name: `attention`, `mlp`, `block`, `head 0` …, each leaf module's."""
     gradients: list[Sums]
     """Per block: Gram matrix of its parameter gradients on groups of fit, [GROUPS, GROUPS]."""
+    course: Course
+    """What solves start from."""
 
 
 def walk(subject: Subject, copy: Copy, text: Text) -> Walked:
@@ -53,7 +66,8 @@ def walk(subject: Subject, copy: Copy, text: Text) -> Walked:
         cosines = passes.cosine(states[-2][text.fit :], states[-1][text.fit :])
         influence.append(1 - float(cosines[text.document[text.fit :] >= 0].mean(dtype=np.float64)))
     losses, g = passes.loss_gradient(skeleton, states[-1], text.ids, text.mask, GRAIN)
-    found = Walked(text.sums(losses), influence, [], [], [])
+    gradients = [g]
+    found = Walked(text.sums(losses), influence, [], [], [], Course(loaded, states, gradients))
     for index in range(1, blocks + 1):
         others = float(np.median(np.delete(influence, index - 1)))
         if influence[index - 1] > SKIPPED_BELOW * others:
@@ -66,7 +80,8 @@ def walk(subject: Subject, copy: Copy, text: Text) -> Walked:
         found.skip.append(text.sums(np.concatenate([np.zeros_like(losses[: text.fit]), rows])))
     for index in range(blocks, 0, -1):
         g = _back(subject, index, loaded[index - 1], states[index - 1], g, text, found)
-    for rows_by_block in (found.scores, found.gradients):
+        gradients.append(g)
+    for rows_by_block in (found.scores, found.gradients, gradients):
         rows_by_block.reverse()
     return found
 

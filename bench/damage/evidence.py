@@ -7,7 +7,7 @@ from peelbound.service.evidence import BlockEvidence
 from peelbound.service.schemas.report import Interval, Score, SpectrumReport
 
 NOTHING = Interval(estimate=0.0, low=0.0, high=0.0, standard_error=0.0)
-"""Gains are not measured here, since each takes a solve: the same as steps that were not taken, which accuse nobody."""
+"""Gains that were not measured, since each takes a solve: as steps that were not taken, which accuse nobody."""
 UNKNOWN = Interval(estimate=1.0, low=1.0, high=1.0, standard_error=0.0)
 """A skip cost that was not measured, in a deep model where the block's influence is ordinary: no rule reads it."""
 
@@ -18,12 +18,12 @@ def evidence_of(blocks: Sequence[Mapping[str, Any]]) -> tuple[BlockEvidence, ...
 
 
 def _evidence(block: Mapping[str, Any]) -> BlockEvidence:
-    skip = block["skip"]
+    skip, gain, excess = block["skip"], block.get("gain"), block.get("excess_gain")
     return BlockEvidence(
-        gain=NOTHING,
-        excess_gain=None,
+        gain=Interval(**gain) if gain else NOTHING,
+        excess_gain=Interval(**excess) if excess else None,
         smallest_visible_effect=0.0,
-        chosen_rho=0.0,
+        chosen_rho=block.get("rho", 0.0),
         skip_cost=Interval(**skip) if skip else UNKNOWN,
         block_influence=block["influence"],
         attention_scale=Score(**block["scores"]["attention"]),

@@ -62,6 +62,17 @@ def _agreement(blocks: Sequence[Block]) -> Suspicions:
     return against_others([b["agreement"] for b in blocks])
 
 
+def _gain(blocks: Sequence[Block]) -> Suspicions:
+    """Against the others': on foreign data all blocks gain."""
+    return against_others([b["gain"]["estimate"] if "gain" in b else math.nan for b in blocks])
+
+
+def _residual(blocks: Sequence[Block]) -> Suspicions:
+    """How far from the others', either way: noise is hard to imitate, a block that does nothing is easy."""
+    sizes = [math.log(max(b.get("residual", math.nan), 1e-12)) for b in blocks]
+    return [abs(away) for away in against_others(sizes)]
+
+
 def _verdict(blocks: Sequence[Block]) -> Suspicions:
     documents = Thresholds().check_documents
     return [j.suspicion for j in judge_blocks(evidence_of(blocks), documents, Thresholds())]
@@ -76,6 +87,8 @@ DETECTORS: dict[str, Detector] = {
     "block influence (ShortGPT), low": _low_influence,
     "skip cost, low": _low_skip_cost,
     "gradient agreement, high": _agreement,
+    "gain of the block reference, high": _gain,
+    "residual of a fresh block, unlike": _residual,
     "spectrum, random": _random_spectrum,
     "alpha (WeightWatcher), high": _alpha,
 }

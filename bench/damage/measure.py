@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.damage.cases import Case, Copy
 from bench.damage.detectors import Sums, Walked, walk
+from bench.damage.solves import solved
 from bench.damage.spectrum import block_alpha
 from bench.damage.subject import Subject
 from peelbound.service.statistics import PairedSums, paired_intervals, score
@@ -20,7 +21,15 @@ Row = dict[str, Any]
 SKIP_SEED = 1
 
 
-def row_of(subject: Subject, case: Case, copy: Copy, name: str, weights: list[dict[str, Any]] | None = None) -> Row:
+def row_of(
+    subject: Subject,
+    case: Case,
+    copy: Copy,
+    name: str,
+    weights: list[dict[str, Any]] | None = None,
+    *,
+    solves: bool = True,
+) -> Row:
     """Measure a copy on a text of the subject.
 
     Args:
@@ -29,6 +38,7 @@ def row_of(subject: Subject, case: Case, copy: Copy, name: str, weights: list[di
         copy: the damaged blocks.
         name: of the text.
         weights: `weights_of(copy)` where it is known already.
+        solves: whether what takes a solve of every block is measured too.
     """
     text = subject.texts[name]
     walked = walk(subject, copy, text)
@@ -36,6 +46,7 @@ def row_of(subject: Subject, case: Case, copy: Copy, name: str, weights: list[di
     check = slice(text.fit_documents, None)
     skips = _skip_costs(walked, tokens, check)
     every = text.sums(np.ones(text.ids.shape, np.float32))
+    by_solving = solved(subject, text, walked.course) if solves else [{} for _ in walked.influence]
     blocks: list[dict[str, Any]] = []
     for at, alone in enumerate(weights or weights_of(copy)):
         scores = {kind: score(sums, every).model_dump() for kind, sums in walked.scores[at].items()}
@@ -47,6 +58,7 @@ def row_of(subject: Subject, case: Case, copy: Copy, name: str, weights: list[di
                 "products": {kind: _short(walked.scores[at][kind]) for kind in ("attention", "mlp")},
                 "agreement": agreement(walked.gradients[at]),
                 **alone,
+                **by_solving[at],
             }
         )
     return {

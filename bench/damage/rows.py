@@ -32,7 +32,13 @@ class Source:
 
 
 def measured(
-    source: Source, out: Path, positions: int, say: Callable[[str], None], kinds: Collection[str] | None = None
+    source: Source,
+    out: Path,
+    positions: int,
+    say: Callable[[str], None],
+    kinds: Collection[str] | None = None,
+    *,
+    solves: bool = True,
 ) -> list[Row]:
     """Rows of one model; those that are missing are measured now, and kept one by one.
 
@@ -42,6 +48,7 @@ def measured(
         positions: blocks that each kind of damage is done to.
         say: told of each copy that was measured.
         kinds: of damage, beside the sound model; all by default.
+        solves: whether gains and residuals are measured.
     """
     path = out / f"{source.name}.json"
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -55,7 +62,7 @@ def measured(
         copy = subject.sound if frozen else damaged(subject.skeleton, subject.sound, case, subject.heads)
         weights = weights_of(copy)
         for name in missing:
-            row = row_of(subject, case, copy, name, weights)
+            row = row_of(subject, case, copy, name, weights, solves=solves)
             rows.append({"subject": source.name, "role": source.role, **row})
         save(path, rows)
         say(f"{source.name}: {case.kind} {case.blocks or ''}")

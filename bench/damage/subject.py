@@ -19,6 +19,16 @@ GRAIN = 8
 
 
 @dataclass(frozen=True)
+class Select:
+    """Sequences that neither a fit nor a measurement sees."""
+
+    ids: NDArray[np.int64]
+    """[N, T]."""
+    mask: NDArray[np.bool_]
+    """[N, T−1]: predictions that count."""
+
+
+@dataclass(frozen=True)
 class Text:
     """Fit and check as the product packs them, one after the other: what scores are computed on."""
 
@@ -33,10 +43,12 @@ class Text:
     """They come first; the others are of check."""
     fit: int
     """How many of the N sequences are fit; the others are check."""
+    select: "Select"
+    """Choices are made on it."""
 
     @classmethod
-    def of(cls, fit: Split, check: Split) -> "Text":
-        """Put two splits together; documents of check are numbered after those of fit."""
+    def of(cls, fit: Split, check: Split, select: Split) -> "Text":
+        """Put two splits together, the third beside them; documents of check are numbered after those of fit."""
         later = np.where(check.document >= 0, check.document.astype(np.int64) + fit.documents, -1)
         return cls(
             ids=np.concatenate([fit.ids, check.ids]),
@@ -45,6 +57,7 @@ class Text:
             documents=fit.documents + check.documents,
             fit_documents=fit.documents,
             fit=len(fit.ids),
+            select=Select(select.ids, loss_mask(select)),
         )
 
     def sums(self, rows: Floats) -> NDArray[np.float64]:
@@ -83,7 +96,8 @@ class Subject:
                 ),
             )
             inputs = open_inputs(request, Settings(allow=[str(checkpoint.resolve()), str(path.resolve())]))
-            self.texts[name] = Text.of(inputs.calibration.splits["fit"], inputs.calibration.splits["check"])
+            splits = inputs.calibration.splits
+            self.texts[name] = Text.of(splits["fit"], splits["check"], splits["select"])
         self.checkpoint = inputs.checkpoint
         self.blocks = self.checkpoint.architecture.block_count
         config = self.checkpoint.config
