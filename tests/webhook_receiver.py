@@ -30,6 +30,7 @@ class Receiver:
 
     Attributes:
         answers: statuses to answer with, one after the other; the last one for ever.
+        retry_after: what the answers say in `Retry-After`, if anything.
         received: the requests so far.
         names: what TLS clients said that they want to speak with.
         stop: ends answers that would go on for ever.
@@ -37,6 +38,7 @@ class Receiver:
 
     port: int = 0
     answers: list[int] = field(default_factory=lambda: [204])
+    retry_after: str | None = None
     received: list[Received] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     sent_bytes: int = 0
@@ -64,6 +66,8 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
 
         def answer_hook(self) -> None:
             self.send_response(receiver.status())
+            if receiver.retry_after is not None:
+                self.send_header("Retry-After", receiver.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from peelbound.api.auth import Acting, Reader, Writer
 from peelbound.api.context import Service
 from peelbound.api.problems import responses
+from peelbound.service.database.tokens import Identity
 from peelbound.service.schemas.webhook import (
     Delivery,
     DeliveryPage,
@@ -44,14 +45,14 @@ def create(
 
 @router.get("/v1/webhooks", operation_id="listWebhooks", responses=responses(401, 403))
 def listing(service: Service, caller: Reader) -> WebhookPage:
-    """List the tenant's endpoints."""
-    return WebhookPage(items=service.webhooks.listed(caller.tenant))
+    """List the tenant's endpoints. A token without the scopes `write` and `admin` is shown hosts instead of URLs."""
+    return WebhookPage(items=[_as_seen_by(caller, webhook) for webhook in service.webhooks.listed(caller.tenant)])
 
 
 @router.get("/v1/webhooks/{webhook_id}", operation_id="getWebhook", responses=responses(401, 403, 404, 422))
 def get(service: Service, caller: Reader, webhook_id: WebhookId) -> Webhook:
-    """One endpoint."""
-    return service.webhooks.get(caller.tenant, webhook_id)
+    """One endpoint. A token without the scopes `write` and `admin` is shown the host instead of the URL."""
+    return _as_seen_by(caller, service.webhooks.get(caller.tenant, webhook_id))
 
 
 @router.patch("/v1/webhooks/{webhook_id}", operation_id="updateWebhook", responses=responses(401, 403, 404, 413, 422))
@@ -123,6 +124,10 @@ def deliveries(
 def redeliver(service: Service, caller: Writer, by: Acting, webhook_id: WebhookId, delivery_id: DeliveryId) -> Delivery:
     """Send a message again under the same `webhook-id`, delivered or not; one that waits for its turn is sent now."""
     return service.webhooks.redeliver(caller.tenant, webhook_id, delivery_id, by=by)
+
+
+def _as_seen_by(caller: Identity, webhook: Webhook) -> Webhook:
+    return webhook if caller.scopes & {"write", "admin"} else webhook.masked()
 
 
 def _checked(service: Service, url: str) -> str:

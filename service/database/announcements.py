@@ -6,7 +6,7 @@ So no end of an audit goes untold because a process died, and none is told of th
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 from ulid import ULID
 
 from peelbound.service.database.tables import AuditRow, DeliveryRow, WebhookRow
@@ -54,6 +54,22 @@ def announce_end(connection: Connection, tenant: str, audit_id: str) -> None:
     for webhook in webhooks:
         if event in webhook.events:
             write(connection, tenant, webhook.id, event, message, audit.ended_at, audit_id)
+
+
+def outlive(connection: Connection, tenant: str, audit_id: str) -> None:
+    """Let what is still to be sent of an audit outlive it: the audit is about to be deleted, whose row must be locked.
+
+    What has been sent, or given up, goes with the audit, and these once they are (`Outbox.forget`).
+    """
+    connection.execute(
+        update(DeliveryRow)
+        .where(
+            DeliveryRow.tenant == tenant,
+            DeliveryRow.audit_id == audit_id,
+            DeliveryRow.state == DeliveryState.PENDING,
+        )
+        .values(audit_id=None)
+    )
 
 
 def write(

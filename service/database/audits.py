@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, 
 from ulid import ULID
 
 from peelbound.service import tracing
-from peelbound.service.database import log
+from peelbound.service.database import announcements, log
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
 from peelbound.service.database.deadlines import deadline
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
@@ -29,7 +29,6 @@ from peelbound.service.schemas.request import AuditRequest
 PAGE_BYTES = 16 << 20
 """A page of audits ends early when its requests would be larger than this together; it holds at least one."""
 
-_ENDED = [state for state in AuditState if state.ended]
 _GONE = [AuditState.FAILED, AuditState.CANCELLED]
 
 
@@ -250,25 +249,26 @@ class Audits:
     def delete(self, tenant: str, audit_id: str, *, by: Actor | None = None) -> str | None:
         """Forget an audit that has ended, with its events; answers its manifest's key, if it published one.
 
+        What webhooks are still to be told of its end stays until they were.
+
         Raises:
             AuditNotFound: the tenant has no such audit.
             AuditNotEnded: it is still queued or at work.
         """
         key = _key(tenant, audit_id)
         with writing(self._engine) as connection:
-            gone = connection.execute(
-                delete(AuditRow).where(*key, AuditRow.state.in_(_ENDED)).returning(AuditRow.manifest_key)
-            ).one_or_none()
-            if gone is not None:
-                # With its last audit a tenant would be forgotten, and what it stores with it.
-                row = conflicting_insert(connection, TenantRow).values(tenant=tenant)
-                connection.execute(row.on_conflict_do_nothing())
-                log.write(connection, tenant, by, self._clock(connection), "audit.delete", audit_id)
-                return gone[0]
-            state = connection.scalar(select(AuditRow.state).where(*key))
-        if state is None:
-            raise not_found(audit_id)
-        raise _not_ended(audit_id, state)
+            state = connection.scalar(select(AuditRow.state).where(*key).with_for_update())
+            if state is None:
+                raise not_found(audit_id)
+            if not state.ended:
+                raise _not_ended(audit_id, state)
+            announcements.outlive(connection, tenant, audit_id)
+            manifest_key: str | None = connection.scalar(delete(AuditRow).where(*key).returning(AuditRow.manifest_key))
+            # With its last audit a tenant would be forgotten, and what it stores with it.
+            row = conflicting_insert(connection, TenantRow).values(tenant=tenant)
+            connection.execute(row.on_conflict_do_nothing())
+            log.write(connection, tenant, by, self._clock(connection), "audit.delete", audit_id)
+            return manifest_key
 
     def events(self, tenant: str, audit_id: str, after: int = 0, limit: int = 500) -> list[Event]:
         """The audit's events with numbers greater than `after`, in order.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, WebhookRow
-from peelbound.service.database.webhooks import disable
+from peelbound.service.database.webhooks import TEST, disable
 from peelbound.service.schemas.webhook import DeliveryState, DisabledBecause
 
 MOST_FAILURES = 14
@@ -41,9 +41,37 @@ def backoff(failures: int, chance: float) -> float:
         failures: 1, 2, ….
         chance: in [0, 1).
     """
+    return _nominal(failures) * (1 + _JITTER * (2 * chance - 1))
+
+
+def next_try(failures: int, chance: float, asked_seconds: float | None = None) -> tuple[int, float]:
+    """Where in the schedule a message stands that has failed, and how long it waits there.
+
+    A receiver may ask for a longer wait than the schedule has next. It gets it out of the waits that are still to come,
+    so that messages are given up within the same day whatever receivers ask for; the longest that it gets is all that
+    is left, with one last attempt behind it.
+
+    Args:
+        failures: 1, 2, … below `MOST_FAILURES`, this one included.
+        chance: as for `backoff`.
+        asked_seconds: the wait that the receiver asked for, if any.
+
+    Returns:
+        The failures that now count, those that the wait stands for included, and the seconds to wait.
+    """
+    wait = backoff(failures, chance)
+    if asked_seconds is None or asked_seconds <= wait:
+        return failures, wait
+    spent = _nominal(failures)
+    while spent < asked_seconds and failures + 1 < MOST_FAILURES:
+        failures += 1
+        spent += _nominal(failures)
+    return failures, max(wait, min(asked_seconds, spent))
+
+
+def _nominal(failures: int) -> float:
     # The exponent is bounded because floats overflow.
-    seconds = min(_FIRST_SECONDS * _FACTOR ** min(failures - 1, 64), _LONGEST_SECONDS)
-    return seconds * (1 + _JITTER * (2 * chance - 1))
+    return min(_FIRST_SECONDS * _FACTOR ** min(failures - 1, 64), _LONGEST_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -184,11 +212,18 @@ class Outbox:
             .values(error="The process that sent it ended before it wrote down the answer.")
         )
 
-    def settle(self, parcel: Parcel, status: int | None, error: str | None, seconds: float) -> bool:
+    def settle(
+        self,
+        parcel: Parcel,
+        status: int | None,
+        error: str | None,
+        seconds: float,
+        asked_seconds: float | None = None,
+    ) -> bool:
         """Write down what came of sending the message; False, and nothing is changed, when its lease was lost.
 
         An answer without error delivers it. 410 Gone disables the endpoint. After any other failure it is sent again
-        later, until `MOST_FAILURES`.
+        later, until `MOST_FAILURES`; not before the `asked_seconds` that the receiver asked for (see `next_try`).
         """
         with writing(self._engine) as connection:
             now = self._clock(connection)
@@ -213,8 +248,8 @@ class Outbox:
             elif status == _GONE or failures + 1 >= MOST_FAILURES:
                 change |= {"state": DeliveryState.FAILED, "due_at": None, "ended_at": now, "failures": failures + 1}
             else:
-                wait = timedelta(seconds=backoff(failures + 1, self._chance()))
-                change |= {"due_at": now + wait, "failures": failures + 1}
+                failures, wait = next_try(failures + 1, self._chance(), asked_seconds)
+                change |= {"due_at": now + timedelta(seconds=wait), "failures": failures}
             connection.execute(update(DeliveryRow).where(*held).values(**change))
             connection.execute(
                 update(DeliveryAttemptRow)
@@ -230,10 +265,17 @@ class Outbox:
             return True
 
     def forget(self) -> int:
-        """Delete deliveries that ended longer ago than `KEPT`, with their log; how many there were."""
+        """Delete deliveries that ended longer ago than `KEPT`, or whose audit is deleted, with their log.
+
+        Returns:
+            How many there were.
+        """
         with writing(self._engine) as connection:
             ended_before = self._clock(connection) - KEPT
+            orphaned = and_(DeliveryRow.audit_id.is_(None), DeliveryRow.type != TEST)
             gone = connection.scalars(
-                delete(DeliveryRow).where(DeliveryRow.ended_at < ended_before).returning(DeliveryRow.id)
+                delete(DeliveryRow)
+                .where(DeliveryRow.ended_at.is_not(None), (DeliveryRow.ended_at < ended_before) | orphaned)
+                .returning(DeliveryRow.id)
             ).all()
         return len(gone)

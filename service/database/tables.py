@@ -189,13 +189,15 @@ class DeliveryRow(Table):
     id: Mapped[str] = mapped_column(primary_key=True)
     webhook_id: Mapped[str]
     audit_id: Mapped[str | None]
+    """None of a test, and of a message that was still to be sent when its audit was deleted."""
     type: Mapped[str]
     body: Mapped[str]
     state: Mapped[DeliveryState]
     attempts: Mapped[int]
     """How often it was taken to be sent: the fence. It only ever grows."""
     failures: Mapped[int]
-    """Attempts that failed since it was written or redelivered: where it stands in the schedule."""
+    """Where it stands in the schedule: attempts that failed since it was written or redelivered, and those that a wait
+    which the receiver asked for stands for."""
     due_at: Mapped[datetime | None] = mapped_column(index=True)
     """When it may be taken: while it waits the end of its backoff, while it is being sent the end of its lease, once
     ended never."""

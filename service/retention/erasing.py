@@ -8,6 +8,8 @@ from peelbound.service.storage.base import ObjectStore
 def erase(audits: Audits, store: ObjectStore, tenant: str, audit_id: str, *, by: Actor | None) -> None:
     """Delete an ended audit: its report and other files, record, events and webhook deliveries.
 
+    Messages that webhooks are still to be sent about it go once they were.
+
     Objects first: should this break off, the audit is still there to be deleted again.
 
     Raises:

@@ -1,7 +1,8 @@
 """Webhooks on the wire: endpoints, and the deliveries to them."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, StringConstraints
 
@@ -63,7 +64,8 @@ class Webhook(WireModel):
     """An endpoint, without its secret."""
 
     id: str = Field(examples=["01KACM2V7M3J0Q4S8R0V5N9T2E"])
-    url: str
+    url: str = Field(examples=["https://ci.example.com/hooks/peelbound", "https://ci.example.com/***"])
+    """Where messages are posted to. Path and query may hold secrets: a token that only reads is shown `***`."""
     events: list[WebhookEvent]
     description: str
     created_at: UtcTime
@@ -71,6 +73,11 @@ class Webhook(WireModel):
     disabled_because: DisabledBecause | None = None
     previous_secret_until: UtcTime | None = None
     """Until then messages carry a signature by the secret before the last rotation too."""
+
+    def masked(self) -> Self:
+        """The endpoint with the host of its URL only, for those who may not change it."""
+        scheme, host, *_ = urlsplit(self.url)
+        return self.model_copy(update={"url": urlunsplit((scheme, host, "/***", "", ""))})
 
 
 class WebhookWithSecret(Webhook):
@@ -114,6 +121,7 @@ class Delivery(WireModel):
     """The `webhook-id` header: the same in every attempt and redelivery, so that a receiver can tell a repetition."""
     type: str = Field(examples=["audit.succeeded", "webhook.test"])
     audit_id: str | None
+    """None of a test, and of an audit that was deleted before its end could be told; `body` names it still."""
     state: DeliveryState
     created_at: UtcTime
     ended_at: UtcTime | None = None

@@ -56,7 +56,8 @@ class Deliverer:
         except Exception:  # it counts as an attempt that failed, or the message would come back for ever
             log.exception("webhook %s delivery %s: an error that was not expected", parcel.webhook_id, parcel.id)
             answer = Answer(None, "The service met an error that it did not expect.")
-        settled = self._outbox.settle(parcel, answer.status, answer.error, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        settled = self._outbox.settle(parcel, answer.status, answer.error, seconds, answer.asked_seconds)
         log.info(
             "webhook %s delivery %s attempt %d: %s%s",
             parcel.webhook_id,

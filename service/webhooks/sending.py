@@ -11,15 +11,18 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import httpcore2
 
+from peelbound.service.webhooks.retry_after import seconds_asked
 from peelbound.service.webhooks.targets import Address, Allowed, Target, WebhookUrlRefused, parse_target
 
 MOST_BODY_BYTES = 64 << 10
 """As much of an answer's body is read; what it says does not matter, only that the receiver may finish saying it."""
 _LONGEST_ERROR = 200
+_ASK_FOR_PATIENCE = (429, 503)
 
 Resolver = Callable[[str, int], Sequence[str]]
 """The addresses of a host, for a port."""
@@ -35,6 +38,10 @@ def resolve(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came of a call.
@@ -42,10 +49,12 @@ class Answer:
     Attributes:
         status: the answer's HTTP status; None when there was no answer.
         error: why the call counts as failed; None when it was delivered.
+        asked_seconds: how long the receiver asks not to be called again (`Retry-After` of a 429 or 503), if it does.
     """
 
     status: int | None
     error: str | None
+    asked_seconds: float | None = None
 
 
 class Refused(Exception):
@@ -61,18 +70,20 @@ class Sender:
         seconds: the longest that a call may take in all, once the host's name is resolved.
         resolver: finds a host's addresses.
         tls: verifies servers; None: by the system's certificate authorities.
+        clock: the time by which dates in answers are counted.
     """
 
     allowed: Allowed
     seconds: float
     resolver: Resolver = resolve
     tls: ssl.SSLContext | None = None
+    clock: Callable[[], datetime] = _now
 
     def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
         """Post `body`; whatever goes wrong is part of the answer."""
         try:
             target = parse_target(url, self.allowed)  # the settings may have changed since the endpoint was made
-            status = self._post(target, headers, body)
+            status, retry_after = self._post(target, headers, body)
         except WebhookUrlRefused as error:
             return Answer(None, error.detail)
         except Refused as error:
@@ -83,9 +94,12 @@ class Sender:
             return Answer(None, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
         if 200 <= status < 300:
             return Answer(status, None)
-        return Answer(status, "A redirect, which is not followed." if 300 <= status < 400 else f"Status {status}.")
+        why = "A redirect, which is not followed." if 300 <= status < 400 else f"Status {status}."
+        asks = status in _ASK_FOR_PATIENCE and retry_after is not None
+        return Answer(status, why, seconds_asked(str(retry_after), self.clock()) if asks else None)
 
-    def _post(self, target: Target, headers: dict[str, str], body: bytes) -> int:
+    def _post(self, target: Target, headers: dict[str, str], body: bytes) -> tuple[int, str | None]:
+        """The answer's status, and its `Retry-After` as it came."""
         network = _CheckedNetwork(target, self.allowed, self.resolver, self.seconds)
         tls = ssl.create_default_context() if self.tls is None else self.tls
         with (
@@ -98,7 +112,7 @@ class Sender:
             ) as response,
         ):
             self._drain(response)
-            return response.status
+            return response.status, _retry_after(response)
 
     @staticmethod
     def _drain(response: httpcore2.Response) -> None:
@@ -110,6 +124,11 @@ class Sender:
                     return
         except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError):
             return  # the status has been read, and it alone says what the receiver made of the message
+
+
+def _retry_after(response: httpcore2.Response) -> str | None:
+    values = [value for name, value in response.headers if name.lower() == b"retry-after"]
+    return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 def _authority(target: Target) -> str:

@@ -65,6 +65,28 @@ def test_a_secret_is_shown_once(api: Api) -> None:
         assert rotated not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("https://hooks.example.com/services/T0/B1/s3cret?key=s3cret", "https://hooks.example.com/***"),
+        ("https://hooks.example.com:8443/?key=s3cret", "https://hooks.example.com:8443/***"),
+        ("https://[2606:4700::1111]/s3cret", "https://[2606:4700::1111]/***"),
+    ],
+)
+def test_a_url_is_shown_in_full_to_those_who_may_change_it_only(api: Api, url: str, seen: str) -> None:
+    made = api.client.post("/v1/webhooks", json={"url": url})
+    assert made.json()["url"] == url
+    here = made.headers["location"]
+    api.client.post(f"{here}/test")
+    reader, writer, admin = api.token("read"), api.token("read", "write"), api.token("read", "admin")
+    for headers, shown in ((reader, seen), (writer, url), (admin, url)):
+        assert api.client.get(here, headers=headers).json()["url"] == shown
+        (listed,) = api.client.get("/v1/webhooks", headers=headers).json()["items"]
+        assert listed["url"] == shown
+    for path in (here, "/v1/webhooks", f"{here}/deliveries"):
+        assert "s3cret" not in api.client.get(path, headers=reader).text
+
+
 def test_changes_of_webhooks_are_logged(api: Api) -> None:
     webhook = api.client.post("/v1/webhooks", json={"url": "https://hooks.example.com/"}).json()["id"]
     delivery = api.client.post(f"/v1/webhooks/{webhook}/test").json()["id"]

@@ -183,6 +183,34 @@ def test_a_receiver_that_recovers_gets_the_message(hooks: Hooks) -> None:
     assert delivery.next_attempt_at is None
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_receiver_that_asks_for_patience_gets_it(hooks: Hooks, status: int) -> None:
+    webhook = hooks.hook()
+    hooks.receiver.answers, hooks.receiver.retry_after = [status, 200], "600"
+    end(hooks, "succeeded")
+    hooks.deliver_all()
+    waiting = hooks.only(webhook)
+    assert waiting.next_attempt_at is not None
+    assert 600 <= (waiting.next_attempt_at - waiting.attempts[-1].at).total_seconds() < 610
+    hooks.service.clock.push(590)
+    assert hooks.deliver_all() == 0
+    hooks.service.clock.push(20)
+    assert hooks.deliver_all() == 1
+    assert hooks.only(webhook).state is DeliveryState.DELIVERED
+
+
+def test_a_receiver_that_asks_for_a_week_is_given_up_after_a_day(hooks: Hooks) -> None:
+    webhook = hooks.hook()
+    hooks.receiver.answers, hooks.receiver.retry_after = [503], str(7 * 24 * 3600)
+    end(hooks, "failed")
+    hooks.deliver_all()
+    hooks.service.clock.push(25 * 3600)
+    hooks.deliver_all()
+    delivery = hooks.only(webhook)
+    assert delivery.state is DeliveryState.FAILED
+    assert [attempt.status for attempt in delivery.attempts] == [503, 503]
+
+
 def test_410_gone_disables_the_endpoint_and_ends_what_waits(hooks: Hooks) -> None:
     webhook = hooks.hook()
     hooks.receiver.answers = [410]
@@ -310,17 +338,61 @@ def test_a_redelivery_of_one_that_is_being_sent_changes_nothing(hooks: Hooks) ->
     assert hooks.only(webhook).state is DeliveryState.DELIVERED
 
 
-def test_deleting_an_endpoint_or_an_audit_deletes_its_deliveries_and_their_log(hooks: Hooks) -> None:
+def test_deleting_an_endpoint_deletes_its_deliveries_and_their_log(hooks: Hooks) -> None:
     kept, gone = hooks.hook(), hooks.hook()
+    end(hooks, "succeeded")
+    parcels = [hooks.outbox.claim(name) for name in ("one", "two")]
+    held = {parcel.webhook_id: parcel for parcel in parcels if parcel is not None}
+    hooks.webhooks.delete(TENANT, gone.id)
+    assert not hooks.outbox.settle(held[gone.id], 200, None, 0.1)
+    assert hooks.outbox.settle(held[kept.id], 200, None, 0.1)
+    assert hooks.only(kept).state is DeliveryState.DELIVERED
+
+
+def test_a_deleted_audit_takes_along_what_was_told_of_it(hooks: Hooks) -> None:
+    webhook = hooks.hook()
+    told = end(hooks, "succeeded")
+    hooks.deliver_all()
+    kept = end(hooks, "succeeded")
+    hooks.deliver_all()
+    hooks.service.audits.delete(TENANT, told)
+    assert [delivery.audit_id for delivery in hooks.deliveries(webhook)] == [kept]
+
+
+@pytest.mark.parametrize("last", [200, 410])
+def test_the_end_of_an_audit_that_is_deleted_at_once_is_told_still_and_then_forgotten(hooks: Hooks, last: int) -> None:
+    webhook = hooks.hook()
+    hooks.receiver.answers = [500, last]
     audit_id = end(hooks, "succeeded")
-    other_id = end(hooks, "failed")
+    hooks.deliver_all()
+    hooks.service.audits.delete(TENANT, audit_id)
+    waiting = hooks.only(webhook)
+    assert (waiting.audit_id, waiting.state) == (None, DeliveryState.PENDING)
+    assert hooks.outbox.forget() == 0
+    hooks.service.clock.push(60)
+    assert hooks.deliver_all() == 1
+    assert json.loads(hooks.receiver.received[-1].body)["data"]["id"] == audit_id
+    assert len(hooks.only(webhook).attempts) == 2
+    assert hooks.outbox.forget() == 1
+    assert hooks.deliveries(webhook) == []
+
+
+def test_a_message_that_is_being_sent_as_its_audit_is_deleted_is_settled_as_any(hooks: Hooks) -> None:
+    webhook = hooks.hook()
+    audit_id = end(hooks, "failed")
     held = hooks.outbox.claim("one")
     assert held is not None
-    hooks.webhooks.delete(TENANT, gone.id)
     hooks.service.audits.delete(TENANT, audit_id)
-    assert not hooks.outbox.settle(held, 200, None, 0.1)
-    assert [delivery.audit_id for delivery in hooks.deliveries(kept)] == [other_id]
-    assert hooks.deliver_all() == 1
+    assert hooks.outbox.settle(held, 200, None, 0.1)
+    assert hooks.only(webhook).state is DeliveryState.DELIVERED
+
+
+def test_a_test_is_kept_as_long_as_any_though_it_is_of_no_audit(hooks: Hooks) -> None:
+    webhook = hooks.hook()
+    hooks.webhooks.test(TENANT, webhook.id)
+    hooks.deliver_all()
+    assert hooks.outbox.forget() == 0
+    assert hooks.only(webhook).type == "webhook.test"
 
 
 def test_an_endpoint_that_is_deleted_while_an_audit_ends_does_not_fail_the_end(hooks: Hooks) -> None:

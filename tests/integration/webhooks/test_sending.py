@@ -1,6 +1,7 @@
 """Calls of webhooks against a real server on loopback: what is reached, and what a hostile answer costs."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
     assert answer.status == 307
     assert "not followed" in str(answer.error)
     assert [got.path for got in receiver.received] == ["/redirect"]
+
+
+def test_how_long_a_receiver_asks_to_be_left_alone_is_told_of_429_and_503_only(receiver: Receiver) -> None:
+    now = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
+    sender = Sender(LOOPBACK, 10, clock=lambda: now)
+    for receiver.retry_after, asked in (("120", 120), ("Wed, 25 Nov 2026 10:30:00 GMT", 3600), ("soon", None)):
+        for status in (429, 503):
+            receiver.answers = [status]
+            answer = sender.post(receiver.url, {}, BODY)
+            assert (answer.status, answer.error, answer.asked_seconds) == (status, f"Status {status}.", asked)
+    receiver.retry_after = "120"
+    for status in (204, 301, 404, 500):
+        receiver.answers = [status]
+        assert sender.post(receiver.url, {}, BODY).asked_seconds is None
 
 
 def test_an_endless_answer_is_left_after_a_little_of_it(receiver: Receiver) -> None:
