@@ -40,7 +40,10 @@ def overdue(now: datetime) -> Select[*tuple[Any, ...]]:
 
 
 def end_overdue(connection: Connection, now: datetime, *which: ColumnElement[bool]) -> int:
-    """Fail the audits whose time is over (of those that `which` names, if it does); how many there were."""
+    """Fail the audits whose time is over (of those that `which` names, if it does); how many there were.
+
+    Audits that another transaction has locked are passed over until the next time: to be sure of one, hold its lock.
+    """
     found = connection.execute(overdue(now).where(*which).with_for_update(skip_locked=True)).all()
     for audit in found:
         guard = (AuditRow.tenant == audit.tenant, AuditRow.id == audit.id, AuditRow.attempt == audit.attempt)

@@ -202,6 +202,8 @@ class Leases:
         it. False when the claim is lost, the audit was cancelled or its time is over.
         """
         with writing(self._engine) as connection:
+            # Locked first: the time counts that it is when nobody can hold us up any more.
+            connection.execute(select(AuditRow.id).where(*_same_attempt(claim)).with_for_update())
             end_overdue(connection, self._clock(connection), *_same_attempt(claim))
             outcome = self._end(connection, claim, AuditState.SUCCEEDED, manifest_key=manifest_key, summary=summary)
             if outcome is not None:

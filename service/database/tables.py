@@ -91,7 +91,8 @@ class AuditRow(Table):
     deadline_at: Mapped[datetime | None] = mapped_column(index=True)
     """When the audit is failed unless it has ended; None without a deadline, and once ended."""
     claimed_at: Mapped[datetime | None]
-    """When the attempt at work was claimed; collections of results wait for attempts that began before them."""
+    """When the attempt at work was claimed; None while there is none. Collections of results wait for attempts that
+    began before them."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

@@ -59,7 +59,10 @@ def advance(
     problem: Problem | None = None,
     **values: Any,
 ) -> bool:
-    """Bring the audit to `state`, in attempt `attempt`, if the guard holds; the event says both, and the problem."""
+    """Bring the audit to `state`, in attempt `attempt`, if the guard holds; the event says both, and the problem.
+
+    Whatever is not at work afterwards has no time of a claim.
+    """
     data: dict[str, Any] = {"state": state, "attempt": attempt}
     if problem is not None:
         data["problem"] = problem.model_dump(mode="json", exclude_none=True)
@@ -67,6 +70,8 @@ def advance(
         values["problem"] = problem  # Success makes what an earlier attempt failed of moot.
     if state.ended:
         values |= {"ended_at": now, "claimable_at": None, "lease_owner": None, "deadline_at": None}
+    if not state.at_work:
+        values["claimed_at"] = None
     changed = _changed(connection, guard, now, event, data, values | {"state": state, "attempt": attempt})
     if changed is not None and state.ended:
         announce_end(connection, changed.tenant, changed.id)

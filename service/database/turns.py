@@ -14,7 +14,7 @@ from peelbound.service.database.deadlines import in_time
 from peelbound.service.database.tables import AuditRow
 from peelbound.service.schemas.record import AuditState
 
-AT_WORK = [AuditState.RUNNING, AuditState.CANCELLING]
+AT_WORK = [state for state in AuditState if state.at_work]
 
 _TURN = 0x7065656C
 """Key of the advisory lock under which claims are made."""

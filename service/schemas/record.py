@@ -26,6 +26,11 @@ class AuditState(StrEnum):
         """Whether the audit will never change again."""
         return self in (AuditState.SUCCEEDED, AuditState.FAILED, AuditState.CANCELLED)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a controller holds the audit."""
+        return self in (AuditState.RUNNING, AuditState.CANCELLING)
+
 
 class Progress(WireModel):
     """How far a running audit is; counts only what is in object storage or measured."""

@@ -3,13 +3,17 @@
 import threading
 
 import pytest
+from sqlalchemy import Connection, select, text
 
 from peelbound.service.controller.pulse import LeaseLost, Pulse
+from peelbound.service.database.engine import writing
 from peelbound.service.database.leases import Lease
+from peelbound.service.database.tables import AuditRow
 from peelbound.service.schemas.record import AuditState
 from tests.integration.database.harness import PROBLEM, SUMMARY, Service, a_request
 
 TENANT = "acme"
+TICK = threading.Event()
 
 
 def overdue(service: Service, audit_id: str) -> None:
@@ -87,6 +91,35 @@ def test_a_result_that_comes_too_late_is_not_published(service: Service) -> None
     assert not service.leases.succeed(claim, "manifest", SUMMARY)
     overdue(service, late)
     assert service.audits.manifest_key(TENANT, late) is None
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("seconds", [(21, 0), (19, 2)], ids=["before", "meanwhile"])
+def test_a_result_that_comes_too_late_is_not_published_though_its_row_is_locked(
+    service: Service, seconds: tuple[int, int]
+) -> None:
+    """A heartbeat, say, holds the row while the result is handed in; the deadline passes before that or meanwhile."""
+    late = service.submit(deadline_seconds=20)
+    claim = service.claim()
+    published: list[bool] = []
+    handing_in = threading.Thread(target=lambda: published.append(service.leases.succeed(claim, "manifest", SUMMARY)))
+    service.clock.push(seconds[0])
+    with writing(service.engine) as connection:
+        connection.execute(select(AuditRow.id).with_for_update())
+        handing_in.start()
+        until_blocked_by(connection)
+        service.clock.push(seconds[1])
+    handing_in.join(60)
+    assert published == [False]
+    overdue(service, late)
+    assert service.audits.manifest_key(TENANT, late) is None
+
+
+def until_blocked_by(connection: Connection) -> None:
+    """Wait until another transaction waits for this one's locks (PostgreSQL)."""
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    while not connection.scalar(text(waits)):
+        TICK.wait(0.01)
 
 
 def test_what_ends_in_time_stays_as_it_ended(service: Service) -> None:

@@ -1,7 +1,7 @@
 """What controllers rely on: claims, fences, recovery, and that nothing runs twice."""
 
 import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import select, update
@@ -177,6 +177,47 @@ class TestEnd:
         audit = service.submit()
         assert not service.leases.cancelled(service.claim())
         assert service.audits.get("acme", audit).state is AuditState.RUNNING
+
+
+def claimed_at(service: Service) -> datetime | None:
+    """Of the only audit."""
+    with reading(service.engine) as connection:
+        return connection.scalars(select(AuditRow.claimed_at)).one()
+
+
+class TestTimeOfTheClaim:
+    """Collections of results wait for attempts by it."""
+
+    def test_it_is_that_of_the_newest_attempt_also_while_it_is_being_cancelled(self, service: Service) -> None:
+        audit = service.submit()
+        service.claim("lost")
+        first = claimed_at(service)
+        service.expire()
+        service.claim("heir")
+        second = claimed_at(service)
+        assert first is not None
+        assert second is not None
+        assert first < second
+        service.audits.cancel("acme", audit)
+        assert claimed_at(service) == second
+
+    @pytest.mark.parametrize("end", ["retry", "hand_back", "fail", "succeed", "cancelled"])
+    def test_there_is_none_once_no_attempt_is_at_work(self, service: Service, end: str) -> None:
+        audit = service.submit()
+        assert claimed_at(service) is None
+        claim = service.claim()
+        assert claimed_at(service) is not None
+        if end == "cancelled":
+            service.audits.cancel("acme", audit)
+        ends = {
+            "succeed": lambda: service.leases.succeed(claim, "manifest", SUMMARY),
+            "fail": lambda: service.leases.fail(claim, PROBLEM),
+            "retry": lambda: service.leases.retry(claim, PROBLEM, 0) is AuditState.QUEUED,
+            "cancelled": lambda: service.leases.cancelled(claim),
+            "hand_back": lambda: service.leases.hand_back(claim),
+        }
+        assert ends[end]()
+        assert claimed_at(service) is None
 
 
 class TestFailuresOfInfrastructure:
