@@ -17,7 +17,7 @@ from peelbound.service.database.errors import AuditNotEnded, AuditNotFound
 from peelbound.service.database.log import Actor
 from peelbound.service.database.retention import Retention
 from peelbound.service.retention.erasing import erase
-from peelbound.service.retention.uses import name_of, objects_of, read_list
+from peelbound.service.retention.uses import Lists, ListsDamaged, name_of, objects_of
 from peelbound.service.storage.base import ObjectInfo, ObjectStore
 from peelbound.workers.errors import ObjectCorrupt
 
@@ -66,18 +66,28 @@ class Collector:
         self._keep_seconds, self._grace = keep_seconds, grace
 
     def collect(self, tenant: str) -> Collected:
-        """Collect one tenant's storage.
+        """Collect one tenant's storage; its results only where every published audit says what it used.
 
         Raises:
             DatabaseUnavailable, StorageUnavailable, StorageDenied: what was not done is done by the next collection.
         """
-        return self._expire(tenant) + self._sweep_files(tenant) + self._sweep_results(tenant) + self._condemn(tenant)
+        collected = self._expire(tenant) + self._sweep_files(tenant)
+        lists = Lists(self._store)
+        try:
+            return collected + self._sweep_results(tenant, lists) + self._condemn(tenant, lists)
+        except ListsDamaged as error:
+            _complain(tenant, error)
+            return collected
 
     def would_collect(self, tenant: str) -> Collected:
         """What `collect` would do now, changing nothing; expired audits still count as users of their results."""
         due = {condemned.name for condemned in self._retention.due(tenant, self._grace)}
         stale = list(self._stale_files(tenant))
-        unused = self._unused(tenant)
+        try:
+            unused = self._unused(tenant, Lists(self._store))
+        except ListsDamaged as error:
+            _complain(tenant, error)
+            unused = {}
         going = [info for name in due & set(unused) for info in unused[name]]
         return Collected(
             audits_expired=len(self._retention.expired(tenant, self._keep_seconds)),
@@ -124,11 +134,11 @@ class Collector:
             if ended and not (manifest_key and info.key.startswith(manifest_key.rpartition("/")[0] + "/")):
                 yield info
 
-    def _sweep_results(self, tenant: str) -> Collected:
+    def _sweep_results(self, tenant: str, lists: Lists) -> Collected:
         due = self._retention.due(tenant, self._grace)
         if not due:
             return Collected()
-        used = self._used(tenant)  # after `due`: what has ended since then has published
+        used = self._used(tenant, lists)  # after `due`: what has ended since then has published
         deleted = freed = 0
         for condemned in due:
             if condemned.name in used:
@@ -145,15 +155,15 @@ class Collector:
             deleted += 1
         return Collected(results_deleted=deleted, bytes_freed=freed)
 
-    def _condemn(self, tenant: str) -> Collected:
-        fresh = set(self._unused(tenant)) - self._retention.condemned(tenant)
+    def _condemn(self, tenant: str, lists: Lists) -> Collected:
+        fresh = set(self._unused(tenant, lists)) - self._retention.condemned(tenant)
         self._retention.condemn(tenant, fresh)
         self._retention.stamp(tenant)
         return Collected(results_condemned=len(fresh))
 
-    def _unused(self, tenant: str) -> dict[str, list[ObjectInfo]]:
+    def _unused(self, tenant: str, lists: Lists) -> dict[str, list[ObjectInfo]]:
         """The results that no audit has used, each with its objects."""
-        used = self._used(tenant)
+        used = self._used(tenant, lists)
         unused: dict[str, list[ObjectInfo]] = {}
         for folder in _RESULTS:
             for info in self._store.list(f"tenants/{tenant}/{folder}/"):
@@ -162,11 +172,17 @@ class Collector:
                     unused.setdefault(name, []).append(info)
         return unused
 
-    def _used(self, tenant: str) -> set[str]:
-        used: set[str] = set()
-        for manifest_key in self._retention.published(tenant):
-            used.update(read_list(self._store, manifest_key))
-        return used
+    def _used(self, tenant: str, lists: Lists) -> set[str]:
+        return lists.used(self._retention.published(tenant))  # asked each time: more may have been published
+
+
+def _complain(tenant: str, error: ListsDamaged) -> None:
+    log.error(
+        "%s: no result is collected, since %s. Restore these objects, or delete the audits.",
+        tenant,
+        error,
+        extra={"tenant": tenant, "audits": error.audits},
+    )
 
 
 def _found(store: ObjectStore, key: str) -> ObjectInfo | None:

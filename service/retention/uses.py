@@ -5,7 +5,9 @@ on it is either there to stay or gone already; `service/database/retention.py` s
 published with the audit, which keeps its results for as long as it exists itself.
 """
 
-from pydantic import TypeAdapter
+from collections.abc import Iterable
+
+from pydantic import TypeAdapter, ValidationError
 
 from peelbound.service.database.retention import Retention
 from peelbound.service.storage.base import ObjectStore
@@ -63,13 +65,49 @@ def keep_list(store: ObjectStore, folder: str, names: list[str]) -> None:
     store.put(f"{folder}/{LIST}", _NAMES.dump_json(names), media_type="application/json")
 
 
-def read_list(store: ObjectStore, manifest_key: str) -> list[str]:
-    """What a published audit used; nothing where it does not say, as audits of earlier versions do not.
+class ListsDamaged(Exception):
+    """Published audits whose lists cannot be read: nobody knows what they used, so nothing may be taken for unused.
 
-    Raises:
-        StorageUnavailable, StorageDenied: it may have said, and cannot be asked now.
+    Attributes:
+        audits: their ids.
     """
+
+    def __init__(self, audits: list[str]) -> None:
+        super().__init__(f"{LIST} is damaged in the audits {', '.join(audits)}")
+        self.audits = audits
+
+
+class Lists:
+    """The lists that audits have published, each read once: what is published never changes."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._read: dict[str, list[str]] = {}
+
+    def used(self, manifest_keys: Iterable[str]) -> set[str]:
+        """What the audits with these manifests used; those of earlier versions have no list and say nothing.
+
+        Raises:
+            ListsDamaged: some have a list that cannot be read.
+            StorageUnavailable, StorageDenied: nobody can say now.
+        """
+        used: set[str] = set()
+        damaged: list[str] = []
+        for key in manifest_keys:
+            if key not in self._read:
+                try:
+                    self._read[key] = _read_list(self._store, key)
+                except (ObjectCorrupt, ValidationError):
+                    damaged.append(key.split("/")[-3])  # …/audits/{audit}/{attempt}/manifest.json
+                    continue
+            used.update(self._read[key])
+        if damaged:
+            raise ListsDamaged(damaged)
+        return used
+
+
+def _read_list(store: ObjectStore, manifest_key: str) -> list[str]:
     try:
         return _NAMES.validate_json(store.get(f"{manifest_key.rpartition('/')[0]}/{LIST}"))
-    except (ObjectMissing, ObjectCorrupt):
+    except ObjectMissing:
         return []

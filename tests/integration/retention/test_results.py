@@ -1,5 +1,6 @@
 """Results are collected when nobody uses them, and never under a running audit, in whatever order things happen."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import combinations
@@ -11,9 +12,9 @@ from sqlalchemy import Engine, update
 from peelbound.service.database.engine import writing
 from peelbound.service.database.retention import Condemned
 from peelbound.service.database.tables import AuditRow
-from peelbound.service.retention.uses import objects_of
+from peelbound.service.retention.uses import LIST, objects_of
 from peelbound.service.storage.base import ObjectStore
-from peelbound.workers.errors import StorageUnavailable
+from peelbound.workers.errors import ObjectCorrupt, StorageUnavailable
 from tests.integration.database.harness import PROBLEM
 from tests.integration.retention.harness import GRACE, Attempt, Paused, Puppet, Storage
 
@@ -153,6 +154,82 @@ def test_a_dry_run_says_what_is_done_and_changes_nothing(storage: Storage) -> No
     assert storage.has("a")
     assert storage.collector.collect("acme") == would
     assert (would.results_deleted, would.bytes_freed) == (1, 2)
+
+
+def list_of(attempt: Attempt) -> str:
+    claim = attempt.claim
+    return f"tenants/{claim.tenant}/audits/{claim.audit_id}/{claim.attempt}/{LIST}"
+
+
+def test_each_list_is_read_once_in_a_collection_that_deletes_and_condemns(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.delete(storage.audit("a"))
+    storage.collect()
+    storage.later()
+    kept, gone = storage.audit("b"), storage.audit("c")
+    storage.delete(gone)
+    kind, read = type(storage.store), Counter[str]()
+    get = kind.get
+
+    def counted(store: ObjectStore, key: str) -> bytes:
+        read[key] += 1
+        return get(store, key)
+
+    monkeypatch.setattr(kind, "get", counted)
+    assert storage.collect() == (1, 1)
+    assert read == {list_of(kept): 1}
+
+
+@pytest.mark.parametrize("damage", [b"", b"[", b'{"a": 1}', b"[1]", b'["\xff"]'])
+def test_while_a_list_is_damaged_no_result_is_taken_for_unused(
+    storage: Storage, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = storage.audit("a", "b")
+    storage.delete(storage.audit("c"))
+    storage.collect()
+    storage.later()
+    storage.delete(storage.audit("d"))
+    whole = storage.store.get(list_of(kept))
+    storage.store.put(list_of(kept), damage)
+    for _ in range(2):
+        would = storage.collector.would_collect("acme")
+        assert (would.results_condemned, would.results_deleted, would.bytes_freed) == (0, 0, 0)
+        caplog.clear()
+        assert storage.collect() == (0, 0)
+        (said,) = caplog.records
+        assert said.levelname == "ERROR"
+        assert kept.claim.audit_id in said.getMessage()
+        storage.later()
+    assert all(storage.has(name) for name in "abcd")
+    storage.store.put(list_of(kept), whole)
+    assert storage.collect() == (1, 1)
+    assert [storage.has(name) for name in "abcd"] == [True, True, False, True]
+
+
+def test_bytes_that_are_not_those_that_were_written_are_a_damaged_list_too(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = storage.audit("a")
+    kind = type(storage.store)
+    get = kind.get
+
+    def corrupt(store: ObjectStore, key: str) -> bytes:
+        if key == list_of(kept):
+            raise ObjectCorrupt("its checksum does not fit")
+        return get(store, key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "get", corrupt)
+        assert storage.collect() == (0, 0)
+        assert kept.claim.audit_id in caplog.text
+    storage.delete(kept)
+    assert storage.collect() == (1, 0)
+
+
+def test_an_audit_of_an_earlier_version_has_no_list_and_stops_nothing(storage: Storage) -> None:
+    storage.store.delete(list_of(storage.audit("a")))
+    assert storage.collect() == (1, 0)
 
 
 COLLECTIONS = 10
