@@ -27,6 +27,20 @@ BUSY_SECONDS = 30
 IDLE_SECONDS = 15
 """PostgreSQL ends a transaction in which its client has been silent for this long."""
 
+_NETWORK = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+"""libpq's parameters of every connection, in s but for the last, in ms; the URL may say otherwise.
+
+A machine that is gone, or a path to it, is noticed within 25 s, so that a heartbeat fails before the lease that it was
+to renew has run out. Left to itself a kernel sends for a quarter of an hour, and waits for an answer for ever.
+"""
+
 _READ_ONLY_TRANSACTION = "25006"
 """PostgreSQL's SQLSTATE for a write where only reading is allowed."""
 
@@ -83,7 +97,8 @@ def _url_invalid(what: str) -> DatabaseUrlInvalid:
 
 
 def _postgresql(url: URL) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    network = {name: value for name, value in _NETWORK.items() if name not in url.query}
+    engine = create_engine(url, pool_pre_ping=True, connect_args=network)
 
     @event.listens_for(engine, "connect")
     def end_forgotten_transactions(connection: Any, _entry: ConnectionPoolEntry) -> None:

@@ -1,10 +1,17 @@
 """Connections and migrations, with several processes as in production."""
 
 import multiprocessing
+import os
+import socket
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -113,6 +120,71 @@ def test_sqlite_is_set_up_for_several_processes(tmp_path: Path) -> None:
         assert raw.isolation_level is None
     engine.dispose()
     assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000}
+
+
+@contextmanager
+def on_tcp(server: URL) -> Iterator[URL]:
+    """The server, which listens on a Unix socket only, on a port of loopback."""
+    path = f"{server.query['host']}/.s.PGSQL.{server.port or 5432}"
+
+    class Handler(BaseRequestHandler):
+        request: socket.socket
+
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as upstream:
+                upstream.connect(path)
+                answers = Thread(target=pass_on, args=(upstream, self.request), daemon=True)
+                answers.start()
+                pass_on(self.request, upstream)
+                answers.join()
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
+        listener.daemon_threads = True
+        Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        try:
+            yield server.set(host="127.0.0.1", port=listener.server_address[1], query={})
+        finally:
+            listener.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, {"user": 20_000, "idle": 10, "interval": 5, "count": 3, "connect": "10"}),
+        (
+            {"tcp_user_timeout": "60000", "keepalives_idle": "7", "connect_timeout": "3"},
+            {"user": 60_000, "idle": 7, "interval": 5, "count": 3, "connect": "3"},
+        ),
+    ],
+    ids=["ours", "the URL's"],
+)
+def test_a_connection_notices_when_the_servers_machine_is_gone(
+    postgres_url: URL, query: dict[str, str], expected: dict[str, object]
+) -> None:
+    """As the kernel has it, on the connection's own socket."""
+    options = {
+        "user": socket.TCP_USER_TIMEOUT,
+        "idle": socket.TCP_KEEPIDLE,
+        "interval": socket.TCP_KEEPINTVL,
+        "count": socket.TCP_KEEPCNT,
+    }
+    with on_tcp(postgres_url) as url:
+        engine = make_engine(url.update_query_dict(query).render_as_string(hide_password=False))
+        with reading(engine) as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            with socket.socket(fileno=os.dup(driver.fileno())) as client:
+                found: dict[str, object] = {n: client.getsockopt(socket.IPPROTO_TCP, o) for n, o in options.items()}
+                assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            found["connect"] = driver.info.get_parameters()["connect_timeout"]
+        engine.dispose()
+    assert found == expected
 
 
 def test_a_connection_cut_by_the_server_is_an_infrastructure_error_and_the_next_works(postgres_url: URL) -> None:
