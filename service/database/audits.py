@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select
 from ulid import ULID
 
 from peelbound.service import tracing
 from peelbound.service.database import announcements, log
+from peelbound.service.database.among import Among
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
 from peelbound.service.database.deadlines import deadline
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
@@ -47,6 +48,10 @@ class Audits:
         self._engine = engine
         self._clock = clock
         self._limits = limits or TenantLimits()
+        self._among = Among(engine, AuditRow.tenant, AuditRow.id)
+        self._standings = select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.event_count).where(
+            self._among.condition
+        )
 
     def submit(
         self, tenant: str, request: AuditRequest, idempotency_key: str | None, *, by: Actor | None = None
@@ -153,12 +158,9 @@ class Audits:
         return found[tenant, audit_id]
 
     def standings(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Standing]:
-        """Where audits stand, by (tenant, id), with one query; those that do not exist are left out."""
-        query = select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.event_count).where(
-            tuple_(AuditRow.tenant, AuditRow.id).in_(keys)
-        )
+        """Where audits stand, by (tenant, id), with one query for any number; those that do not exist are left out."""
         with reading(self._engine) as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(self._standings, self._among.parameters(keys)).all()
         return {(row.tenant, row.id): Standing(row.state, row.event_count) for row in rows}
 
     def page(

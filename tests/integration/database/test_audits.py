@@ -215,3 +215,21 @@ def test_a_nul_in_a_name_finds_nothing_and_breaks_nothing(service: Service) -> N
     """PostgreSQL refuses NUL in text where SQLite just finds no match; neither may look like a fault of the service."""
     with pytest.raises((ValueRefused, AuditNotFound)):
         service.audits.get("acme", "\x00")
+
+
+class TestStandings:
+    def test_any_number_is_one_question(self, service: Service) -> None:
+        """More than there may be parameters, on PostgreSQL as on SQLite."""
+        there = [("acme", service.submit()), ("other", service.submit("other"))]
+        service.audits.cancel(*there[1])
+        strangers = [("acme", there[1][1]), ("other", there[0][1])]
+        absent = [("acme" if n % 2 else "other", f"{n:026}") for n in range(40_000)]
+        found = service.audits.standings([*absent[:20_000], *there, *strangers, *absent[20_000:]])
+        assert found == {there[0]: (AuditState.QUEUED, 1), there[1]: (AuditState.CANCELLED, 2)}
+        assert service.audits.standings([]) == {}
+
+    @pytest.mark.parametrize("odd", ["\0", "a\0", '"', "\\", "{}", "a,b", "'", "λ🍊", ""])
+    def test_an_odd_key_finds_nothing_and_takes_nothing_from_the_others(self, service: Service, odd: str) -> None:
+        audit = service.submit()
+        keys = [("acme", odd), ("acme", audit), (odd, audit)]
+        assert service.audits.standings(keys) == {("acme", audit): (AuditState.QUEUED, 1)}
