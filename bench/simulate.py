@@ -38,6 +38,7 @@ from peelbound.service.controller import networks, pool, subject
 from peelbound.service.controller.audit import Audit
 from peelbound.service.controller.cluster import start_ray
 from peelbound.service.controller.cost import BACKWARD, CostModel
+from peelbound.service.controller.loop import LONGEST_POLL_SECONDS
 from peelbound.service.controller.planning import FLOPS_PER_WORKER
 from peelbound.service.controller.pulse import BEAT_SECONDS
 from peelbound.service.schemas.record import Progress
@@ -353,10 +354,10 @@ class Day:
     """That controllers ask of the database."""
 
 
-def day(audits: int, seconds: float, controllers: int, poll_seconds: float, seed: int = 0) -> Day:
+def day(audits: int, seconds: float, controllers: int, seed: int = 0) -> Day:
     """Spread audits of equal length over a day and hand each to the first free controller.
 
-    Transactions: a look for work at every poll while idle, a heartbeat a second and a progress report every two seconds
+    Transactions: a look for work a second while idle, a heartbeat a second and a progress report every two seconds
     while at work, and about ten around each audit (submission, claim, states, publication).
     """
     arrivals = np.sort(np.random.Generator(np.random.Philox(seed)).uniform(0, 86_400, audits))
@@ -369,7 +370,8 @@ def day(audits: int, seconds: float, controllers: int, poll_seconds: float, seed
     span = max(86_400.0, *free)
     at_work = audits * seconds
     idle = controllers * span - at_work
-    transactions = at_work * (1 / BEAT_SECONDS + 0.5) + idle * (1 / poll_seconds + 1 / BEAT_SECONDS) + 10 * audits
+    looks, beats = idle / LONGEST_POLL_SECONDS, (at_work + idle) / BEAT_SECONDS
+    transactions = looks + beats + at_work / 2 + 10 * audits
     p50, p99 = np.quantile(waits, [0.5, 0.99])
     return Day(controllers, at_work / (controllers * span), float(p50), float(p99), transactions / span)
 
@@ -419,10 +421,9 @@ def main() -> None:
                 title = f"width {chosen.width}, fit of {fit} × {LENGTH} tokens, {flops:.0e} FLOP/s a worker"
                 console.print(_table(title, rows))
                 found += [asdict(row) | {"fit": fit, "flops": flops, "efficiency": row.efficiency} for row in rows]
-    poll = Settings().poll_seconds
     table = Table("controllers", "busy", "wait p50", "wait p99", "transactions a second")
     length = next(row["seconds"] for row in found if row["workers"] == chosen.workers[-1])
-    days = [day(chosen.day, length, controllers, poll) for controllers in _around(chosen.day * length / 86_400)]
+    days = [day(chosen.day, length, controllers) for controllers in _around(chosen.day * length / 86_400)]
     for row in days:
         table.add_row(
             str(row.controllers), f"{row.busy:.0%}", f"{row.wait_p50:,.0f} s", f"{row.wait_p99:,.0f} s",

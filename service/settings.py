@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, gt=0)
     """A controller that has not sent a heartbeat for this long loses its audit."""
     poll_seconds: float = Field(default=0.1, gt=0)
-    """How often an idle controller looks for work; a look takes a quarter of a millisecond of CPU time."""
+    """How soon a controller that finds no work looks again; it waits a quarter longer each time, up to 1 s."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts after infrastructure failures before an audit is `failed`."""
     retry_seconds: float = Field(default=5.0, ge=0)

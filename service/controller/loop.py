@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import ray
@@ -41,8 +41,20 @@ log = logging.getLogger(__name__)
 WORKER_LOSSES = 2
 """Lost workers that one attempt replaces without having solved anything in between; what was solved stays solved."""
 
+LONGEST_POLL_SECONDS = 1.0
+"""How long an idle controller waits at most before it looks for work again."""
+_LONGER = 1.25
+
 SHARED_IDLE_SECONDS = 5.0
 """How long an idle controller keeps its workers while other audits could use them."""
+
+
+def pauses(poll_seconds: float) -> Iterator[float]:
+    """Seconds between the looks of a controller that finds no work: short at first, as work often comes in series."""
+    pause = poll_seconds
+    while True:
+        yield pause
+        pause = max(pause, min(_LONGER * pause, LONGEST_POLL_SECONDS))
 
 
 class Controller:
@@ -84,18 +96,18 @@ class Controller:
         try:
             self._start_pool()
             log.info("controller %s: ready, %d workers", self.owner, self.settings.workers)
-            idle_since = time.monotonic()
+            idle_since, idle = time.monotonic(), pauses(self.settings.poll_seconds)
             while not self.stop.is_set():
                 try:
                     claim = self.leases.claim(self.owner)
                     if claim is not None:
                         self._hold(claim)
-                        idle_since = time.monotonic()
+                        idle_since, idle = time.monotonic(), pauses(self.settings.poll_seconds)
                         continue
                     self._rest(time.monotonic() - idle_since)
                 except DatabaseUnavailable as error:
                     log.warning("the database does not answer, trying again: %s", error)
-                self.stop.wait(self.settings.poll_seconds)
+                self.stop.wait(next(idle))
         finally:
             self.pulse.end()
             self._stop_ray()

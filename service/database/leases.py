@@ -21,7 +21,7 @@ from peelbound.service.database.deadlines import end_overdue, overdue
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
 from peelbound.service.database.transitions import advance, record
-from peelbound.service.database.turns import AT_WORK, at_work, next_audit, take_turn
+from peelbound.service.database.turns import AT_WORK, at_work, is_there_work, next_audit, take_turn
 from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState, EventType, Progress
@@ -107,6 +107,9 @@ class Leases:
         On the way, abandoned audits that nobody can continue are ended: cancelling ones as cancelled, and those whose
         attempts are used up as failed.
         """
+        with reading(self._engine) as connection:  # most looks find nothing; on SQLite a claim would hold up writers
+            if not is_there_work(connection, self._clock(connection), self._tenant_running):
+                return None
         while True:
             with writing(self._engine) as connection:
                 take_turn(connection)

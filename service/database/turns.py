@@ -8,7 +8,7 @@ order and the limit are exact, however many controllers ask at once.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select
 
 from peelbound.service.database.deadlines import in_time
 from peelbound.service.database.tables import AuditRow
@@ -36,6 +36,21 @@ def at_work(connection: Connection, now: datetime) -> dict[str, int]:
     return {row.tenant: row.audits for row in connection.execute(counted)}
 
 
+def _may_be_claimed(now: datetime, working: dict[str, int], limit: int | None) -> ColumnElement[bool]:
+    """Whether an audit is due, in time, and its tenant has fewer at work than it may."""
+    full = [tenant for tenant, count in working.items() if limit is not None and count >= limit]
+    free = and_(in_time(now), AuditRow.tenant.not_in(full)) if full else in_time(now)
+    # An abandoned audit that is to be cancelled only needs its end written.
+    return and_(AuditRow.claimable_at <= now, or_(free, AuditRow.state == AuditState.CANCELLING))
+
+
+def is_there_work(connection: Connection, now: datetime, limit: int | None) -> bool:
+    """Whether `next_audit` is worth a turn: most looks of idle controllers find nothing, and need not wait for each
+    other to learn that."""
+    working = {} if limit is None else at_work(connection, now)
+    return connection.scalar(select(literal(1)).where(_may_be_claimed(now, working, limit)).limit(1)) is not None
+
+
 def next_audit(now: datetime, working: dict[str, int], limit: int | None) -> Select[*tuple[Any, ...]]:
     """The query for the audit whose turn it is, locked; audits that another transaction has locked are passed over.
 
@@ -53,12 +68,9 @@ def next_audit(now: datetime, working: dict[str, int], limit: int | None) -> Sel
             AuditRow.failures,
             AuditRow.lease_owner,
         )
-        .where(AuditRow.claimable_at <= now, or_(in_time(now), AuditRow.state == AuditState.CANCELLING))
+        .where(_may_be_claimed(now, working, limit))
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    full = [tenant for tenant, count in working.items() if limit is not None and count >= limit]
-    if full:  # an abandoned audit that is to be cancelled only needs its end written
-        query = query.where(or_(AuditRow.tenant.not_in(full), AuditRow.state == AuditState.CANCELLING))
     busy = case(working, value=AuditRow.tenant, else_=0) if working else literal(0)
     return query.order_by(busy, AuditRow.priority.desc(), AuditRow.id)

@@ -80,6 +80,20 @@ class TestLimit:
         leases.heartbeat(claim)
         assert leases.health().oldest_claimable_seconds is not None
 
+    def test_a_look_that_finds_nothing_to_take_needs_no_turn(self, service: Service) -> None:
+        """Idle controllers look all the time, and would hold up whoever claims, or wait for it."""
+        leases = limited(service, 1)
+        held = [service.submit(tenant) for tenant in ("one", "other")]
+        assert [leases.claim(owner) is not None for owner in "ab"] == [True, True]
+        for tenant in ("one", "other", "other"):
+            service.submit(tenant)
+        service.audits.cancel("one", held[0])
+        with writing(service.engine) as connection:  # on SQLite this alone keeps every other writer out
+            take_turn(connection)
+            assert leases.claim("idle") is None
+        service.expire()
+        assert leases.claim("busy") is not None
+
     def test_it_holds_though_all_claim_at_once(self, service: Service) -> None:
         for _ in range(8):
             service.submit("one")

@@ -77,7 +77,7 @@ def test_solves_do_not_stand_in_the_way_of_the_walk_that_states_them(tmp_path: P
 
 
 def test_a_day_has_no_waiting_where_there_is_room_and_much_where_there_is_none() -> None:
-    assert day(1_000, 60, controllers=50, poll_seconds=0.1).wait_p99 == 0
-    crowded = day(1_000, 864, controllers=9, poll_seconds=0.1)
+    assert day(1_000, 60, controllers=50).wait_p99 == 0
+    crowded = day(1_000, 864, controllers=9)
     assert crowded.busy > 0.98
     assert crowded.wait_p50 > 864

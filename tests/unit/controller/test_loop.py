@@ -1,0 +1,80 @@
+"""How a controller idles: it looks again soon, then less often, and soon again once it has worked."""
+
+import threading
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peelbound.service.controller.loop import LONGEST_POLL_SECONDS, Controller, pauses
+from peelbound.service.database.engine import make_engine
+from peelbound.service.settings import Settings
+from peelbound.service.storage.open import open_store
+
+POLL_SECONDS = 0.1
+
+
+class Recording(threading.Event):
+    """An event on which nobody waits in earnest; it is set after so many waits."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.asked: list[float | None] = []
+        self._waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.asked.append(timeout)
+        if len(self.asked) == self._waits:
+            self.set()
+        return self.is_set()
+
+
+class NoPool:
+    def __len__(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class NoPulse:
+    def start(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
+def test_pauses_grow_to_a_second_and_stay_there() -> None:
+    found = list(islice(pauses(POLL_SECONDS), 15))
+    assert found[0] == POLL_SECONDS
+    assert all(b == pytest.approx(min(1.25 * a, LONGEST_POLL_SECONDS)) for a, b in pairwise(found))
+    assert found[-1] == LONGEST_POLL_SECONDS
+    assert sum(islice(pauses(POLL_SECONDS), 10)) < 5  # so long a controller stays quick after its last audit
+
+
+def test_whoever_wants_longer_pauses_has_them() -> None:
+    assert list(islice(pauses(7.0), 3)) == [7.0] * 3
+
+
+def test_after_work_the_pauses_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(state_dir=tmp_path, poll_seconds=POLL_SECONDS)
+    engine = make_engine(settings.resolved_database_url)
+    stop = Recording(waits=5)
+    no_pool: Any = NoPool()
+    controller = Controller(settings, engine, open_store(settings), stop, lambda *_: no_pool)
+    no_pulse: Any = NoPulse()
+    held: list[object] = []
+    found: Iterator[object] = iter([None, None, None, "an audit", None, None])
+    monkeypatch.setattr(controller, "pulse", no_pulse)
+    monkeypatch.setattr(controller.leases, "claim", lambda _: next(found))
+    monkeypatch.setattr(controller, "_hold", held.append)
+    controller.run()
+    engine.dispose()
+    assert held == ["an audit"]
+    assert stop.asked == [*islice(pauses(POLL_SECONDS), 3), *islice(pauses(POLL_SECONDS), 2)]
