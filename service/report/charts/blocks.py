@@ -8,15 +8,16 @@ from itertools import groupby
 from markupsafe import Markup
 
 from peelbound.service.report import numbers
-from peelbound.service.report.charts import svg
+from peelbound.service.report.charts import lettering, svg
 from peelbound.service.report.charts.scale import Scale, block_ticks, tick_label
 from peelbound.service.schemas.report import BlockFinding, BlockReport, Interval
 
 _LANE, _TITLE, _PLOT, _GAP, FOOTER = 15, 24, 88, 20, 36
 PANEL_HEIGHT = _TITLE + _PLOT
 
-_NAME_ROOM = 21
-"""Per cent of the width that a column's name takes on a phone."""
+PLOT_WIDTH = lettering.PAGE - 72
+"""Pixels across on a phone: less the room that the style sheet leaves at the sides."""
+_NAME_GAP = 6
 
 _FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle", BlockFinding.UNTRAINED: "square"}
 
@@ -53,15 +54,16 @@ class _ColumnName:
     text: str
     finding: BlockFinding
     x: float
+    anchor: str
     lane: int
 
 
 def panels(blocks: Sequence[BlockReport]) -> list[Panel]:
     """The four measurements that findings rest on."""
     return [
-        Panel("Gain, nats", "above 0: re-solved, it is better", _intervals(blocks, _gain)),
+        Panel("Gain, nats", "above 0: better re-solved", _intervals(blocks, _gain)),
         Panel("Skip cost, nats", "near 0: it does nothing", _intervals(blocks, _skip), root=True),
-        Panel("Block influence", "how far it turns its input", _influences(blocks), root=True),
+        Panel("Block influence", "how far it turns states", _influences(blocks), root=True),
         Panel("Scale score, z", _scores_hint(blocks), _scores(blocks), limits=_limits(blocks)),
     ]
 
@@ -147,16 +149,17 @@ def _column_names(blocks: Sequence[BlockReport]) -> list[_ColumnName]:
         if finding is BlockFinding.SOUND:
             continue
         x = (_x(indices[0], K) + _x(indices[-1], K)) / 2
-        lane = next((i for i, free_from in enumerate(lanes) if x >= free_from), len(lanes))
-        lanes[lane : lane + 1] = [x + _NAME_ROOM]
-        names.append(_ColumnName(f"{_span(indices)} {finding}", finding, x, lane))
+        text, anchor = f"{_span(indices)} {finding}", "start" if x < 12 else "end" if x > 88 else "middle"
+        here = lettering.extent(text, x / 100 * PLOT_WIDTH, anchor, bold=True)
+        lane = next((i for i, end in enumerate(lanes) if end + _NAME_GAP <= here[0]), len(lanes))
+        lanes[lane : lane + 1] = [here[1]]
+        names.append(_ColumnName(text, finding, x, anchor, lane))
     return names
 
 
 def _column_label(name: _ColumnName, header: float) -> Markup:
-    anchor = "start" if name.x < 12 else "end" if name.x > 88 else "middle"
     y = header - 10 - _LANE * name.lane
-    return svg.text(name.text, name.x, y, anchor=anchor, class_=f"named {name.finding}")
+    return svg.text(name.text, name.x, y, anchor=name.anchor, class_=f"named {name.finding}")
 
 
 def _span(indices: Sequence[int]) -> str:

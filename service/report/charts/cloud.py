@@ -9,13 +9,15 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from peelbound.service.report import numbers
-from peelbound.service.report.charts import svg
+from peelbound.service.report.charts import lettering, svg
 from peelbound.service.report.charts.scale import Scale, tick_label
 from peelbound.service.schemas.record import RunPoint, RunSeries
 
 _TOP, _PLOT, _FOOTER, _LABEL_GAP = 12, 300, 40, 15
 _WIDTH = 1000
 """Units across the stretched layer of bands and lines."""
+_PLOT_WIDTH = lettering.PAGE - 132
+"""Pixels across on a phone: less the room that the style sheet leaves at the sides."""
 
 
 class Split(StrEnum):
@@ -182,14 +184,18 @@ def _y_axis(y: Scale) -> list[Markup]:
 def _x_axis(points: Sequence[CloudPoint], x: Scale) -> list[Markup]:
     base = _TOP + _PLOT
     drawn = [svg.line(0, base, 100, base, "axis")]
-    taken = -100.0
+    labels = [f"{point.at:,.0f}" for point in points]
+    extents = [
+        lettering.extent(label, x(point.at) / 100 * _PLOT_WIDTH, "middle")
+        for label, point in zip(labels, points, strict=True)
+    ]
     # From the right, so that the last step always has its number.
-    for point in reversed(points):
+    numbered = lettering.apart(extents, reversed(range(len(points))))
+    for i, point in enumerate(points):
         at = x(point.at)
         drawn.append(svg.line(at, base, at, base + 4, "axis"))
-        if taken < 0 or taken - at > 13:
-            drawn.append(svg.text(f"{point.at:,.0f}", at, base + 18, anchor="middle", class_="tick"))
-            taken = at
+        if i in numbered:
+            drawn.append(svg.text(labels[i], at, base + 18, anchor="middle", class_="tick"))
     unit = points[0].name.split(" ")[0]
     return [*drawn, svg.text(unit, 50, base + 35, anchor="middle", class_="hint")]
 

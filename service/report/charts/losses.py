@@ -7,7 +7,7 @@ from enum import StrEnum
 from markupsafe import Markup
 
 from peelbound.service.report import numbers
-from peelbound.service.report.charts import svg
+from peelbound.service.report.charts import lettering, svg
 from peelbound.service.report.charts.scale import Scale, tick_label
 from peelbound.service.schemas.report import Interval, NetworkReport, Report
 
@@ -15,8 +15,10 @@ MOST_NETWORKS = 6
 """Reference networks drawn; the table holds all of them."""
 
 _TOP, _ROW, _BELOW = 30, 40, 40
-_BOUND_MARK = " = YES bound"
-_LABEL_CHARACTERS = 24
+_BOUND_MARK = " = bound"
+_LABEL, _FIGURES, _CAPTION = 13.0, 12.5, 12.5
+"""Font sizes of the style sheet, in pixels."""
+_GAP = 10
 
 
 class Kind(StrEnum):
@@ -123,8 +125,15 @@ def loss_panel(name: str, title: str, trained: str, rows: list[Competitor], scal
 
 
 def _caption(zero: float, trained: str) -> Markup:
-    anchor, dx = ("start", 0) if zero < 30 else ("end", 0) if zero > 70 else ("middle", 0)
-    return svg.text(f"trained {trained}", zero, 14, anchor=anchor, dx=dx, class_="trained-label")
+    """Over the line of the trained network, as near as it can be without leaving the plot on a phone."""
+    text = f"trained {trained}"
+    for at, anchor in ((zero, "middle"), (zero, "start"), (zero, "end")):
+        left, right = lettering.extent(text, at / 100 * lettering.PAGE, anchor, _CAPTION, bold=True)
+        if left >= 0 and right <= lettering.PAGE:
+            break
+    else:
+        at, anchor = (0.0, "start") if zero < 50 else (100.0, "end")
+    return svg.text(text, at, 14, anchor=anchor, class_="trained-label")
 
 
 def _row(row: Competitor, top: float, scale: Scale) -> list[Markup]:
@@ -147,20 +156,24 @@ def _row(row: Competitor, top: float, scale: Scale) -> list[Markup]:
 
 
 def _axis(scale: Scale, bottom: float) -> list[Markup]:
-    ticks = scale.ticks(5)
+    ticks = [(tick_label(tick), scale(tick)) for tick in scale.ticks(5)]
+    anchors = ["start" if x < 7 else "end" if x > 93 else "middle" for _, x in ticks]
+    extents = [
+        lettering.extent(label, x / 100 * lettering.PAGE, anchor)
+        for (label, x), anchor in zip(ticks, anchors, strict=True)
+    ]
+    zero_first = sorted(range(len(ticks)), key=lambda i: ticks[i][0] != "0")
+    labelled = lettering.apart(extents, zero_first)
     drawn = [svg.line(0, bottom, 100, bottom, "axis")]
-    for tick in ticks:
-        x = scale(tick)
-        anchor = "start" if x < 7 else "end" if x > 93 else "middle"
-        drawn += [
-            svg.line(x, bottom, x, bottom + 4, "axis"),
-            svg.text(tick_label(tick), x, bottom + 17, anchor=anchor, class_="tick"),
-        ]
+    for i, (label, x) in enumerate(ticks):
+        drawn.append(svg.line(x, bottom, x, bottom + 4, "axis"))
+        if i in labelled:
+            drawn.append(svg.text(label, x, bottom + 17, anchor=anchors[i], class_="tick"))
     return [*drawn, svg.text("better →", 100, bottom + 32, anchor="end", class_="hint")]
 
 
 def _label(row: Competitor) -> str:
     """The row's name, cut so that it leaves room for its numbers on a phone."""
     mark = _BOUND_MARK if row.kind is Kind.BOUND else ""
-    name, most = row.name.removesuffix(mark), _LABEL_CHARACTERS - len(mark)
-    return (name if len(name) <= most else f"{name[: most - 1]}…") + mark
+    room = lettering.PAGE - lettering.width(row.figures, _FIGURES) - lettering.width(mark, _LABEL) - _GAP
+    return lettering.shortened(row.name.removesuffix(mark), room, _LABEL) + mark

@@ -19,7 +19,7 @@ def rounding_chart(what_if: WhatIfReport) -> Markup:
     points = []
     for block in what_if.blocks:
         points += [_measured(block.index, block.cost), _other(block.index, block.predicted_cost)]
-    panel = Panel("Cost of rounding, nats", "● measured  ◆ foretold", points, root=True)
+    panel = Panel("Cost, nats", "● measured  ◆ foretold", points, root=True)
     told = "; ".join(
         f"block {b.index}: measured {numbers.gain(b.cost)}, foretold {numbers.signed(b.predicted_cost)}"
         for b in what_if.blocks
@@ -33,7 +33,7 @@ def price_chart(blocks: Sequence[BlockBits]) -> Markup:
     for block in blocks:
         own = block.free_gain.estimate - block.price.estimate
         points += [_measured(block.index, block.price), _other(block.index, own)]
-    panel = Panel("Price of the bits, nats", "● price  ◆ own gain", points)
+    panel = Panel("Price, nats", "● price  ◆ own gain", points)
     told = "; ".join(f"block {b.index}: {numbers.gain(b.price)}" for b in blocks)
     return _picture("price-chart", "Price of each block’s bits", told, panel)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from peelbound.service.report.charts import lettering
 from peelbound.service.report.html import CONTENT_SECURITY_POLICY, render, render_run
 from peelbound.service.schemas.report import Report
 from tests.report_fixture import (
@@ -103,6 +104,18 @@ FAINT = """() => {
 }"""
 
 
+LABELS = """() => [...document.querySelectorAll('.plot text')]
+  .filter(t => !t.querySelector('tspan'))
+  .map(t => {
+    const style = getComputedStyle(t);
+    return [t.textContent, parseFloat(style.fontSize), parseInt(style.fontWeight) >= 600, t.getComputedTextLength()];
+  })"""
+
+WIDE = "DejaVu Sans"
+"""What a Linux without Arial's likes falls back on, and a tenth wider than these."""
+FONTS = ["Liberation Sans", WIDE]
+
+
 class Site(BaseHTTPRequestHandler):
     """Serves the pages as the API does: with their policy as a header."""
 
@@ -143,6 +156,19 @@ def opened(browser: Browser, url: str, *, width: int = 1200, scheme: Any = "ligh
     return page
 
 
+def in_font(page: Page, family: str) -> None:
+    """Write all but code in this font, which must be there: by the object model, as the page allows no other style."""
+    assert page.evaluate(
+        """family => {
+          document.body.style.fontFamily = `"${family}", monospace`;
+          const context = document.createElement('canvas').getContext('2d');
+          const measured = font => { context.font = `16px ${font}`; return context.measureText('mmm iii').width; };
+          return measured(`"${family}", monospace`) !== measured('monospace');
+        }""",
+        family,
+    ), f"{family} is not installed: scripts/install-debian.sh"
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_loads_nothing_else_and_complains_about_nothing(browser: Browser, site: str, name: str) -> None:
     page = browser.new_page()
@@ -157,15 +183,29 @@ def test_a_page_loads_nothing_else_and_complains_about_nothing(browser: Browser,
     page.close()
 
 
+@pytest.mark.parametrize("font", FONTS)
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_runs_off_the_page_and_no_label_touches_another(browser: Browser, site: str, name: str) -> None:
+def test_nothing_runs_off_the_page_and_no_label_touches_another(
+    browser: Browser, site: str, name: str, font: str
+) -> None:
     page = opened(browser, f"{site}/{name}")
+    in_font(page, font)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     for width in (360, 768, 1200):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OVERLAPS) == []
         assert page.evaluate(SPILLED) == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_charts_expect_letters_at_least_as_wide_as_the_widest_fonts(browser: Browser, site: str, name: str) -> None:
+    page = opened(browser, f"{site}/{name}")
+    in_font(page, WIDE)
+    labels = page.evaluate(LABELS)
+    assert labels
+    assert [label for label, size, bold, wide in labels if wide > lettering.width(label, size, bold=bold)] == []
     page.close()
 
 

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from peelbound.service.report.charts import svg
-from peelbound.service.report.charts.blocks import blocks_chart
+from peelbound.service.report.charts.blocks import PLOT_WIDTH, blocks_chart
 from peelbound.service.report.charts.cloud import Split, cloud_chart, cloud_points
+from peelbound.service.report.charts.lettering import PAGE, apart, extent, shortened, width
 from peelbound.service.report.charts.losses import (
     MOST_NETWORKS,
     Kind,
@@ -17,7 +18,9 @@ from peelbound.service.report.charts.losses import (
     loss_panel,
     shared_scale,
 )
+from peelbound.service.report.charts.low_bit import damage_chart, price_chart, rounding_chart
 from peelbound.service.report.charts.matrix import ROWS_PER_TABLE, heat_tables
+from peelbound.service.report.charts.scale import Scale
 from peelbound.service.schemas.record import RunSeries
 from peelbound.service.schemas.report import MatrixCell, Report
 from tests.report_fixture import (
@@ -27,8 +30,10 @@ from tests.report_fixture import (
     deep_report,
     estimate_report,
     frozen_report,
+    low_bit_report,
     matrix,
     network,
+    rounded_report,
     sound_report,
 )
 
@@ -55,11 +60,11 @@ def panel(report: Report, split: str) -> str:
 
 def test_the_bound_is_marked_and_the_best_block_stands_on_check_only() -> None:
     report = frozen_report()
-    assert [row.name for row in fit_competitors(report)] == ["Head control", "YES-1 {3} = YES bound", "YES-0", "direct"]
+    assert [row.name for row in fit_competitors(report)] == ["Head control", "YES-1 {3} = bound", "YES-0", "direct"]
     assert [row.name for row in check_competitors(report)] == [
         "Head control",
         "YES-0",
-        "YES-1 {3} = YES bound",
+        "YES-1 {3} = bound",
         "Block 5 re-solved",
     ]
     assert [row.kind for row in check_competitors(report)][-1] is Kind.BLOCK
@@ -72,7 +77,25 @@ def test_long_names_are_cut_but_the_bound_stays_marked() -> None:
     networks = [n.model_copy(update={"name": name}) if n.name == report.bound.network else n for n in report.networks]
     bound = report.bound.model_copy(update={"network": name})
     chart = panel(report.model_copy(update={"networks": networks, "bound": bound}), "fit")
-    assert texts(chart, "label")[1] == "YES-6 {1,12… = YES bound"
+    assert texts(chart, "label")[1] == "YES-6 {1,12,23,34,4… = bound"
+
+
+@pytest.mark.parametrize("split", ["fit", "check"])
+def test_a_name_and_its_numbers_share_a_line_on_a_phone(split: str) -> None:
+    chart = panel(frozen_report(), split)
+    for label, figures in zip(texts(chart, "label"), texts(chart, "figures"), strict=True):
+        assert width(label, 13) + width(figures, 12.5) < PAGE
+    assert all("…" not in label for label in texts(chart, "label"))
+
+
+@pytest.mark.parametrize("zero", [0.0, 20.0, 31.0, 50.0, 69.0, 80.0, 100.0])
+def test_the_trained_networks_loss_stands_within_the_plot(zero: float) -> None:
+    chart = loss_panel("panel", "fit", "3.4183 [3.3401, 3.4965]", [], Scale(-zero, 100 - zero, 0, 100))
+    (caption,) = marks(chart, "trained-label")
+    at = float((caption.get("x") or "").rstrip("%")) / 100 * PAGE
+    left, right = extent(caption.text or "", at, caption.get("text-anchor") or "", 12.5, bold=True)
+    assert left >= 0
+    assert right <= PAGE
 
 
 def test_better_competitors_stand_right_of_the_trained_network() -> None:
@@ -94,7 +117,7 @@ def test_only_the_most_telling_of_many_networks_are_drawn() -> None:
     many = [network(f"YES-2 #{i}", [2, 4, 6], 6, 3.4 + i / 100, None, 3.1) for i in range(32)]
     shown = fit_competitors(report.model_copy(update={"networks": [*many, *report.networks]}))
     assert len(shown) == MOST_NETWORKS + 1
-    assert [row.name for row in shown][1:3] == ["YES-1 {3} = YES bound", "YES-0"]
+    assert [row.name for row in shown][1:3] == ["YES-1 {3} = bound", "YES-0"]
 
 
 def test_a_quick_audit_has_only_control_and_block() -> None:
@@ -138,6 +161,39 @@ def test_undefined_numbers_leave_their_mark_out() -> None:
     assert "nan" not in drawn
     assert len(marks(drawn, "mark sound")) == len(marks(whole, "mark sound")) - 1
     assert len(marks(drawn, "whisker mark sound")) == len(marks(whole, "whisker mark sound")) - 1
+
+
+def test_a_panels_title_and_hint_share_a_line_on_a_phone() -> None:
+    what_if, low_bit = rounded_report(), low_bit_report()
+    assert what_if.what_if is not None
+    assert low_bit.low_bit is not None
+    assert low_bit.baseline is not None
+    charts = [
+        blocks_chart(frozen_report().blocks),
+        rounding_chart(what_if.what_if),
+        price_chart(low_bit.low_bit.blocks),
+        damage_chart(low_bit.baseline, low_bit.blocks),
+    ]
+    for chart in charts:
+        titles = [e.text or "" for e in parsed(str(chart)).iter() if e.get("class") == "panel-title"]
+        hints = [e.text or "" for e in parsed(str(chart)).iter() if e.get("class") == "hint"]
+        for title, hint in zip(titles, hints, strict=True):
+            assert width(title, 13, bold=True) + 8 + width(hint) <= PLOT_WIDTH + 8, (title, hint)
+
+
+# --- lettering
+
+
+def test_a_text_is_shortened_to_its_room() -> None:
+    assert shortened("direct", 100) == "direct"
+    assert width(shortened("a" * 50, 100)) <= 100 < width(shortened("a" * 50, 100) + "a")
+    assert shortened("abc", 0) == "…"
+
+
+def test_labels_are_kept_in_their_order_of_importance() -> None:
+    extents = [(0.0, 10.0), (8.0, 18.0), (25.0, 30.0)]
+    assert apart(extents, [0, 1, 2]) == {0, 2}
+    assert apart(extents, [1, 0, 2]) == {1, 2}
 
 
 # --- matrix
