@@ -71,9 +71,7 @@ class Narrative:
             case CheckpointVerdict.INCONCLUSIVE:
                 return compose("{}, but a gain below {} nats could have gone unseen", self._nothing(), self._visible())
             case CheckpointVerdict.IN_SAMPLE_ONLY:
-                return compose(
-                    "a reference network is better on the tokens it was fitted to, but {}", self._nothing()
-                )
+                return compose("a reference network is better on the tokens it was fitted to, but {}", self._nothing())
             case CheckpointVerdict.HOLDS | CheckpointVerdict.NO_GAIN_ON_THIS_DATA:
                 return compose("{}, where {} nats would have been seen", self._nothing(), self._visible())
         if self.outcome.gains.blocks:
