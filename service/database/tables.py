@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Enum, ForeignKeyConstraint, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Enum, ForeignKeyConstraint, Index, MetaData, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from peelbound.service.database.columns import Stored, UtcDateTime
@@ -204,13 +204,28 @@ class DeliveryRow(Table):
     ended never."""
     lease_owner: Mapped[str | None]
     created_at: Mapped[datetime]
-    ended_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None] = mapped_column(index=True)
 
     __table_args__ = (
         ForeignKeyConstraint(["tenant", "webhook_id"], [WebhookRow.tenant, WebhookRow.id], ondelete="CASCADE"),
         _of_audit(),
         Index(None, "tenant", "webhook_id", "id"),
         Index(None, "tenant", "audit_id"),
+        # Those that are being sent: a handful, whatever waits.
+        Index(
+            "ix_webhook_deliveries_being_sent",
+            "tenant",
+            "webhook_id",
+            sqlite_where=text("lease_owner IS NOT NULL"),
+            postgresql_where=text("lease_owner IS NOT NULL"),
+        ),
+        # Those that outlived their audit.
+        Index(
+            "ix_webhook_deliveries_orphaned",
+            "ended_at",
+            sqlite_where=text("audit_id IS NULL AND type <> 'webhook.test'"),
+            postgresql_where=text("audit_id IS NULL AND type <> 'webhook.test'"),
+        ),
     )
 
 
