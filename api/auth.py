@@ -5,11 +5,11 @@ only ever good for reading: it must be a token with the scope `read` and nothing
 """
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
 from peelbound.api.context import Context
@@ -24,34 +24,34 @@ _OURS = re.compile(r"peel_[A-Za-z0-9_-]{43}")
 _A_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _LONGEST_TOKEN = 16_384
 
-_bearer = HTTPBearer(auto_error=False, description="A token of the service; scopes: read, write, admin.")
+_TOKENS = "A token of the service; scopes: read, write, admin."
 
 
-def page_identity(context: Context, request: Request) -> Identity | None:
+async def page_identity(context: Context, request: Request) -> Identity | None:
     """The reader whose cookie the request brings, if any."""
     secret = request.cookies.get(COOKIE)
     if not secret or request.method != "GET" or not _OURS.fullmatch(secret):
         return None
     try:
-        identity = context.tokens.find(secret)
+        identity = await context.callers.of(secret)
     except TokenExpired:
         return None
     return identity if identity is not None and identity.scopes == READ_ONLY else None
 
 
-def bearer_identity(context: Context, secret: str) -> Identity | None:
+async def _bearer_identity(context: Context, secret: str) -> Identity | None:
     """Whom the secret belongs to: one of our tokens, or of the identity provider's where there is one.
 
     What cannot be either costs no query.
     """
     if _OURS.fullmatch(secret):
-        return context.tokens.find(secret)
+        return await context.callers.of(secret)
     if context.provider is not None and len(secret) <= _LONGEST_TOKEN and _A_JWT.fullmatch(secret):
-        return context.provider.identify(secret)
+        return await run_in_threadpool(context.provider.identify, secret)  # it may have to ask for keys
     return None
 
 
-def identify(context: Context, request: Request) -> Identity:
+async def identify(context: Context, request: Request) -> Identity:
     """Whose the request is, by its bearer token or else its cookie.
 
     Raises:
@@ -61,7 +61,7 @@ def identify(context: Context, request: Request) -> Identity:
     """
     scheme, secret = get_authorization_scheme_param(request.headers.get("Authorization"))
     bearer = secret if scheme.lower() == "bearer" else ""
-    identity = bearer_identity(context, bearer) if bearer else page_identity(context, request)
+    identity = await (_bearer_identity(context, bearer) if bearer else page_identity(context, request))
     if identity is None:
         raise Unauthenticated(
             "The token is not known." if bearer else "The request brings no token.",
@@ -71,30 +71,34 @@ def identify(context: Context, request: Request) -> Identity:
     return identity
 
 
-# `async`, though nothing is awaited: FastAPI would send each plain function through a thread.
-async def _identity(
-    request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Identity:
-    identity: Identity = request.state.identity  # the gate left it here, before the body was read
-    return identity
+class _Holder(HTTPBearer):
+    """Whoever brings a bearer token with a scope. To FastAPI it is a security scheme, for the OpenAPI document.
 
+    One dependency, and `async` though it waits for nothing: each that a route has costs as much as a middleware, and a
+    plain function would go through a thread.
+    """
 
-def _with(scope: str) -> Callable[[Identity], Awaitable[Identity]]:
-    async def check(identity: Annotated[Identity, Depends(_identity)]) -> Identity:
-        if scope not in identity.scopes:
+    def __init__(self, scope: str) -> None:
+        super().__init__(scheme_name="HTTPBearer", description=_TOKENS)
+        self._scope = scope
+
+    async def __call__(self, request: Request) -> Identity:  # type: ignore[override]
+        identity: Identity = request.scope["state"]["identity"]  # the gate left it here, before the body was read
+        if self._scope not in identity.scopes:
             held = ", ".join(sorted(identity.scopes)) or "none"
-            raise ScopeMissing(f"This needs the scope {scope}; the token has: {held}.", remedy="Use another token.")
+            raise ScopeMissing(
+                f"This needs the scope {self._scope}; the token has: {held}.", remedy="Use another token."
+            )
         return identity
 
-    return check
 
-
-async def _acting(request: Request, identity: Annotated[Identity, Depends(_identity)]) -> Actor:
+async def _acting(request: Request) -> Actor:
+    identity: Identity = request.state.identity
     return Actor(identity.id, identity.name, request.state.request_id)
 
 
-Reader = Annotated[Identity, Depends(_with("read"))]
-Writer = Annotated[Identity, Depends(_with("write"))]
-Admin = Annotated[Identity, Depends(_with("admin"))]
+Reader = Annotated[Identity, Depends(_Holder("read"))]
+Writer = Annotated[Identity, Depends(_Holder("write"))]
+Admin = Annotated[Identity, Depends(_Holder("admin"))]
 Acting = Annotated[Actor, Depends(_acting)]
 """Who is asking, for the action log."""

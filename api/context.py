@@ -1,5 +1,6 @@
 """What the routes work with: the service's parts, opened once per process."""
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,8 +8,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from peelbound.api.callers import Callers
 from peelbound.api.draining import Draining
 from peelbound.api.oidc import IdentityProvider
+from peelbound.api.records import Records
 from peelbound.api.states import States
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.leases import Leases
@@ -34,6 +37,8 @@ class Context:
     engine: Engine
     audits: Audits
     states: States
+    records: Records
+    callers: Callers
     leases: Leases
     tokens: Tokens
     webhooks: Webhooks
@@ -65,13 +70,16 @@ class Context:
             logger.error("%s: %s", error.title, error)  # the server's own words are a traceback
             raise
         audits = Audits(engine, limits=TenantLimits(settings.tenant_active_audits, settings.tenant_stored_bytes))
+        tokens, turn = Tokens(engine), asyncio.Lock()
         return cls(
             settings=settings,
             engine=engine,
             audits=audits,
             states=States(audits),
+            records=Records(audits, turn),
+            callers=Callers(tokens, turn),
             leases=Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
-            tokens=Tokens(engine),
+            tokens=tokens,
             webhooks=Webhooks(engine),
             log=Log(engine),
             provider=IdentityProvider(settings) if settings.oidc_issuer else None,

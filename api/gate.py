@@ -6,7 +6,6 @@ here, once, and the routes find whose it is in the request's state.
 
 import math
 
-from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,7 +33,7 @@ class Gate:
         if scope["type"] == "http" and scope["path"] not in PUBLIC and not scope["path"].startswith(PUBLIC_FOLDER):
             request = Request(scope)
             try:
-                identity = await run_in_threadpool(identify, request.app.state.context, request)
+                identity = await identify(request.app.state.context, request)
                 request.state.identity = identity
                 if wait := self.rates.wait(f"{identity.tenant}/{identity.id}"):
                     raise RateLimited(

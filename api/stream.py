@@ -29,7 +29,7 @@ async def until_ended(service: Context, tenant: str, audit_id: str, seconds: flo
         if (await service.states.of(tenant, audit_id)).state.ended:
             break
         await anyio.sleep(min(next(pauses), remaining))
-    return await run_in_threadpool(service.audits.get, tenant, audit_id)
+    return await service.records.of(tenant, audit_id)
 
 
 async def event_stream(service: Context, tenant: str, audit_id: str, after: int) -> AsyncIterator[ServerSentEvent]:

@@ -9,6 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from peelbound.api import stream
 from peelbound.api.admission import admit
+from peelbound.api.answers import json_answer
 from peelbound.api.auth import Acting, Reader, Writer
 from peelbound.api.context import Service
 from peelbound.api.errors import ParameterInvalid
@@ -73,7 +74,7 @@ def submit(
     return with_links(record)
 
 
-@router.get("/v1/audits", operation_id="listAudits", responses=responses(401, 403, 422))
+@router.get("/v1/audits", operation_id="listAudits", response_model=AuditPage, responses=responses(401, 403, 422))
 def page(
     service: Service,
     caller: Reader,
@@ -84,7 +85,7 @@ def page(
     run: str | None = None,
     label: Annotated[str | None, Query(description="`key:value`", examples=["team:vision"])] = None,
     checkpoint_prefix: str | None = None,
-) -> AuditPage:
+) -> Response:
     """List audits, newest first."""
     found = service.audits.page(
         caller.tenant,
@@ -95,7 +96,7 @@ def page(
         cursor=cursor,
         limit=limit,
     )
-    return found.model_copy(update={"items": [with_links(record) for record in found.items]})
+    return json_answer(found.model_copy(update={"items": [with_links(record) for record in found.items]}))
 
 
 def _key_and_value(label: str) -> tuple[str, str]:
@@ -105,21 +106,24 @@ def _key_and_value(label: str) -> tuple[str, str]:
     return key, value
 
 
-@router.get("/v1/audits/{audit_id}", operation_id="getAudit", responses=responses(401, 403, 404, 422))
+@router.get(
+    "/v1/audits/{audit_id}",
+    operation_id="getAudit",
+    response_model=AuditRecord,
+    responses=responses(401, 403, 404, 422),
+)
 async def get(
     service: Service,
     caller: Reader,
     audit_id: AuditId,
-    response: Response,
     wait: Annotated[
         float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for the audit to end")
     ] = 0.0,
-) -> AuditRecord:
+) -> Response:
     """One audit; with `wait` the answer comes when the audit has ended or the time is over."""
     record = await stream.until_ended(service, caller.tenant, audit_id, wait)
-    if not record.state.ended:
-        response.headers["Retry-After"] = str(POLL_AGAIN_SECONDS)
-    return with_links(record)
+    headers = None if record.state.ended else {"Retry-After": str(POLL_AGAIN_SECONDS)}
+    return json_answer(with_links(record), headers)
 
 
 @router.post("/v1/audits/{audit_id}/cancel", operation_id="cancelAudit", responses=responses(401, 403, 404, 409, 422))

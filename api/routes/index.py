@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from peelbound.api.auth import COOKIE, READ_ONLY, page_identity
 from peelbound.api.context import Service
 from peelbound.api.errors import LinkTokenTooPowerful, Unauthenticated
 from peelbound.api.pages import html_page, templates
+from peelbound.service.database.tokens import Identity
 
 router = APIRouter()
 
@@ -16,12 +17,20 @@ COOKIE_SECONDS = 30 * 24 * 3600
 RECENT = 50
 
 
+async def _reader(service: Service, request: Request) -> Identity | None:
+    return await page_identity(service, request)
+
+
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-def index(service: Service, request: Request, token: Annotated[str | None, Query()] = None) -> Response:
+def index(
+    service: Service,
+    request: Request,
+    reader: Annotated[Identity | None, Depends(_reader)],
+    token: Annotated[str | None, Query()] = None,
+) -> Response:
     """Recent audits; `?token=` is turned into a cookie and disappears from the address."""
     if token is not None:
         return _sign_in(service, request, token)
-    reader = page_identity(service, request)
     page = service.audits.page(reader.tenant, limit=RECENT) if reader is not None else None
     runs = service.audits.runs(reader.tenant) if reader is not None else []
     return html_page(templates.get_template("index.html").render(page=page, runs=runs))

@@ -1,9 +1,10 @@
 """What the API needs of the database: submit, look up, list, cancel and delete audits, read their events."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, bindparam, delete, func, insert, select
 from ulid import ULID
 
 from peelbound.service import tracing
@@ -30,7 +31,30 @@ from peelbound.service.schemas.request import AuditRequest
 PAGE_BYTES = 16 << 20
 """A page of audits ends early when its requests would be larger than this together; it holds at least one."""
 
+SMALL_BYTES = 64 << 10
+"""Requests up to this size are read together with others; one may hold megabytes of calibration text."""
+
 _GONE = [AuditState.FAILED, AuditState.CANCELLED]
+
+
+_COLUMNS = {
+    "id": AuditRow.id,
+    "state": AuditRow.state,
+    "attempt": AuditRow.attempt,
+    "created_at": AuditRow.created_at,
+    "started_at": AuditRow.started_at,
+    "ended_at": AuditRow.ended_at,
+    "progress": AuditRow.progress,
+    "problem": AuditRow.problem,
+    "summary": AuditRow.summary,
+    "request": RequestRow.body,
+}
+"""The fields of `AuditRecord`, and where they are kept."""
+# Built once: to build a statement and to find what was compiled for it costs more than to execute it.
+_RECORDS = select(*(column.label(name) for name, column in _COLUMNS.items())).join(
+    RequestRow, (RequestRow.tenant == AuditRow.tenant) & (RequestRow.audit_id == AuditRow.id)
+)
+_ONE = _RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.id == bindparam("id"))
 
 
 class Standing(NamedTuple):
@@ -51,6 +75,10 @@ class Audits:
         self._among = Among(engine, AuditRow.tenant, AuditRow.id)
         self._standings = select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.event_count).where(
             self._among.condition
+        )
+        self._page = _RECORDS.where(self._among.condition).order_by(AuditRow.id.desc())
+        self._small = _RECORDS.add_columns(AuditRow.tenant).where(
+            self._among.condition, AuditRow.request_bytes <= SMALL_BYTES
         )
 
     def submit(
@@ -146,6 +174,16 @@ class Audits:
         with reading(self._engine) as connection:
             return _one_record(connection, tenant, audit_id)
 
+    def small(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], AuditRecord]:
+        """Audits by (tenant, id), with one query for any number.
+
+        Left out are those that do not exist, and those whose requests are larger than `SMALL_BYTES` and would hold up
+        the others: `get` has them, or says that there are none.
+        """
+        with reading(self._engine) as connection:
+            rows = connection.execute(self._small, self._among.parameters(keys)).mappings().all()
+        return {(row["tenant"], row["id"]): _record(row) for row in rows}
+
     def state(self, tenant: str, audit_id: str) -> Standing:
         """Where one audit stands: cheap to poll, as the request is not read.
 
@@ -181,33 +219,25 @@ class Audits:
         Raises:
             CursorInvalid: the cursor is not one that an earlier page gave.
         """
-        wanted = (
-            select(AuditRow.id, AuditRow.request_bytes)
-            .where(AuditRow.tenant == tenant)
-            .order_by(AuditRow.id.desc())
-            .limit(limit + 1)
-        )
-        if state is not None:
-            wanted = wanted.where(AuditRow.state == state)
-        if run is not None:
-            wanted = wanted.where(AuditRow.run == run)
-        if label is not None:
-            name, value = label
-            labelled = select(LabelRow.audit_id).where(
-                LabelRow.tenant == tenant, LabelRow.name == name, LabelRow.value == value
-            )
-            wanted = wanted.where(AuditRow.id.in_(labelled))
-        if checkpoint_prefix is not None:
-            # Not LIKE: it ignores case on SQLite, and the prefix may hold its wildcards.
-            head = func.substr(AuditRow.checkpoint, 1, len(checkpoint_prefix))
-            wanted = wanted.where(head == checkpoint_prefix)
-        if cursor is not None:
-            wanted = wanted.where(AuditRow.id < decode_cursor(cursor))
+        # A prefix is not for LIKE: it ignores case on SQLite, and the prefix may hold its wildcards.
+        prefix = checkpoint_prefix
+        filters: dict[str, dict[str, Any]] = {
+            "state": {} if state is None else {"state": state},
+            "run": {} if run is None else {"run": run},
+            "label": {} if label is None else {"label_name": label[0], "label_value": label[1]},
+            "checkpoint": {} if prefix is None else {"prefix": prefix, "prefix_length": len(prefix)},
+            "cursor": {} if cursor is None else {"before": decode_cursor(cursor)},
+        }
+        narrowed = tuple(name for name, values in filters.items() if values)
+        values = {"tenant": tenant, "most": limit + 1}
+        for each in filters.values():
+            values |= each
+        wanted = _wanted(narrowed)
         with reading(self._engine) as connection:
-            candidates = [(row.id, row.request_bytes) for row in connection.execute(wanted)]
+            candidates = [(row.id, row.request_bytes) for row in connection.execute(wanted, values)]
             ids = _fitting(candidates[:limit])
-            records = _records(tenant).where(AuditRow.id.in_(ids)).order_by(AuditRow.id.desc())
-            items = [AuditRecord.model_validate(dict(row)) for row in connection.execute(records).mappings()]
+            rows = connection.execute(self._page, self._among.parameters((tenant, audit_id) for audit_id in ids))
+            items = [_record(row) for row in rows.mappings()]
         return AuditPage(
             items=items,
             next_cursor=encode_cursor(ids[-1]) if len(ids) < len(candidates) else None,
@@ -339,31 +369,42 @@ def _key(tenant: str, audit_id: str) -> tuple[ColumnElement[bool], ColumnElement
     return AuditRow.tenant == tenant, AuditRow.id == audit_id
 
 
-def _records(tenant: str) -> Select[*tuple[Any, ...]]:
-    """The columns of `AuditRecord`, by its own names."""
-    return (
-        select(
-            AuditRow.id,
-            AuditRow.state,
-            AuditRow.attempt,
-            AuditRow.created_at,
-            AuditRow.started_at,
-            AuditRow.ended_at,
-            AuditRow.progress,
-            AuditRow.problem,
-            AuditRow.summary,
-            RequestRow.body.label("request"),
+_FILTERS = {
+    "state": AuditRow.state == bindparam("state"),
+    "run": AuditRow.run == bindparam("run"),
+    "label": AuditRow.id.in_(
+        select(LabelRow.audit_id).where(
+            LabelRow.tenant == bindparam("tenant"),
+            LabelRow.name == bindparam("label_name"),
+            LabelRow.value == bindparam("label_value"),
         )
-        .join(RequestRow, (RequestRow.tenant == AuditRow.tenant) & (RequestRow.audit_id == AuditRow.id))
-        .where(AuditRow.tenant == tenant)
+    ),
+    "checkpoint": func.substr(AuditRow.checkpoint, 1, bindparam("prefix_length")) == bindparam("prefix"),
+    "cursor": AuditRow.id < bindparam("before"),
+}
+
+
+@cache
+def _wanted(filters: tuple[str, ...]) -> Select[str, int]:
+    """The query for the newest audits that pass the filters, and how large their requests are."""
+    return (
+        select(AuditRow.id, AuditRow.request_bytes)
+        .where(AuditRow.tenant == bindparam("tenant"), *(_FILTERS[name] for name in filters))
+        .order_by(AuditRow.id.desc())
+        .limit(bindparam("most"))
     )
 
 
 def _one_record(connection: Connection, tenant: str, audit_id: str) -> AuditRecord:
-    row = connection.execute(_records(tenant).where(AuditRow.id == audit_id)).mappings().one_or_none()
+    row = connection.execute(_ONE, {"tenant": tenant, "id": audit_id}).mappings().one_or_none()
     if row is None:
         raise not_found(audit_id)
-    return AuditRecord.model_validate(dict(row))
+    return _record(row)
+
+
+def _record(row: RowMapping) -> AuditRecord:
+    """The record of a row of `_RECORDS`, whose parts were validated as they were read."""
+    return AuditRecord.model_validate({name: row[name] for name in _COLUMNS})
 
 
 def _fitting(candidates: list[tuple[str, int]]) -> list[str]:

@@ -5,6 +5,8 @@ raised as for any other lost connection, and the caller finds out by calling aga
 be repeated (`Audits.submit` when it has an idempotency key), and `Leases.succeed` answers True for its own publication.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,9 +16,16 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, DataError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    InterfaceError,
+    InternalError,
+    InvalidatePoolError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from peelbound.service.database.columns import UtcDateTime
 from peelbound.service.database.errors import DatabaseUnavailable, DatabaseUrlInvalid, ValueRefused
@@ -26,6 +35,13 @@ BUSY_SECONDS = 30
 
 IDLE_SECONDS = 15
 """PostgreSQL ends a transaction in which its client has been silent for this long."""
+
+PING_AFTER_SECONDS = 1.0
+"""A pooled connection to PostgreSQL that has rested for longer is asked whether it is still there before it is used.
+
+After a restart of the server the first statements on those that rested for less fail, as any that were under way.
+"""
+_LEFT_AT = "left_at"
 
 _NETWORK = {
     "connect_timeout": "10",
@@ -98,7 +114,7 @@ def _url_invalid(what: str) -> DatabaseUrlInvalid:
 
 def _postgresql(url: URL) -> Engine:
     network = {name: value for name, value in _NETWORK.items() if name not in url.query}
-    engine = create_engine(url, pool_pre_ping=True, connect_args=network)
+    engine = create_engine(url, connect_args=network)
 
     @event.listens_for(engine, "connect")
     def end_forgotten_transactions(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -106,6 +122,20 @@ def _postgresql(url: URL) -> Engine:
         with connection.cursor() as cursor:
             cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
         connection.commit()
+
+    @event.listens_for(engine, "checkin")
+    def note_the_time(_connection: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info[_LEFT_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def see_that_it_is_there(connection: Any, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        # SQLAlchemy's own ping is a round trip at every checkout, which costs a busy process as much as its queries.
+        if time.monotonic() - entry.info.get(_LEFT_AT, math.inf) < PING_AFTER_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError("The connection was lost while it rested.") from error
 
     @event.listens_for(engine, "handle_error")
     def leave_a_demoted_server(context: ExceptionContext) -> None:

@@ -1,6 +1,7 @@
 """Bearer tokens: who may do what for which tenant, and for how long. Only the SHA-256 of a secret is kept."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -8,6 +9,7 @@ from hashlib import sha256
 from sqlalchemy import Engine, delete, select
 
 from peelbound.service.database import log
+from peelbound.service.database.among import Among
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.errors import TokenExpired, TokenInvalid
 from peelbound.service.database.log import Actor
@@ -48,6 +50,10 @@ class Tokens:
     def __init__(self, engine: Engine, *, clock: Clock = database_clock) -> None:
         self._engine = engine
         self._clock = clock
+        self._among = Among(engine, TokenRow.digest)
+        self._found = select(
+            TokenRow.digest, TokenRow.tenant, TokenRow.name, TokenRow.scopes, TokenRow.expires_at
+        ).where(self._among.condition)
 
     def create(
         self,
@@ -111,22 +117,29 @@ class Tokens:
         Raises:
             TokenExpired: it did belong to somebody.
         """
-        digest = _digest(secret)
+        found = self.find_all([secret]).get(secret)
+        if isinstance(found, TokenExpired):
+            raise found
+        return found
+
+    def find_all(self, secrets: Sequence[str]) -> dict[str, Identity | TokenExpired]:
+        """Whom secrets belong to, or what is to be said of those that did; those of nobody are left out."""
+        digests = {_digest(secret): secret for secret in secrets}
+        found: dict[str, Identity | TokenExpired] = {}
         with reading(self._engine) as connection:
-            row = connection.execute(
-                select(TokenRow.tenant, TokenRow.name, TokenRow.scopes, TokenRow.expires_at).where(
-                    TokenRow.digest == digest
-                )
-            ).one_or_none()
-            if row is None:
-                return None
-            # The clock is asked only where it matters: on PostgreSQL it costs a round trip, with every request.
-            if row.expires_at is not None and row.expires_at <= self._clock(connection):
-                raise TokenExpired(
+            rows = connection.execute(self._found, self._among.parameters((digest,) for digest in digests)).all()
+            # The clock is asked only where it matters: on PostgreSQL it costs a round trip.
+            now = self._clock(connection) if any(row.expires_at is not None for row in rows) else None
+        for row in rows:
+            secret = digests[row.digest]
+            if now is not None and row.expires_at is not None and row.expires_at <= now:
+                found[secret] = TokenExpired(
                     f"The token {row.name} expired at {row.expires_at:%Y-%m-%d %H:%M:%S} UTC.",
                     remedy="Have a new one made: peelbound token create.",
                 )
-        return Identity(row.tenant, row.name, frozenset(row.scopes), _id(digest))
+            else:
+                found[secret] = Identity(row.tenant, row.name, frozenset(row.scopes), _id(row.digest))
+        return found
 
     def listed(self, tenant: str | None = None) -> list[TokenInfo]:
         """The tokens of a tenant, or of all, by tenant and name."""

@@ -131,6 +131,7 @@ def test_a_cursor_of_another_tenant_gives_nothing_away(api: Api) -> None:
 QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
     "get": lambda audits, tenant, audit: audits.get(tenant, audit),
     "state": lambda audits, tenant, audit: audits.state(tenant, audit),
+    "small": lambda audits, tenant, audit: list(audits.small([(tenant, audit)])),
     "standings": lambda audits, tenant, audit: list(audits.standings([(tenant, audit)])),
     "require_ended": lambda audits, tenant, audit: audits.require_ended(tenant, audit),
     "cancel": lambda audits, tenant, audit: audits.cancel(tenant, audit),
@@ -149,7 +150,7 @@ QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
 def test_no_query_of_the_repository_reaches_another_tenant(api: Api, name: str) -> None:
     audit_id = api.submit(run="the-run")
     ask = QUERIES[name]
-    if name in ("standings", "page", "runs", "submit"):
+    if name in ("small", "standings", "page", "runs", "submit"):
         found = ask(api.context.audits, "other", audit_id)
         assert not getattr(found, "items", found)
     else:

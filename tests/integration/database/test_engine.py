@@ -204,6 +204,53 @@ def test_a_connection_cut_by_the_server_is_an_infrastructure_error_and_the_next_
     engine.dispose()
 
 
+@pytest.mark.parametrize("rested", [True, False])
+def test_a_connection_that_the_server_ended_while_it_rested_is_noticed_before_it_is_used(
+    postgres_url: URL, monkeypatch: pytest.MonkeyPatch, rested: bool
+) -> None:
+    """One that rested for a moment only is not asked: then the first statement fails, and those after it do not."""
+    if rested:
+        monkeypatch.setattr("peelbound.service.database.engine.PING_AFTER_SECONDS", 0.0)
+    engine = make_engine(postgres_url.render_as_string(hide_password=False))
+    other = make_engine(postgres_url.render_as_string(hide_password=False))
+
+    def read() -> int:
+        with reading(engine) as connection:
+            return connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+
+    first = read()
+    assert read() == first
+    with writing(other) as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({first}, 10000)")
+    if not rested:
+        with pytest.raises(DatabaseUnavailable):
+            read()
+    assert read() != first
+    engine.dispose()
+    other.dispose()
+
+
+def test_a_busy_connection_is_not_asked_whether_it_is_there(postgres_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(postgres_url.render_as_string(hide_password=False))
+    ping, pings = engine.dialect.do_ping, list[object]()
+
+    def counted(connection: object) -> bool:
+        pings.append(connection)
+        return ping(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.dialect, "do_ping", counted)
+    monkeypatch.setattr("peelbound.service.database.engine.PING_AFTER_SECONDS", 3600.0)
+    for _ in range(3):
+        with reading(engine) as connection:
+            connection.exec_driver_sql("SELECT 1")
+    assert pings == []
+    monkeypatch.setattr("peelbound.service.database.engine.PING_AFTER_SECONDS", 0.0)
+    with reading(engine) as connection:
+        connection.exec_driver_sql("SELECT 1")
+    assert len(pings) == 1
+    engine.dispose()
+
+
 def test_a_server_that_takes_no_writes_is_an_infrastructure_error_and_is_left(postgres_url: URL) -> None:
     """As after a failover, when a pooled connection still leads to the old primary."""
     engine = make_engine(postgres_url.render_as_string(hide_password=False))
