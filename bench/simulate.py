@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.local import save
 from bench.simulated_ray import Costs, SimulatedRay, Work
-from peelbound.service.controller import networks, pool, subject
+from peelbound.service.controller import members, networks, pool, subject
 from peelbound.service.controller.audit import Audit
 from peelbound.service.controller.cluster import start_ray
 from peelbound.service.controller.cost import BACKWARD, CostModel
@@ -46,10 +46,10 @@ from peelbound.service.schemas.request import AuditRequest, Calibration, Preset,
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectInfo
 from peelbound.workers import spectrum
-from peelbound.workers.actor import TRAINED, Done
 from peelbound.workers.errors import ObjectMissing
 from peelbound.workers.keys import canonical, platform_fingerprint
 from peelbound.workers.solver import CorrectedSolution
+from peelbound.workers.tasks import TRAINED, Done
 
 VOCABULARY = 128
 LENGTH = 128
@@ -244,9 +244,9 @@ def checkpoint(directory: Path, blocks: int) -> Path:
 def in_the_place_of_ray(simulated: SimulatedRay) -> Iterator[None]:
     """The controller's modules see it where they imported Ray."""
     with ExitStack() as stack:
-        for module in (pool, subject, networks):
+        for module in (members, pool, subject, networks):
             stack.enter_context(patch.object(module, "ray", simulated))
-        stack.enter_context(patch.object(pool, "start_worker", simulated.start_worker))
+        stack.enter_context(patch.object(members, "start_worker", simulated.start_worker))
         yield
 
 
@@ -277,8 +277,8 @@ def simulate(path: Path, shape: Shape, workers: int, costs: Costs, flops: float,
         began.setdefault(progress.phase, simulated.now)
 
     with in_the_place_of_ray(simulated):
-        members = pool.Pool(settings, store, lambda: None)  # type: ignore[arg-type] # the part that audits use
-        Audit(request, "bench", settings, store, members, report).run()  # type: ignore[arg-type] # the same
+        crew = pool.Pool(settings, store, lambda: None)  # type: ignore[arg-type] # the part that audits use
+        Audit(request, "bench", settings, store, crew, report).run()  # type: ignore[arg-type] # the same
     return Simulated(
         shape.preset.value,
         shape.blocks,

@@ -12,7 +12,7 @@ from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import Anchors, make_plan, map_name, suggest
 from peelbound.service.schemas.report import CalibrationReport, CheckpointReport, SpectrumReport, SplitReport
 from peelbound.service.schemas.request import AuditRequest
-from peelbound.workers.actor import Damage
+from peelbound.workers.tasks import Damage
 
 DOCUMENTS = {"fit": 20, "select": 12, "check": 40}
 RHOS = (0.15, 0.5)

@@ -44,8 +44,8 @@ from peelbound.service.statistics import (
 from peelbound.service.summary import bound_of, summarise
 from peelbound.service.verdict import judge
 from peelbound.service.what_if import what_if_caveats
-from peelbound.workers.actor import Damage
 from peelbound.workers.keys import seed_of
+from peelbound.workers.tasks import Damage
 
 FIT = "fit"
 

@@ -33,11 +33,11 @@ from peelbound.service.schemas.report import CalibrationReport, CheckpointReport
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
-from peelbound.workers.actor import Damage, Reference
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, pointing
 from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, seed_of, source_hash
 from peelbound.workers.quantisers.detect import Finding
+from peelbound.workers.tasks import Damage, Reference
 
 
 @dataclass(frozen=True)

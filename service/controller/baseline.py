@@ -16,10 +16,10 @@ from peelbound.service.controller.walks import Walker
 from peelbound.service.schemas.report import BaselineReport, DamagedBlock
 from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.service.storage.base import ObjectStore
-from peelbound.workers.actor import Reference
 from peelbound.workers.errors import pointing
 from peelbound.workers.quantisers.weight_class import FULL_PRECISION
 from peelbound.workers.recipes import Arithmetic
+from peelbound.workers.tasks import Reference
 
 _ASKED = ("baseline", {"split": CHECK})
 

@@ -22,14 +22,15 @@ from peelbound.service.controller.block_measurements import (
     skip_name,
 )
 from peelbound.service.controller.measurements import Measurements
+from peelbound.service.controller.members import Ref
 from peelbound.service.controller.meter import Meter
-from peelbound.service.controller.pool import Pool, Ref
+from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.rounding import RoundingMeasurements, alone, dearest_first, mixes, re_solved
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data, Shard
 from peelbound.service.controller.walks import SUBLAYERS, Rows, ScaleProducts, TrainedWalk, Walker, whole
 from peelbound.service.schemas.report import SpectrumReport
-from peelbound.workers.actor import CorrectedProblem, Damage, Done, Reference, TrainedBlock
 from peelbound.workers.recipes import CorrectedSettings
+from peelbound.workers.tasks import CorrectedProblem, Damage, Done, Reference, TrainedBlock
 
 
 class BlockAudit:

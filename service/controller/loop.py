@@ -21,9 +21,10 @@ from ulid import ULID
 from peelbound.service.controller import metrics
 from peelbound.service.controller.audit import Audit, Outcome
 from peelbound.service.controller.cluster import RayFailed, capacity, fair_share, room_now
-from peelbound.service.controller.pool import Pool, start_pool, typed
+from peelbound.service.controller.pool import Pool, start_pool
 from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
+from peelbound.service.controller.ray_failures import typed
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.leases import Claim, Leases
 from peelbound.service.database.retention import Retention

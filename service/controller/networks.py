@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from peelbound.service.controller.blocks import BlockAudit
 from peelbound.service.controller.measurements import Measurements
+from peelbound.service.controller.members import Ref
 from peelbound.service.controller.meter import Meter
-from peelbound.service.controller.pool import Pool, Ref, Task
+from peelbound.service.controller.pool import Pool, Task
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.plan import Anchors, Node, Plan, map_name, target_map, trie
-from peelbound.workers.actor import Done, HeadProblem, Reference, StateProblem
 from peelbound.workers.keys import seed_of
+from peelbound.workers.tasks import TRAINED, Done, HeadProblem, Reference, StateProblem
 
 Sums = NDArray[np.float64]
-TRAINED = "trained"
 
 
 @dataclass(frozen=True)

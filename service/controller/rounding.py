@@ -11,7 +11,7 @@ from peelbound.service.plan import mix_sizes
 from peelbound.service.schemas.report import RoundedBlock, RoundedMix, WhatIfReport
 from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.service.what_if import what_if_sentences
-from peelbound.workers.actor import Reference
+from peelbound.workers.tasks import Reference
 
 
 def alone(scheme: str, block: int) -> Reference:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from peelbound.service.controller import metrics
 from peelbound.service.controller.cost import CostModel
-from peelbound.service.controller.pool import Pool, Ref
+from peelbound.service.controller.members import Ref
+from peelbound.service.controller.pool import Pool
 from peelbound.workers.calibration import CalibrationSet, Split, loss_mask
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import pointing

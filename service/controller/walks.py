@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peelbound.service.controller.cost import BACKWARD
+from peelbound.service.controller.members import Ref
 from peelbound.service.controller.meter import Meter
-from peelbound.service.controller.pool import Pool, Ref, Task
+from peelbound.service.controller.pool import Pool, Task
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data, Shard
-from peelbound.workers.actor import Damage, Done, Reference, TrainedBlock
+from peelbound.workers.tasks import Damage, Done, Reference, TrainedBlock
 
 Floats = NDArray[np.float32]
 FORWARD = 1

@@ -9,8 +9,8 @@ import pytest
 
 from peelbound.service.controller.assemble import Assembly, Context, Control, Measured, picked_network
 from peelbound.service.schemas.report import CheckpointVerdict, Report
-from peelbound.workers.actor import Damage
 from peelbound.workers.keys import canonical
+from peelbound.workers.tasks import Damage
 from tests.measured_fixture import Synthetic, context, measured, without_scores
 
 CASES = [

@@ -1,7 +1,7 @@
 """How the states of references go from block to block."""
 
 from peelbound.service.controller.walks import carry
-from peelbound.workers.actor import Damage, Reference
+from peelbound.workers.tasks import Damage, Reference
 
 SKIP = Reference("skip", 2, 2)
 SOLVED = Reference("solved", 2, 2, solution="key")

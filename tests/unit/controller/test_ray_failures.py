@@ -12,7 +12,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from peelbound.service.controller.pool import typed
+from peelbound.service.controller.ray_failures import typed
 from peelbound.workers.errors import StorageFull
 
 ALL = {

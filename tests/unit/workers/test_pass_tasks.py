@@ -1,0 +1,39 @@
+"""The tasks that pass: what stands in a block's place, and what is rounded there."""
+
+import numpy as np
+import pytest
+
+from peelbound.workers.quantisers.scheme import Scheme
+from peelbound.workers.quantisers.weight_class import WeightClass
+from peelbound.workers.tasks import Reference
+from tests.unit.workers.harness import Acting
+
+
+@pytest.mark.parametrize("text", ["int3", "int3+a8", "ternary-g16"])
+def test_a_block_that_a_reference_rounds_is_the_librarys_own_with_its_maps_rounded(acting: Acting, text: str) -> None:
+    acting.prepare()
+    mix = Reference("mix", 2, 2, rounded_to=text, rounds=(2, 3))
+    trained, rounded, again = acting.advance(2, None, mix, mix)
+    scheme = Scheme.parse(text)
+    np.testing.assert_array_equal(trained, acting.by_hand(2, None, activations=False))
+    np.testing.assert_array_equal(rounded, acting.by_hand(2, scheme, activations=bool(scheme.activation_bits)))
+    np.testing.assert_array_equal(again, rounded)
+    assert not np.array_equal(rounded, trained)
+
+
+def test_rounded_activations_are_part_of_the_trained_network_and_not_of_what_leaves_its_class(acting: Acting) -> None:
+    acting.prepare(WeightClass(Scheme.parse("int8+a8"), latent=True))
+    scheme = Scheme.parse("int8")
+    free = Reference("baseline", 2, 2, baseline="digest", free=True)
+    trained, original = acting.advance(2, None, free, baseline=acting.part(2))
+    np.testing.assert_array_equal(trained, acting.by_hand(2, scheme, activations=True))
+    np.testing.assert_array_equal(original, acting.by_hand(2, None, activations=False))
+
+
+def test_products_of_rounding_are_those_of_the_rounded_output(acting: Acting) -> None:
+    acting.prepare()
+    subject = acting.subject
+    arrays = subject.h(1), subject.h(2), subject.g(2)
+    done = acting.worker.rounding_products(2, acting.part(2), "int3", *arrays)
+    delta = acting.by_hand(2, Scheme.parse("int3"), activations=False) - subject.h(2)
+    np.testing.assert_allclose(done.values["products"], (delta * subject.g(2)).sum(-1), rtol=1e-3, atol=1e-6)
