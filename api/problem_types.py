@@ -59,7 +59,10 @@ _TYPES = {
     "bad-request": "The request cannot be carried out as it stands; `detail` says why.",
     "controller-stopping": "The controller was told to stop and handed the audit back; another one goes on with it.",
     "worker-lost": "A worker process or its node died; the audit is tried again.",
-    "out-of-memory": "One pass does not fit into memory. Use a smaller grain or a shorter sequence length.",
+    "out-of-memory": "Memory ran out that others had taken: other processes of the node or of its GPU. The audit is "
+    "tried again.",
+    "memory-exceeded": "Some work of the audit needs more memory than any worker has: `bytes_needed` and "
+    "`bytes_available` say how much. Use a smaller grain or a shorter sequence length, or larger devices.",
     "infrastructure": "Something around the audit failed; it is tried again with backoff.",
     "cancelled": "The audit was cancelled.",
     "internal": "The service met an error that it did not expect; its log holds the traceback.",

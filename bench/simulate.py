@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.local import save
 from bench.simulated_ray import Costs, SimulatedRay, Work
-from peelbound.service.controller import members, networks, pool, subject
+from peelbound.service.controller import members, pool, subject
 from peelbound.service.controller.audit import Audit
 from peelbound.service.controller.cluster import start_ray
 from peelbound.service.controller.cost import BACKWARD, CostModel
@@ -49,11 +50,12 @@ from peelbound.workers import spectrum
 from peelbound.workers.errors import ObjectMissing
 from peelbound.workers.keys import canonical, platform_fingerprint
 from peelbound.workers.solver import CorrectedSolution
-from peelbound.workers.tasks import TRAINED, Done
+from peelbound.workers.tasks import TRAINED, Done, Greeting
 
 VOCABULARY = 128
 LENGTH = 128
 NODE_WORKERS = 8
+NODE_BYTES = 1 << 40
 MLP, MATRICES = 3.5, 7
 """Of a llama's block: the MLP's width over the model's, and how many matrices it has."""
 
@@ -115,8 +117,8 @@ class Tasks:
     def _of_tokens(self, states: Any, mean: float) -> Any:
         return self._noise.normal(mean, 1e-3, states.shape[:2]).astype(np.float32)
 
-    def _platform(self) -> Work:
-        return Work(0.0, platform_fingerprint("cpu"))
+    def _greet(self) -> Work:
+        return Work(0.0, Greeting(platform_fingerprint("cpu"), NODE_BYTES, "a node"))
 
     def _process(self) -> Work:
         return Work(0.0, 1)
@@ -151,13 +153,14 @@ class Tasks:
         tokens = sum(map(_tokens, shards)) / 3
         return self._took(self.cost.corrected(problem.settings, tokens), found, extra=self.load)
 
-    def _solve_state(self, problem: Any, select: Any, _target: Any, pieces: int, *shards: Any) -> Work:
-        fit = [s for s in shards if isinstance(s, np.ndarray)][:pieces]
+    def _solve_state(self, problem: Any, cut: tuple[int, int, int, int], *pieces: Any) -> Work:
+        left = iter([piece for piece in pieces if isinstance(piece, np.ndarray)])
+        fit, _, select, _ = (list(islice(left, count)) for count in cut)
         tokens = sum(map(_tokens, fit))
         found = {"fit_residual": 0.1, "select_residual": 0.1}
         self._keep(problem.key, found)
-        flops = self.cost.state(problem.settings, tokens, _tokens(select), LENGTH)
-        return self._took(flops, found, sum(map(len, fit)), len(select))
+        flops = self.cost.state(problem.settings, tokens, sum(map(_tokens, select)), LENGTH)
+        return self._took(flops, found, sum(map(len, fit)), sum(map(len, select)))
 
     def _apply_solution(self, _key: str, _index: int, h: Any, *_: Any) -> Work:
         self.store.asked["get"] += 1
@@ -244,7 +247,7 @@ def checkpoint(directory: Path, blocks: int) -> Path:
 def in_the_place_of_ray(simulated: SimulatedRay) -> Iterator[None]:
     """The controller's modules see it where they imported Ray."""
     with ExitStack() as stack:
-        for module in (members, pool, subject, networks):
+        for module in (members, pool, subject):
             stack.enter_context(patch.object(module, "ray", simulated))
         stack.enter_context(patch.object(members, "start_worker", simulated.start_worker))
         yield

@@ -21,7 +21,7 @@ from peelbound.workers.recipes import FLOAT32, Arithmetic
 from peelbound.workers.results import ResultStore
 from peelbound.workers.skeleton import Skeleton
 from peelbound.workers.solve_tasks import SolveTasks
-from peelbound.workers.tasks import Done
+from peelbound.workers.tasks import Done, Greeting
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # one thread per actor: the order of sums must not depend on the machine
@@ -34,11 +34,12 @@ _ENVIRONMENT = {
 class Worker(PassTasks, SolveTasks):
     """One process of the pool. Methods are called one at a time, except those of the control group, which interrupt."""
 
-    def __init__(self, store: ResultStore, device: str, grain: int, leash_seconds: float | None = None) -> None:
+    def __init__(
+        self, store: ResultStore, device: str, grain: int, share: float = 1.0, leash_seconds: float | None = None
+    ) -> None:
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
-        super().__init__(store, grain)
-        self.device = device
+        super().__init__(store, torch.device(device), grain, share)
         self._leash = None if leash_seconds is None else Leash(leash_seconds)
         if self._leash is not None:
             self._leash.start()
@@ -50,10 +51,14 @@ class Worker(PassTasks, SolveTasks):
         weights: WeightClass = FULL_PRECISION,
         arithmetic: Arithmetic = FLOAT32,
     ) -> Done:
-        """Build the skeleton of the model to be audited, whose blocks are of this weight class, computed so."""
-        start = self.begin()
-        skeleton = Skeleton(Architecture.from_config_json(config), rest.tensors(), self.device, arithmetic)
-        self.lay_out(skeleton, weights)
+        """Build the skeleton of the model to be audited, whose blocks are of this weight class, computed so.
+
+        Raises:
+            DoesNotFit: this worker has no room for it, and so for no task either.
+        """
+        start = time.perf_counter()
+        architecture = Architecture.from_config_json(config)
+        self.lay_out(lambda: Skeleton(architecture, rest.tensors(), self.device, arithmetic), weights)
         return Done(time.perf_counter() - start)
 
     def resume(self) -> None:
@@ -73,9 +78,9 @@ class Worker(PassTasks, SolveTasks):
         """The process id."""
         return os.getpid()
 
-    def platform(self) -> dict[str, str]:
-        """What results depend on besides their inputs; the answer also says that everything is imported."""
-        return platform_fingerprint(self.device)
+    def greet(self) -> Greeting:
+        """What this worker is; the answer also says that everything is imported."""
+        return Greeting(platform_fingerprint(self.device.type), self.memory.room(), self.memory.name)
 
 
 def start_worker(
@@ -90,4 +95,4 @@ def start_worker(
         max_task_retries=0,
         runtime_env={"env_vars": _ENVIRONMENT},
     )
-    return actor.remote(store, device, grain, leash_seconds)
+    return actor.remote(store, device, grain, gpus or 1.0, leash_seconds)

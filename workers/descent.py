@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peelbound.workers.device import upload
 from peelbound.workers.passes import Ints
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import StateSettings
@@ -19,7 +18,7 @@ OnStep = Callable[[int], None]
 def descend(
     latents: Latents,
     parameters: Sequence[nn.Parameter],
-    loss: Callable[[Tensor], Tensor],
+    loss: Callable[[Ints], Tensor],
     count: int,
     batch: int,
     settings: StateSettings,
@@ -31,7 +30,7 @@ def descend(
     Args:
         latents: of the block.
         parameters: which of `latents.parameters` to move; the loss depends on all of them.
-        loss: mean over the items whose numbers it is given, [batch] int64 on the device.
+        loss: mean over the items whose numbers it is given, [batch].
         count: how many items there are.
         batch: items a step.
         settings: steps, rate and schedule.
@@ -45,7 +44,7 @@ def descend(
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _share(settings, step)
         latents.zero_grad()
-        loss(upload(next(batches), latents.parameters[0].device)).backward()
+        loss(next(batches)).backward()
         latents.collect()
         optimiser.step()
         latents.place(parameters)

@@ -107,6 +107,16 @@ class CalibrationError(UserError):
     title = "The calibration data cannot be used"
 
 
+class DoesNotFit(UserError):
+    """Work that no worker has the memory for, even with one grain on the device.
+
+    `extra['bytes_needed']` says what it takes at least, `extra['bytes_available']` what a worker has.
+    """
+
+    slug = "memory-exceeded"
+    title = "The audit does not fit into the workers' memory"
+
+
 class InfrastructureError(PeelboundError):
     """Something around the audit failed (storage, a node, memory); the audit is tried again with backoff."""
 
@@ -150,7 +160,7 @@ class ObjectCorrupt(InfrastructureError):
 
 
 class OutOfMemory(InfrastructureError):
-    """A pass does not fit even at one grain; `extra['bytes_needed']` says how much it takes."""
+    """Memory ran out that others had taken: the work fits a worker that has its memory to itself."""
 
     slug = "out-of-memory"
     title = "Not enough memory"

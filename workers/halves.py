@@ -6,7 +6,7 @@ half has the target next to it, gradients pass through one half at a time, and t
 share no sequence. It is what reference networks do with blocks, once more within a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from peelbound.workers.descent import OnStep, descend
 from peelbound.workers.linear_maps import LinearMap, linear_maps
-from peelbound.workers.passes import grains
+from peelbound.workers.passes import Ints, grains
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import StateSettings
+from peelbound.workers.residency import Held
 from peelbound.workers.skeleton import Skeleton
 from peelbound.workers.sublayers import Sublayers
 
@@ -72,9 +73,9 @@ def solve_halves(
     index: int,
     block: nn.Module,
     children: Sublayers,
-    x: Tensor,
-    middle: Tensor,
-    target: Tensor,
+    x: Held,
+    middle: Held,
+    target: Held,
     settings: StateSettings,
     draw: np.random.Generator,
     on_step: OnStep,
@@ -102,42 +103,61 @@ def solve_halves(
             nothing.value = torch.zeros_like(h)
             return skeleton.run(index, block, h, plain=True)
 
-        ours = _reached(up_to_middle(x[:1]), own, latents)
-        scale = _scale(middle - x)
+        ours = _reached(up_to_middle(x.rows(slice(0, 1))), own, latents)
+        scale = _scale(middle.rows(part) - x.rows(part) for part in grains(len(x), _PASS))
 
-        def attention_loss(rows: Tensor) -> Tensor:
-            return nn.functional.mse_loss(up_to_middle(x[rows]), middle[rows]) * scale
+        def attention_loss(chosen: Ints) -> Tensor:
+            return nn.functional.mse_loss(up_to_middle(x.take(chosen)), middle.take(chosen)) * scale
 
         descend(latents, ours, attention_loss, len(x), settings.batch, settings, draw, on_step)
         with torch.no_grad():
             _fit_output(skeleton, index, block, children, x, middle, latents, nothing)
-            peeled = torch.cat([up_to_middle(x[part]) for part in grains(len(x), _PASS)])
-    with _given(block, children.attention, children.attention_entries) as attention:
-        length, width = x.shape[1:]
-        tokens, added, goal = (t.reshape(-1, width) for t in (x, peeled - x, target))
-        scale = _scale(target - peeled)
+            left = list[Tensor]()  # to the target, of each pass: numbers, not states
 
-        def onwards(rows: Tensor) -> Tensor:
+            def adding() -> Iterator[Tensor]:
+                for part in grains(len(x), _PASS):
+                    h = x.rows(part)
+                    peeled = up_to_middle(h)
+                    left.append((target.rows(part) - peeled).double().square().sum())
+                    yield peeled - h
+
+            added = Held.of_tensors(adding(), x.shape, skeleton.device, keep=x.resident)
+    with _given(block, children.attention, children.attention_entries) as attention:
+        sequences, length, width = x.shape
+        scale = _reciprocal(left, sequences * length * width)
+
+        def onwards(chosen: Ints) -> Tensor:
             # Each token stands alone here, so any of them may share a sequence.
             shape = (-1, length, width)
-            attention.value = added[rows].view(shape)
-            return skeleton.run(index, block, tokens[rows].view(shape), plain=True).view(-1, width)
+            attention.value = added.tokens(chosen).view(shape)
+            return skeleton.run(index, block, x.tokens(chosen).view(shape), plain=True).view(-1, width)
 
-        first = torch.arange(length, device=x.device)
+        first = np.arange(length)
         theirs = [p for p in _reached(onwards(first), own, latents) if not any(p is q for q in ours)]
 
-        def mlp_loss(rows: Tensor) -> Tensor:
-            return nn.functional.mse_loss(onwards(rows), goal[rows]) * scale
+        def mlp_loss(chosen: Ints) -> Tensor:
+            return nn.functional.mse_loss(onwards(chosen), target.tokens(chosen)) * scale
 
-        batch = min(settings.batch, len(x)) * length
+        batch = min(settings.batch, sequences) * length
         faster = replace(settings, learning_rate=_MLP_RATE * settings.learning_rate)
-        descend(latents, theirs, mlp_loss, len(tokens), batch, faster, draw, lambda n: on_step(settings.steps + n))
+        descend(
+            latents, theirs, mlp_loss, sequences * length, batch, faster, draw, lambda n: on_step(settings.steps + n)
+        )
 
 
-def _scale(contribution: Tensor) -> float:
-    """One over its mean square, so that losses of all targets are alike; [N, T, D]. No copy of all of it is made."""
-    total = sum(float(piece.double().square().sum()) for piece in contribution.split(_PASS))
-    return 1.0 / max(total / contribution.numel(), 1e-30)
+def _scale(contribution: Iterable[Tensor]) -> float:
+    """One over its mean square, so that losses of all targets are alike; [N, T, D] in pieces."""
+    squares, numbers = list[Tensor](), 0
+    for piece in contribution:
+        squares.append(piece.double().square().sum())
+        numbers += piece.numel()
+    return _reciprocal(squares, numbers)
+
+
+def _reciprocal(squares: list[Tensor], numbers: int) -> float:
+    """One over the mean of that many squares, whose sums are given; waits for the device once."""
+    total: float = sum(torch.stack(squares).tolist())
+    return 1.0 / max(total / numbers, 1e-30)
 
 
 def _reached(output: Tensor, own: list[nn.Parameter], latents: Latents) -> list[nn.Parameter]:
@@ -151,8 +171,8 @@ def _fit_output(
     index: int,
     block: nn.Module,
     children: Sublayers,
-    x: Tensor,
-    middle: Tensor,
+    x: Held,
+    middle: Held,
     latents: Latents,
     nothing: _Given,
 ) -> None:
@@ -161,21 +181,22 @@ def _fit_output(
     Nothing is done where attention's contribution is no linear map's output (a norm comes after it), or where that map
     lives in a weight class: rounding would undo the solution.
     """
-    linear = _output_map(skeleton, index, block, children, x[:1], nothing)
+    linear = _output_map(skeleton, index, block, children, x.rows(slice(0, 1)), nothing)
     if linear is None or latents.restricted(linear.name):
         return
     weight = block.get_parameter(linear.name)
     inputs = linear.matrices(weight).shape[-1]
-    gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=x.device)
-    cross = torch.zeros(inputs, x.shape[-1], dtype=torch.float64, device=x.device)
+    gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=skeleton.device)
+    cross = torch.zeros(inputs, x.shape[-1], dtype=torch.float64, device=skeleton.device)
     heads: list[Tensor] = []
     handle = block.get_submodule(linear.name.removesuffix(".weight")).register_forward_pre_hook(
         lambda _, args: heads.append(args[0].reshape(-1, inputs).double())
     )
     try:
         for part in grains(len(x), _PASS):
-            nothing.value = torch.zeros_like(x[part])
-            left = middle[part] - skeleton.run(index, block, x[part], plain=True)
+            h = x.rows(part)
+            nothing.value = torch.zeros_like(h)
+            left = middle.rows(part) - skeleton.run(index, block, h, plain=True)
             z = heads.pop()
             gram += z.T @ z
             cross += z.T @ left.reshape(len(z), -1).double()

@@ -24,20 +24,25 @@ class Heap:
         """Take what is held now as the level to return to."""
         self._slack = slack
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _PAGES.exists() else None
-        self._level = self._held()
+        self._level = self.held()
 
     def settle(self) -> None:
         """Give back what is free, if more than the slack has gathered since the last time."""
         if self._trim is None:
             return
-        held = self._held()
+        held = self.held()
         if held > self._level + self._slack:
             self._trim(0)
-            held = self._level = self._held()
+            held = self._level = self.held()
         self._level = min(self._level, held)
 
-    def _held(self) -> int:
-        """Resident private bytes."""
+    def trim(self) -> None:
+        """Give back all that is free."""
+        if self._trim is not None:
+            self._trim(0)
+
+    def held(self) -> int:
+        """Resident private bytes; 0 where they cannot be told."""
         if self._trim is None:
             return 0
         _, resident, shared, *_ = map(int, _PAGES.read_text(encoding="ascii").split())

@@ -8,6 +8,8 @@ size.
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,39 +30,55 @@ class PassTasks(Workbench):
     def embed(self, ids: Ints) -> tuple[Floats, Done]:
         """h[0] of a shard."""
         start = self.begin()
-        return passes.embed(self.skeleton, ids, self.grain), Done(time.perf_counter() - start)
+        found = self.one_grain("embed", lambda: passes.embed(self.skeleton, ids, self.grain))
+        return found, Done(time.perf_counter() - start)
 
     def forward(self, block: TrainedBlock, part: Part, states: Floats) -> tuple[Floats, Done]:
         """h[l] of a shard from h[l−1]; values: `cosine` [N, T]."""
         start = self.begin()
-        module = self._trained(block, part)
-        after = passes.forward(self.skeleton, block.index, module, states, self.grain)
+        after = self.one_grain(
+            "forward",
+            lambda: passes.forward(self.skeleton, block.index, self._trained(block, part), states, self.grain),
+        )
         return after, Done(time.perf_counter() - start, {"cosine": passes.cosine(states, after)})
 
     def middle(self, block: TrainedBlock, part: Part, states: Floats) -> tuple[Floats | None, Done]:
         """The state of a shard between the block's attention and its MLP, from h[l−1]; None: see `passes.middle`."""
         start = self.begin()
-        found = passes.middle(self.skeleton, block.index, self._trained(block, part), states, self.grain)
+        found = self.one_grain(
+            "middle",
+            lambda: passes.middle(self.skeleton, block.index, self._trained(block, part), states, self.grain),
+        )
         return found, Done(time.perf_counter() - start)
 
     def weigh(self, block: TrainedBlock, part: Part) -> Done:
         """What a block's weights alone say; values: `weight_norm`, `spectrum`."""
         start = self.begin()
-        parameters = dict(self._trained(block, part).named_parameters())
-        norm = float(sum(p.double().square().sum() for p in parameters.values()) ** 0.5)
-        values = {"weight_norm": norm, "spectrum": asdict(spectrum.untouched(parameters))}
-        return Done(time.perf_counter() - start, values)
+
+        def weighed() -> dict[str, Any]:
+            parameters = dict(self._trained(block, part).named_parameters())
+            norm = float(sum(p.double().square().sum() for p in parameters.values()) ** 0.5)
+            return {"weight_norm": norm, "spectrum": asdict(spectrum.untouched(parameters))}
+
+        return Done(time.perf_counter() - start, self.one_grain("weigh", weighed))
 
     def loss_gradient(self, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> tuple[Floats, Done]:
         """g[K] of a shard; values: `losses` [N, T−1]."""
         start = self.begin()
-        rows, gradient = passes.loss_gradient(self.skeleton, states, ids, mask, self.grain)
+        rows, gradient = self.one_grain(
+            "loss_gradient", lambda: passes.loss_gradient(self.skeleton, states, ids, mask, self.grain)
+        )
         return gradient, Done(time.perf_counter() - start, {"losses": rows})
 
     def backward(self, block: TrainedBlock, part: Part, states: Floats, gradient: Floats) -> tuple[Floats, Done]:
         """g[l−1] of a shard; values: `attention`, `mlp`, `block`: scale products per token [N, T] or None."""
         start = self.begin()
-        step = passes.backward(self.skeleton, block.index, self._trained(block, part), states, gradient, self.grain)
+        step = self.one_grain(
+            "backward",
+            lambda: passes.backward(
+                self.skeleton, block.index, self._trained(block, part), states, gradient, self.grain
+            ),
+        )
         values = {"attention": step.attention, "mlp": step.mlp, "block": step.block}
         return step.gradient, Done(time.perf_counter() - start, values)
 
@@ -83,15 +101,23 @@ class PassTasks(Workbench):
         start = self.begin()
         self.on_step(0)
         require_dense(self.blocks.maps(index), part.tensors(), rounded_to, index)
-        block = self.blocks.rounded(index, part, rounded_to)
-        products = passes.output_products(self.skeleton, index, block, before, after, gradient, self.grain)
+
+        def measured() -> Floats:
+            block = self.blocks.rounded(index, part, rounded_to)
+            return passes.output_products(self.skeleton, index, block, before, after, gradient, self.grain)
+
+        products = self.one_grain("rounding_products", measured)
         return Done(time.perf_counter() - start, {"products": products})
 
     def apply_solution(self, key: str, index: int, states: Floats, free: bool = False) -> tuple[Floats, Done]:
         """Push a shard through a stored peeled block; `free`: one that left the model's weight class."""
         start = self.begin()
-        block = self.blocks.solved(index, key, free=free)
-        after = passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
+
+        def applied() -> Floats:
+            block = self.blocks.solved(index, key, free=free)
+            return passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
+
+        after = self.one_grain("apply_solution", applied)
         return after, Done(time.perf_counter() - start)
 
     def advance(
@@ -118,11 +144,10 @@ class PassTasks(Workbench):
             h[l] of each, then what the task has to say.
         """
         start = self.begin()
-        module = self._trained(block, part)
+        module = self.one_grain("advance", lambda: self._trained(block, part))
         rounded = dict[str, nn.Module]()  # one for all the references that round this block
-        for number, (reference, value) in enumerate(zip(leaving, states, strict=True)):
-            self.on_step(number)
-            self._heap.settle()
+
+        def moved(reference: Reference | None, h: Floats, competitor: bool) -> Floats:
             if reference is None:
                 own = module
             elif block.index in reference.rounds:
@@ -131,7 +156,12 @@ class PassTasks(Workbench):
                 rounded[scheme] = own
             else:
                 own = self.blocks.leaving(reference, part, baseline)
-            yield passes.forward(self.skeleton, block.index, own, value, self.grain, competitor=number > 0)
+            return passes.forward(self.skeleton, block.index, own, h, self.grain, competitor=competitor)
+
+        for number, (reference, value) in enumerate(zip(leaving, states, strict=True)):
+            self.on_step(number)
+            self._heap.settle()
+            yield self.one_grain("advance", partial(moved, reference, value, number > 0))
         yield Done(time.perf_counter() - start)
 
     def losses(
@@ -147,11 +177,15 @@ class PassTasks(Workbench):
             states: h[K] of each, [N, T, D].
         """
         start = self.begin()
-        fitted = None if head_key is None else load_tensors(self.store, head_key)
+        head = None if head_key is None else load_tensors(self.store, head_key)
         values = {}
+
+        def measured(h: Floats, competitor: bool) -> Floats:
+            return passes.losses(self.skeleton, h, ids, mask, self.grain, head, competitor=competitor)
+
         for number, (name, h) in enumerate(zip(names, states, strict=True)):
             self.on_step(number)
-            values[name] = passes.losses(self.skeleton, h, ids, mask, self.grain, fitted, competitor=name != TRAINED)
+            values[name] = self.one_grain("losses", partial(measured, h, name != TRAINED))
         return Done(time.perf_counter() - start, values)
 
     def _trained(self, block: TrainedBlock, part: Part) -> nn.Module:

@@ -8,7 +8,7 @@ need neither the blocks before nor those after.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from peelbound.workers.halves import solve_halves
 from peelbound.workers.passes import Floats, Ints, grains
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import CorrectedSettings, StateSettings
+from peelbound.workers.residency import Held, Pieces, pieces_of
 from peelbound.workers.skeleton import Skeleton
 
 
@@ -43,8 +44,19 @@ def _frozen(block: nn.Module) -> None:
         p.grad = None
 
 
+def _norms(states: Pieces) -> Floats:
+    """‖·‖ of every token, [N, T]; what it takes in passing is of one sequence."""
+    return np.stack([np.linalg.norm(sequence, axis=-1) for piece in pieces_of(states) for sequence in piece])
+
+
+def _distances(before: Pieces, after: Pieces) -> Floats:
+    """‖after − before‖ of every token, [N, T]; both are cut alike."""
+    pairs = zip(pieces_of(before), pieces_of(after), strict=True)
+    return np.stack([np.linalg.norm(b - a, axis=-1) for one, other in pairs for a, b in zip(one, other, strict=True)])
+
+
 def corrected_terms(
-    before: Floats, after: Floats, gradient: Floats, settings: CorrectedSettings
+    before: Pieces, after: Pieces, gradient: Pieces, settings: CorrectedSettings
 ) -> tuple[Floats, Floats, float]:
     """Linear and proximal coefficients of the corrected target, per token.
 
@@ -59,13 +71,13 @@ def corrected_terms(
         Coefficients c [N, T] of g in the linear term (1, less where clipped, 0 for outliers), weights w [N, T] of the
         proximal term w‖Δ‖²/2 (1/η, less for outliers), and the share of Σ‖g‖ that the top 1% of tokens own.
     """
-    size = np.linalg.norm(gradient, axis=-1)
+    size = _norms(gradient)
     live = size > 0
     if not live.any():
         return np.zeros_like(size), np.ones_like(size), 0.0
     median_gradient = float(np.median(size[live]))
-    median_update = float(np.median(np.linalg.norm(after - before, axis=-1)[live]))
-    norm = np.linalg.norm(after, axis=-1)
+    median_update = float(np.median(_distances(before, after)[live]))
+    norm = _norms(after)
     relative = norm / max(float(np.median(norm[live])), 1e-30)
     # A block that adds nothing has no scale of its own to step by: take the state's.
     scale = median_update if median_update > 1e-6 * float(np.median(norm[live])) else float(np.median(norm[live]))
@@ -83,14 +95,15 @@ def solve_corrected(
     skeleton: Skeleton,
     index: int,
     block: nn.Module,
-    before: Floats,
-    after: Floats,
-    gradient: Floats,
+    before: Pieces,
+    after: Pieces,
+    gradient: Pieces,
     documents: Ints,
     settings: CorrectedSettings,
     grain: int,
     on_step: OnStep,
     latents: Latents | None = None,
+    resident: int | None = None,
 ) -> CorrectedSolution:
     """Move the trained block against its corrected target, in place: full-batch Adam with linear decay.
 
@@ -101,21 +114,25 @@ def solve_corrected(
         gradient: g[l] on fit, [N, T, D].
         documents: document of each token, [N, T]; the two halves of the gradient agreement are its parity.
         latents: what is moved in the block's place, where its weight class restricts it; its parameters by default.
+        resident: how many grains of states are on the device at once, the one in hand among them; None: all. The bits
+            of the solution do not depend on it.
     """
     latents = latents or Latents(block)
     linear, proximal, top_share = corrected_terms(before, after, gradient, settings)
-    tokens = before.shape[0] * before.shape[1]
-    # Carried to the device once: nothing in the loop waits for the host, nor the host for it.
-    x, y, g, near = (upload(a, skeleton.device) for a in (before, after, gradient, proximal))
+    # What is carried to the device once makes nothing in the loop wait for the host, nor the host for it.
+    count = len(linear)
+    kept = None if resident is None or resident * grain >= count else (resident - 1) * grain
+    x, y, g = (Held(states, skeleton.device, kept) for states in (before, after, gradient))
+    near = upload(proximal, skeleton.device)
 
     def accumulate(weights: Floats) -> None:
         """Add the objective's gradient into `.grad`, grain by grain, its linear term weighted token by token."""
         weight = upload(weights, skeleton.device)[..., None]
-        for part in grains(len(x), grain):
-            delta = skeleton.run(index, block, x[part]) - y[part]
-            first = (g[part] * weight[part] * delta).sum()
+        for part in grains(count, grain):
+            delta = skeleton.run(index, block, x.rows(part)) - y.rows(part)
+            first = (g.rows(part) * weight[part] * delta).sum()
             penalty = 0.5 * (near[part] * delta.square().sum(-1)).sum()
-            ((first + penalty) / tokens).backward()
+            ((first + penalty) / linear.size).backward()
 
     agreement = _gradient_agreement(list(block.parameters()), accumulate, documents)
     optimiser = torch.optim.Adam(latents.parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
@@ -129,7 +146,7 @@ def solve_corrected(
         optimiser.step()
         latents.place()
     with torch.no_grad():
-        pieces = [(g[p] * (skeleton.run(index, block, x[p]) - y[p])).sum() for p in grains(len(x), grain)]
+        pieces = [(g.rows(p) * (skeleton.run(index, block, x.rows(p)) - y.rows(p))).sum() for p in grains(count, grain)]
         moved = float(torch.stack(pieces).double().sum())
     _frozen(block)
     _require_finite(block, index, moved)
@@ -158,13 +175,15 @@ def solve_state(
     skeleton: Skeleton,
     index: int,
     block: nn.Module,
-    inputs: Floats,
-    target: Floats,
+    inputs: Pieces,
+    target: Pieces,
     settings: StateSettings,
     seed: int,
     on_step: OnStep,
     latents: Latents | None = None,
-    middle: Floats | None = None,
+    middle: Pieces | None = None,
+    *,
+    resident: bool = True,
 ) -> None:
     """Fit a fresh block to a trained state, in place: minimise mean ‖f(x;θ) − target‖².
 
@@ -176,30 +195,45 @@ def solve_state(
         latents: what is moved in the block's place, where its weight class restricts it; its parameters by default.
         middle: where the target is h[index]: the trained state inside the block, between attention and MLP, on fit,
             [N, T, D]. With it, and where the settings say so, the halves are solved one after the other.
+        resident: whether all states stay on the device; else each batch is carried there. The bits of the solution do
+            not depend on it.
     """
     latents = latents or Latents(block)
     draw = np.random.Generator(np.random.Philox(seed))
-    x, y = upload(inputs, skeleton.device), upload(target, skeleton.device)
+    kept = None if resident else 0
+    x, y = (Held(states, skeleton.device, kept) for states in (inputs, target))
     children = skeleton.sublayer_children(index, block) if settings.halves and middle is not None else None
     if children is not None and children.shaped and middle is not None:
-        half = upload(middle, skeleton.device)
+        half = Held(middle, skeleton.device, kept)
         solve_halves(skeleton, index, block, children, x, half, y, settings, draw, on_step, latents)
     else:
-        scale = 1.0 / max(float(np.mean(np.square(target), dtype=np.float64)), 1e-30)  # losses of all targets are alike
+        scale = 1.0 / max(_mean_square(target), 1e-30)  # losses of all targets are alike
 
-        def loss(rows: Tensor) -> Tensor:
-            return nn.functional.mse_loss(skeleton.run(index, block, x[rows]), y[rows]) * scale
+        def loss(chosen: Ints) -> Tensor:
+            return nn.functional.mse_loss(skeleton.run(index, block, x.take(chosen)), y.take(chosen)) * scale
 
         descend(latents, latents.parameters, loss, len(x), settings.batch, settings, draw, on_step)
     _frozen(block)
     _require_finite(block, index)
 
 
-def relative_error(output: Floats, target: Floats) -> float:
+def _sequences(states: Pieces) -> Iterator[Floats]:
+    """[T, D] each: sums over them do not depend on how states are cut, and take no copy of all."""
+    for piece in pieces_of(states):
+        yield from piece
+
+
+def _mean_square(states: Pieces) -> float:
+    return float(np.mean([np.mean(np.square(sequence), dtype=np.float64) for sequence in _sequences(states)]))
+
+
+def relative_error(output: Pieces, target: Pieces) -> float:
     """‖output − target‖² / ‖target − mean token‖², over all tokens; 1 is what a constant would reach."""
-    centre = target.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    spread = float(np.square(target - centre, dtype=np.float64).sum())
-    return float(np.square(output - target, dtype=np.float64).sum()) / max(spread, 1e-30)
+    centre = np.mean([sequence.mean(axis=0, dtype=np.float64) for sequence in _sequences(target)], axis=0)
+    middle = centre.astype(np.float32)
+    spread = sum(float(np.square(t - middle, dtype=np.float64).sum()) for t in _sequences(target))
+    pairs = zip(_sequences(output), _sequences(target), strict=True)
+    return sum(float(np.square(o - t, dtype=np.float64).sum()) for o, t in pairs) / max(spread, 1e-30)
 
 
 def _require_finite(block: nn.Module, index: int, moved: float = 0.0) -> None:

@@ -85,6 +85,18 @@ class HeadProblem:
 
 
 @dataclass(frozen=True)
+class Greeting:
+    """What a worker says of itself when it has started."""
+
+    platform: dict[str, str]
+    """What results depend on besides their inputs."""
+    room: int
+    """Bytes that a task may take of its device's memory."""
+    memory: str
+    """What that memory is of, for people."""
+
+
+@dataclass(frozen=True)
 class Done:
     """What a task has to say besides its arrays."""
 

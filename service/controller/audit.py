@@ -22,10 +22,12 @@ from peelbound.service.controller.inputs import Inputs, open_inputs
 from peelbound.service.controller.measurements import Measurements, unannounced
 from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.networks import HeadResult, Network, NetworkAudit, cell_name
+from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import TrainedWalk, Walker
 from peelbound.service.controller.weights import Finder, require_full_precision, require_unquantised, weights_report
+from peelbound.service.controller.worker_memory import WorkerMemory
 from peelbound.service.evidence import Thresholds
 from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
 from peelbound.service.schemas.record import Progress
@@ -104,6 +106,8 @@ class Audit:
         pool.start(plan.grain)
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
         sizes = Sizes.of(inputs.calibration)
+        memory = WorkerMemory.of(plan, audited.cost, sizes, checkpoint.architecture)
+        pool.expect(Placement(memory.least, memory.by_method))
         self.meter.plan(sum(plan.problem_counts.values()), audited.cost.total(plan, sizes))
         started, busy, available = time.monotonic(), pool.busy_seconds, pool.worker_seconds
         baseline = self._baseline(inputs, plan, environment, data)

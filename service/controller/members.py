@@ -23,6 +23,7 @@ from peelbound.workers.actor import start_worker
 from peelbound.workers.errors import WorkerLost
 from peelbound.workers.keys import platform_fingerprint
 from peelbound.workers.results import ResultStore
+from peelbound.workers.tasks import Greeting
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ class Member:
     """Of its first call, while it starts."""
     leaving: bool = False
     """Whether it gets no more tasks and is given back when it has finished those that it has."""
+    room: int = 0
+    """Bytes that a task may take of its memory, once it has started."""
+    memory: str = ""
+    """What that is of."""
+    unfit: bool = False
+    """Whether the model of the audit in hand has no room there: it gets none of its tasks."""
     tasks: int = 0
     """In its hands."""
     work: float = 0.0
@@ -94,7 +101,7 @@ class Members:
     @property
     def ready(self) -> list[Member]:
         """Those that take tasks now."""
-        return [m for m in self._all if m.answer is None and not m.leaving]
+        return [m for m in self._all if m.answer is None and not m.leaving and not m.unfit]
 
     @property
     def shared(self) -> bool:
@@ -127,6 +134,8 @@ class Members:
         self.grain = grain
         self._count()
         self._all = [m for m in self._all if not m.leaving and self._is_alive(m)]
+        for member in self._all:
+            member.unfit = False
         self.resize(target)
 
     def resize(self, target: int) -> None:
@@ -136,7 +145,7 @@ class Members:
         for _ in range(target - len(staying)):
             gpus, leash = self._settings.worker_gpus, self._leash_seconds
             actor = start_worker(self._store, self._device, self.grain, WORKER_CPUS, gpus, leash)
-            self._all.append(Member(actor, actor.platform.options(concurrency_group="control").remote()))
+            self._all.append(Member(actor, actor.greet.options(concurrency_group="control").remote()))
         # Those that wait for room go first, then those with the least in hand.
         staying.sort(key=lambda m: (m.answer is None, m.load))
         for member in staying[: max(0, len(staying) - max(target, 1))]:
@@ -186,13 +195,13 @@ class Members:
         for ref in answered:
             member = starting[ref]
             try:
-                platform = ray.get(ref)
+                greeting: Greeting = ray.get(ref)
             except ActorDiedError as error:
                 log.warning("a worker died while it started: %s", error)
                 self._all.remove(member)
                 continue
-            self._compare(platform)
-            member.answer = None
+            self._compare(greeting.platform)
+            member.answer, member.room, member.memory = None, greeting.room, greeting.memory
             found.append(member)
         return found
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
 from peelbound.service.controller.blocks import BlockAudit
@@ -47,10 +46,10 @@ class Network:
 
 @dataclass
 class _Outputs:
-    """h after a node: on fit by shard, on select whole."""
+    """h after a node, in pieces: the trained states by shard, those of a peeled block whole."""
 
     fit: list[Ref]
-    select: Ref
+    select: list[Ref]
 
 
 class NetworkAudit:
@@ -79,12 +78,10 @@ class NetworkAudit:
         """
         self.audited, self.data, self.pool, self.plan = audited, data, pool, plan
         self.measurements, self.meter, self.blocks = measurements, meter, blocks
-        self._select_rows: dict[int, Ref] = {}
         self._nodes: dict[tuple[int, ...], str] = {}
 
     def forget(self) -> None:
-        """Drop the trained states and what was made of them."""
-        self._select_rows.clear()
+        """Drop the trained states."""
         self.blocks.forget()
 
     # Peel problems
@@ -102,19 +99,12 @@ class NetworkAudit:
         key = self.measurements.key("state", asked)
         return StateProblem(key, block, self.plan.state, seed, self.measurements.solution(key) is not None)
 
-    def _select_state(self, boundary: int) -> Ref:
-        if boundary not in self._select_rows:
-            states = self.blocks.walk().states[SELECT][boundary]
-            self._select_rows[boundary] = ray.put(np.concatenate(ray.get(states)))
-        return self._select_rows[boundary]
-
     def _peel(self, problem: StateProblem, target: int, source: _Outputs, residuals: dict[Any, Any], at: Any) -> Task:
         cost = self._cost()
         if problem.solved:
             self.meter.found(1, cost)
 
-        walk = self.blocks.walk()
-        targets = walk.states[FIT][target]
+        walk, targets = self.blocks.walk(), self._trained(target)
         middles = walk.middles.get(problem.index, []) if target == problem.index and not problem.solved else []
 
         def took(done: Done) -> None:
@@ -125,12 +115,11 @@ class NetworkAudit:
         return self.pool.submit(
             "solve_state",
             problem,
-            source.select,
-            self._select_state(target),
-            len(source.fit),
-            len(targets),
+            (len(source.fit), len(targets.fit), len(source.select), len(targets.select)),
             *source.fit,
-            *targets,
+            *targets.fit,
+            *source.select,
+            *targets.select,
             *middles,
             outputs=2,
             then=took,
@@ -141,7 +130,8 @@ class NetworkAudit:
         return self.audited.cost.state(self.plan.state, fit, select, self.data.sequence_length)
 
     def _trained(self, boundary: int) -> _Outputs:
-        return _Outputs(list(self.blocks.walk().states[FIT][boundary]), self._select_state(boundary))
+        states = self.blocks.walk().states
+        return _Outputs(list(states[FIT][boundary]), list(states[SELECT][boundary]))
 
     # The peeling matrix
 
@@ -202,8 +192,9 @@ class NetworkAudit:
             self._rows("mask", FIT),
             self._rows("ids", SELECT),
             self._rows("mask", SELECT),
-            output.select,
+            len(output.fit),
             *output.fit,
+            *output.select,
             then=then,
         )
 
@@ -283,7 +274,7 @@ class NetworkAudit:
         for node in nodes:
             task = self._peel(problems[node.path], node.target, outputs[node.parent], values, node.path)
             fit, select = task.outputs
-            outputs[node.path] = _Outputs([fit], select)
+            outputs[node.path] = _Outputs([fit], [select])
             if parents[node.parent] == node.path:
                 del outputs[node.parent]  # tasks in flight keep what they need
         self.pool.finish_all()

@@ -8,6 +8,7 @@ import sys
 
 from peelbound.service.controller.cost import CostModel, Sizes
 from peelbound.service.controller.inputs import Inputs, open_inputs
+from peelbound.service.controller.worker_memory import MASTER_BYTES, WorkerMemory
 from peelbound.service.plan import CONTROL_SIGMAS, Plan, make_plan, mix_sizes
 from peelbound.service.problems import as_problem
 from peelbound.service.schemas.plan import AuditPlan, WalkCost
@@ -15,24 +16,9 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.calibration import loss_mask
 from peelbound.workers.errors import PeelboundError
-from peelbound.workers.heap import SLACK_BYTES
-from peelbound.workers.passes import HEAD_TOKENS
 
 FLOPS_PER_WORKER = 4e10
 """What one CPU thread was seen to sustain over whole audits; a GPU is faster, so the estimate is on the safe side."""
-MASTER_BYTES = 4
-SOLVER_BYTES = 18
-"""Per parameter being solved: fp32 weight, gradient, two moments of Adam, and the two arrays of the size of its largest
-matrix that a step takes in passing (here half a number for each of the block's parameters)."""
-SKELETON_BYTES = 100_000
-"""Python's objects of one block without weights; 70 kB were seen for llama's."""
-SOLVE_STATES = 6
-"""Of fit during a solve: input, target, gradient, output or the state between halves, and what their differences and
-norms take in passing."""
-LOGIT_COPIES = 4
-"""Of a chunk's logits: as they come out, as probabilities, and the gradients of both."""
-HEAD_COPIES = 7
-"""Of the output projection during its refit: as it was, live, gradient, two moments, the best so far, a candidate."""
 
 
 def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
@@ -59,7 +45,7 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
         maps=[list(anchors) for anchors in plan.maps],
         flops=total,
         state_bytes=_state_bytes(plan, inputs),
-        worker_bytes=_worker_bytes(plan, cost, inputs),
+        worker_bytes=WorkerMemory.of(plan, cost, sizes, architecture).peak,
         result_bytes=_result_bytes(plan, cost),
         estimated_seconds=total / (FLOPS_PER_WORKER * settings.workers),
         assumed_flops_per_second=FLOPS_PER_WORKER,
@@ -98,26 +84,6 @@ def _state_bytes(plan: Plan, inputs: Inputs) -> int:
     carried = max(sizes.select * candidates, sizes.check * (2 * plan.blocks + 1 + beside + mixes + taken))
     inside = sizes.fit * plan.blocks * plan.middles
     return MASTER_BYTES * width * (kept * (plan.blocks + 1) + inside + 2 * max(sizes.fit + sizes.check, carried))
-
-
-def _worker_bytes(plan: Plan, cost: CostModel, inputs: Inputs) -> int:
-    """Peak of a worker above its baseline: what it holds throughout, and the largest of its three kinds of task.
-
-    On top comes freed memory that it has not given back yet.
-
-    Nothing in it but empty blocks grows with their number: what it takes in lies in the object store, and the states of
-    a walk are handed over one network at a time.
-    """
-    sizes, architecture = Sizes.of(inputs.calibration), inputs.checkpoint.architecture
-    width = MASTER_BYTES * architecture.hidden_size
-    rest = MASTER_BYTES * (architecture.parameter_count() - cost.block_parameters * plan.blocks)
-    grain = 34 * width * plan.grain * sizes.length  # activations: about 34 widths a token
-    logits = LOGIT_COPIES * MASTER_BYTES * architecture.vocab_size * HEAD_TOKENS
-    solve = cost.block_parameters * SOLVER_BYTES + SOLVE_STATES * width * sizes.fit + grain
-    refit = HEAD_COPIES * MASTER_BYTES * cost.head_parameters + width * (sizes.fit + sizes.select) + logits
-    passing = width * max(sizes.fit, sizes.select, sizes.check) + max(grain, logits)
-    throughout = rest + 2 * MASTER_BYTES * cost.block_parameters + SKELETON_BYTES * plan.blocks + SLACK_BYTES
-    return int(throughout + max(solve, refit, passing))
 
 
 def _result_bytes(plan: Plan, cost: CostModel) -> int:

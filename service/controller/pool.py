@@ -1,14 +1,15 @@
 """A pool of Ray actors and the tasks in flight on them.
 
 Tasks are handed to actors in order, their small results in the order in which they finish. Failures come out typed:
-what the task itself raised, or `WorkerLost` when its process or node died. How many actors there are is `members`'
-affair; no result depends on who computed it.
+what the task itself raised, or `WorkerLost` when its process or node died. One for which its actor had too little
+memory moves to a larger one, and what waits for it moves along. How many actors there are is `members`' affair, who
+suits a task `placement`'s; no result depends on who computed it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -17,10 +18,11 @@ from ray.exceptions import RayError
 from peelbound.service.controller import metrics
 from peelbound.service.controller.cluster import start_ray
 from peelbound.service.controller.members import Member, Members, Ref
+from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.ray_failures import LOST_REMEDY, typed
 from peelbound.service.settings import Settings
 from peelbound.service.tracing import ended_span
-from peelbound.workers.errors import PeelboundError, WorkerLost
+from peelbound.workers.errors import DoesNotFit, PeelboundError, WorkerLost
 from peelbound.workers.results import ResultStore
 from peelbound.workers.tasks import Done
 
@@ -37,15 +39,35 @@ SOLVING = frozenset({"solve_corrected", "solve_state", "refit_head"})
 
 
 @dataclass(eq=False)
+class Output:
+    """A bulky result of a task, in Ray's object store; another object once the task has moved."""
+
+    task: "Task"
+    ref: Ref
+
+
+@dataclass(eq=False)
 class Task:
-    """A submitted task: its bulky results stay in Ray's object store, `done` is its small one."""
+    """A submitted task."""
 
     method: str
+    args: tuple[Any, ...]
+    """Outputs of other tasks, refs and plain values; nothing once it has ended: outputs keep states in memory."""
     member: Member
-    outputs: list[Ref]
-    done: Ref
-    then: Callable[[Done], None] | None
+    shard: int | None
     work: float
+    then: Callable[[Done], None] | None
+    introduces: bool = False
+    """Whether it is the member's introduction, and nobody else's affair."""
+    outputs: list[Output] = field(default_factory=list)
+    sent: tuple[Any, ...] = ()
+    """The arguments as they were when it was sent."""
+    done: Ref = None
+    """Of its small result."""
+
+    def current(self) -> tuple[Any, ...]:
+        """The arguments as they are now."""
+        return tuple(arg.ref if isinstance(arg, Output) else arg for arg in self.args)
 
 
 def start_pool(settings: Settings, store: ResultStore, check: Callable[[], None]) -> "Pool":
@@ -87,6 +109,7 @@ class Pool:
         self._members = Members(settings, store)
         self._in_flight: dict[Ref, Task] = {}
         self._introduction: Callable[[], tuple[Any, ...]] | None = None
+        self._placement = Placement()
         self._balanced = time.monotonic()
 
     def __len__(self) -> int:
@@ -118,6 +141,11 @@ class Pool:
         except RayError as error:
             raise typed(error, "the start of the workers") from error
 
+    def expect(self, placement: Placement) -> None:
+        """What the tasks to come need; what was learned of the same needs before still holds."""
+        if placement != self._placement:
+            self._placement = placement
+
     def introduce(self, introduction: Callable[[], tuple[Any, ...]]) -> None:
         """Have every worker call a method before it gets any task, also those that join later.
 
@@ -131,7 +159,10 @@ class Pool:
         if not members or self._introduction is None:
             return []
         method, *args = self._introduction()
-        return [self._send(member, method, *args) for member in members]
+        tasks = [Task(method, tuple(args), member, None, 0.0, None, introduces=True) for member in members]
+        for task in tasks:
+            self._send(task, task.member)
+        return tasks
 
     def submit(
         self,
@@ -142,46 +173,44 @@ class Pool:
         work: float = 0.0,
         then: Callable[[Done], None] | None = None,
     ) -> Task:
-        """Send a task to an actor; to the one with the least in hand unless it is a shard's.
+        """Send a task to an actor that has the memory for it; to the one with the least in hand unless it is a shard's.
 
         Args:
             method: of `workers.actor.Worker`.
-            *args: refs among them are resolved on the worker.
+            *args: refs and outputs of other tasks among them are resolved on the worker.
             outputs: how many bulky results it returns before its `Done`.
             shard: number of the shard that it works on; the same actor gets it each time, as long as it is there.
             work: its FLOPs, where solves and passes meet: of these a solve takes a hundred times as many.
             then: called with the `Done` when the task has finished.
         """
-        ready = self._members.ready
-        if not ready:
-            raise WorkerLost(f"No worker is left for {method}.", remedy=LOST_REMEDY)
-        member = min(ready, key=lambda m: m.load) if shard is None else ready[shard % len(ready)]
-        return self._send(member, method, *args, outputs=outputs, work=work, then=then)
-
-    def _send(
-        self,
-        member: Member,
-        method: str,
-        *args: Any,
-        outputs: int = 0,
-        work: float = 0.0,
-        then: Callable[[Done], None] | None = None,
-    ) -> Task:
-        try:
-            refs = getattr(member.actor, method).options(num_returns=outputs + 1).remote(*args)
-        except RayError as error:
-            raise typed(error, method) from error
-        *bulky, done = refs if outputs else [refs]
-        task = Task(method, member, bulky, done, then, work)
-        self._in_flight[done] = task
-        member.took(work)
-        metrics.TASKS_RUNNING.set(len(self._in_flight))
+        member = self._chosen(method, shard, self._placement.suited(method, self._members.ready))
+        task = Task(method, args, member, shard, work, then)
+        task.outputs = [Output(task, None) for _ in range(outputs)]
+        self._send(task, member)
         return task
+
+    def _chosen(self, method: str, shard: int | None, members: list[Member]) -> Member:
+        if not members:
+            raise WorkerLost(f"No worker is left for {method}.", remedy=LOST_REMEDY)
+        return min(members, key=lambda m: m.load) if shard is None else members[shard % len(members)]
+
+    def _send(self, task: Task, member: Member) -> None:
+        task.member, task.sent = member, task.current()
+        try:
+            refs = getattr(member.actor, task.method).options(num_returns=len(task.outputs) + 1).remote(*task.sent)
+        except RayError as error:
+            raise typed(error, task.method) from error
+        *bulky, task.done = refs if task.outputs else [refs]
+        for output, ref in zip(task.outputs, bulky, strict=True):
+            output.ref = ref
+        self._in_flight[task.done] = task
+        member.took(task.work)
+        metrics.TASKS_RUNNING.set(len(self._in_flight))
 
     def finish(self, tasks: Iterable[Task]) -> None:
         """Wait until these tasks have finished; others that finish meanwhile are taken in too."""
-        waiting = {task.done for task in tasks}
-        while waiting & self._in_flight.keys():
+        waiting = list(tasks)
+        while any(task.done in self._in_flight for task in waiting):
             self._take_one()
 
     def finish_all(self, but: int = 0) -> None:
@@ -206,7 +235,12 @@ class Pool:
         try:
             done: Any = ray.get(ref)  # its stubs take an Any for a list
         except RayError as error:
-            raise typed(error, task.method) from error
+            failure = typed(error, task.method)
+            if not isinstance(failure, DoesNotFit):
+                raise failure from error
+            self._again(task, failure)
+            return
+        task.args = task.sent = ()
         self.busy_seconds += done.seconds
         metrics.BUSY_SECONDS.inc(done.seconds)
         ended_span(f"worker.{task.method}", done.seconds, {"peelbound.stored_bytes": done.stored_bytes})
@@ -214,6 +248,25 @@ class Pool:
         self.solved += done.stored_bytes > 0
         if task.then is not None:
             task.then(done)
+
+    def _again(self, task: Task, failure: DoesNotFit) -> None:
+        """Send a task again that did not fit, or that was to get what one that did not fit should have left."""
+        for producer in {arg.task for arg in task.args if isinstance(arg, Output)}:
+            # It has ended before this one, and may not have been taken in yet.
+            if producer.done in self._in_flight and task.sent == task.current():
+                self._take(producer.done)
+        if task.sent != task.current():
+            members = self._placement.suited(task.method, self._members.ready)
+        elif task.introduces:
+            log.warning("a worker is left out: %s", failure)
+            task.member.unfit = True
+            if not self._members.ready:
+                raise self._placement.ended(task.method, failure, task.member)
+            return
+        else:
+            members = self._placement.move(task.method, failure, task.member, self._members.ready)
+            log.warning("%s moves to a larger memory: %s", task.method, failure)
+        self._send(task, self._chosen(task.method, task.shard, members))
 
     def _balance(self) -> None:
         """Take in who has started, give back who has finished, and ask for what the audit may have now."""

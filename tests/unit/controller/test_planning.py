@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from peelbound.service.controller.inputs import open_inputs
-from peelbound.service.controller.planning import SKELETON_BYTES, plan_request
+from peelbound.service.controller.planning import plan_request
+from peelbound.service.controller.worker_memory import SKELETON_BYTES
 from peelbound.service.plan import make_plan
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.request import AuditRequest

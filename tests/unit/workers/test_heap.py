@@ -20,25 +20,25 @@ def holes() -> list[bytearray]:
 
 def test_holes_go_back_to_the_system_once_they_are_more_than_the_slack() -> None:
     heap = Heap(slack=PIECE * PIECES // 2)
-    before = heap._held()
+    before = heap.held()
     live = holes()
-    assert heap._held() - before > 0.8 * PIECE * PIECES
+    assert heap.held() - before > 0.8 * PIECE * PIECES
     heap.settle()
     assert len(live) == PIECES
-    assert heap._held() - before < 0.2 * PIECE * PIECES
+    assert heap.held() - before < 0.2 * PIECE * PIECES
 
 
 def test_less_than_the_slack_is_left_for_what_comes_next() -> None:
     heap = Heap(slack=2 * PIECE * PIECES)
-    before = heap._held()
+    before = heap.held()
     live = holes()
     heap.settle()
     assert len(live) == PIECES
-    assert heap._held() - before > 0.8 * PIECE * PIECES
+    assert heap.held() - before > 0.8 * PIECE * PIECES
 
 
 def test_where_memory_cannot_be_given_back_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peelbound.workers.heap.ctypes.CDLL", lambda _: object())
     heap = Heap()
     heap.settle()
-    assert heap._held() == 0
+    assert heap.held() == 0
