@@ -53,6 +53,11 @@ class Reference:
     rounds: tuple[int, ...] = ()
     """Blocks that are rounded to `rounded_to`, `leaves` the first of them; between them the network is the trained."""
 
+    @property
+    def skips(self) -> bool:
+        """Whether nothing at all stands where it leaves the trained network."""
+        return self.solution is None and self.damage is None and self.baseline is None and not self.rounds
+
 
 @dataclass(frozen=True)
 class CorrectedProblem:

@@ -298,7 +298,7 @@ class Walker:
                     "advance",
                     self._block(index),
                     part,
-                    original,
+                    beside_part(original, moving),
                     [reference for _, reference, _ in moving],
                     *(state for _, _, state in moving),
                     outputs=len(moving),
@@ -365,7 +365,7 @@ def carry(states: dict[str, Ref], references: Sequence[Reference], index: int) -
         if index in reference.rounds:
             moving.append((name, reference, states["trained" if reference.leaves == index else name]))
         elif reference.leaves == index:
-            if reference.solution is None and reference.damage is None:
+            if reference.skips:
                 waiting[name] = states["trained"]
             else:
                 moving.append((name, reference, states["trained"]))
@@ -374,6 +374,11 @@ def carry(states: dict[str, Ref], references: Sequence[Reference], index: int) -
         elif reference.rejoins < index:
             moving.append((name, None, states[name]))
     return waiting, moving
+
+
+def beside_part(original: Ref | None, moving: Sequence[Moving]) -> Ref | None:
+    """The baseline's block for a lane, if any of its networks leaves with it: else no node need fetch it."""
+    return original if any(reference is not None and reference.baseline for _, reference, _ in moving) else None
 
 
 def whole(rows: Rows) -> Floats:

@@ -49,6 +49,9 @@ def test_beside_the_baseline_its_loss_is_that_of_its_own_audit(beside_baseline: 
     lost = report.trained.check.estimate - of_baseline.trained.check.estimate
     assert report.baseline.damage.estimate == pytest.approx(lost)
     assert [block.index for block in report.baseline.blocks] == [1, 2, 3]
+    # The baseline's block stands in the place of the audited one; that nothing stands there is what skipping costs.
+    for put_in, own in zip(report.baseline.blocks, report.blocks, strict=True):
+        assert put_in.damage.estimate != pytest.approx(-own.skip_cost.estimate)
     assert report.checkpoint.weights is not None
     assert report.checkpoint.weights.scheme == "ternary"
 

@@ -1,6 +1,6 @@
 """How the states of references go from block to block."""
 
-from peelbound.service.controller.walks import carry
+from peelbound.service.controller.walks import beside_part, carry
 from peelbound.workers.tasks import Damage, Reference
 
 SKIP = Reference("skip", 2, 2)
@@ -50,3 +50,18 @@ def test_a_mix_of_rounded_blocks_takes_its_own_and_the_trained_ones_in_turn() ->
     assert moved({"trained": "h2", "rounded": "r2"}, 3) == [("trained", None, "h2"), ("rounded", None, "r2")]
     assert moved({"trained": "h3", "rounded": "r3"}, 4) == [("trained", None, "h3"), ("rounded", ROUNDED, "r3")]
     assert moved({"trained": "h4", "rounded": "r4"}, 5) == [("trained", None, "h4"), ("rounded", None, "r4")]
+
+
+def test_a_block_of_the_baseline_is_passed_and_not_skipped() -> None:
+    taking = Reference("baseline", 2, 2, baseline="digest", free=True)
+    assert carry({"trained": "h1"}, [taking], 2) == ({}, [("trained", None, "h1"), ("baseline", taking, "h1")])
+
+
+def test_the_baselines_block_goes_only_to_the_lane_that_takes_it() -> None:
+    taking = Reference("baseline", 2, 2, baseline="digest", free=True)
+    states = {"trained": "h1"}
+    assert beside_part("block", carry(states, [taking], 2)[1]) == "block"
+    assert beside_part("block", carry(states, [SOLVED, NOISY], 2)[1]) is None
+    # Once it has left, the trained blocks are its own.
+    assert beside_part("block", carry(states | {"baseline": "x"}, [taking], 3)[1]) is None
+    assert beside_part(None, carry(states, [taking], 2)[1]) is None
