@@ -166,6 +166,7 @@ def plan_table(plan: AuditPlan) -> Table:
     for name, value in (
         ("preset", plan.preset),
         ("model", f"{plan.blocks} blocks, {plan.parameters:,} parameters, {_size(plan.checkpoint_bytes)}"),
+        ("weights", f"{plan.weights}. {plan.weights_why}".strip()),
         ("documents", _counts(plan.documents)),
         ("tokens", _counts(plan.tokens)),
         ("peel problems", _counts(plan.problems)),

@@ -21,7 +21,7 @@ from peelbound.service.controller.digests import Digests
 from peelbound.service.controller.inputs import Inputs, open_inputs
 from peelbound.service.controller.measurements import Measurements, unannounced
 from peelbound.service.controller.meter import Meter
-from peelbound.service.controller.networks import HeadResult, Network, NetworkAudit, cell_name
+from peelbound.service.controller.networks import Network, NetworkAudit, cell_name
 from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.pool import Pool
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
@@ -183,7 +183,7 @@ class Audit:
         if built:
             picked = picked_network(built, trained.tokens[SELECT])
             meet_check = [n for n in built if n is picked or len(n.anchors) == 1]
-        bits = self._bits(free, built, trained, head_control, plan)
+        bits = self._bits(free, built, trained, plan)
         if bits is not None and bits.own not in meet_check:
             meet_check.append(bits.own)
         check = networks.check_losses(meet_check, head_control)
@@ -193,16 +193,14 @@ class Audit:
         rounding = blocks.rounding(measured)
         return Measured(measured, head_control, built, check, residuals, control, bits, rounding, blocks.baseline)
 
-    def _bits(
-        self, free: NetworkAudit, built: Sequence[Network], trained: Trained, head: HeadResult, plan: Plan
-    ) -> Bits | None:
+    def _bits(self, free: NetworkAudit, built: Sequence[Network], trained: Trained, plan: Plan) -> Bits | None:
         """The networks in full precision beside a low-bit model's, and which two are to be compared on check."""
         own = [n for n in built if n.anchors in plan.free_maps]
         if not own:
             return None
         networks = free.networks(plan.free_maps)
         picked = picked_network(networks, trained.tokens[SELECT])
-        check = free.check_losses([picked], head)[picked.name]
+        check = free.check_losses([picked])[picked.name]
         return Bits(picked_network(own, trained.tokens[SELECT]), picked, networks, check)
 
     def _baseline(self, inputs: Inputs, plan: Plan, environment: dict[str, str], data: Data) -> Baseline | None:

@@ -280,10 +280,11 @@ class NetworkAudit:
         self.pool.finish_all()
         return outputs, [values[node.path]["fit_residual"] for node in nodes]
 
-    def check_losses(self, networks: Sequence[Network], control: HeadResult) -> dict[str, Sums]:
-        """Loss sums per document on check of these networks and of the head control (`control`), by name."""
+    def check_losses(self, networks: Sequence[Network], control: HeadResult | None = None) -> dict[str, Sums]:
+        """Loss sums per document on check of these networks and of the head control (`control`), if given, by name."""
         chains = {n.name: ([self._nodes[p] for p in _prefixes(target_map(n.anchors))], n.head.key) for n in networks}
-        chains["control"] = ([], control.key)
+        if control is not None:
+            chains["control"] = ([], control.key)
 
         def measure() -> dict[str, Any]:
             self.meter.phase("checking")

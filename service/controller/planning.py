@@ -8,6 +8,7 @@ import sys
 
 from peelbound.service.controller.cost import CostModel, Sizes
 from peelbound.service.controller.inputs import Inputs, open_inputs
+from peelbound.service.controller.weights import foretold, require_full_precision
 from peelbound.service.controller.worker_memory import MASTER_BYTES, WorkerMemory
 from peelbound.service.plan import CONTROL_SIGMAS, Plan, make_plan, mix_sizes
 from peelbound.service.problems import as_problem
@@ -29,7 +30,9 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
     """
     inputs = open_inputs(request, settings)
     checkpoint, architecture = inputs.checkpoint, inputs.checkpoint.architecture
-    plan = make_plan(request, architecture.block_count, architecture.hidden_size)
+    weights = foretold(checkpoint, request.options.weights)
+    require_full_precision(request.what_if, weights)
+    plan = make_plan(request, architecture.block_count, architecture.hidden_size, weights.weights.scheme)
     cost, sizes = CostModel.of(checkpoint), Sizes.of(inputs.calibration)
     walks = cost.walks(plan, sizes)
     total = cost.total(plan, sizes)
@@ -37,6 +40,8 @@ def plan_request(request: AuditRequest, settings: Settings) -> AuditPlan:
         preset=plan.preset,
         blocks=plan.blocks,
         parameters=checkpoint.parameters,
+        weights=str(weights.weights.scheme),
+        weights_why=weights.why,
         checkpoint_bytes=checkpoint.total_bytes,
         documents={name: split.documents for name, split in inputs.calibration.splits.items()},
         tokens={name: int(loss_mask(split).sum()) for name, split in inputs.calibration.splits.items()},

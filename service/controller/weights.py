@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from peelbound.service.schemas.report import WeightsReport
 from peelbound.service.storage.base import ObjectStore
@@ -66,6 +68,27 @@ class Finder:
             restricted = finding.weights.restricted(checkpoint.architecture.linear_maps(index))
             require_rounded_inputs(restricted, finding.weights.scheme, "/options/weights")
         return finding
+
+
+def foretold(checkpoint: Checkpoint, asked: str | None) -> Finding:
+    """The weight class of a checkpoint by the smallest linear map of its first block, and what declares it.
+
+    For a plan, which reads a few megabytes and no block. The audit looks at all maps of the block, and may find
+    that others lie on no grid.
+
+    Args:
+        checkpoint: opened.
+        asked: what the request says.
+
+    Raises:
+        RequestError: the request contradicts the map.
+        CheckpointError: the map cannot be read.
+    """
+    smallest = min(checkpoint.architecture.linear_maps(1), key=lambda linear: math.prod(linear.shape))
+    part = checkpoint.read_tensor(1, smallest.name)
+    scheme = None if asked is None else Scheme.parse(asked)
+    found = detect([smallest], part.tensors(), part.grids(), checkpoint.encoding, scheme)
+    return replace(found, why=f"By {smallest.name} of block 1 alone: {found.why}")
 
 
 def require_full_precision(what_if: str | None, finding: Finding) -> None:

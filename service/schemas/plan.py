@@ -20,6 +20,11 @@ class AuditPlan(WireModel):
     blocks: int = Field(ge=1)
     parameters: int = Field(ge=1)
     checkpoint_bytes: int = Field(ge=0)
+    weights: str = "full"
+    """Weight class that the linear maps are taken to be of: of a low-bit model references in full precision are planned
+    too."""
+    weights_why: str = ""
+    """What speaks for it. A plan looks at one linear map only."""
     documents: dict[str, int]
     """Documents per split (fit, select, check)."""
     tokens: dict[str, int]

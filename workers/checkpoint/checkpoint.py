@@ -117,16 +117,26 @@ class Checkpoint:
             CheckpointChanged: the file is not the one that was opened, or gave other bytes before.
             StorageUnavailable: the storage did not answer.
         """
-        layout = self._layouts[index]
+        part = self._read(index, self._layouts[index])
+        self._refuse_other_bytes(part)
+        return part
+
+    def read_tensor(self, index: int, name: str) -> Part:
+        """Read one tensor of a part, by its name there: a part that holds nothing else.
+
+        Raises:
+            StorageUnavailable: the storage did not answer.
+        """
+        return self._read(index, self._layouts[index].only(name))
+
+    def _read(self, index: int, layout: PartLayout) -> Part:
         data = np.empty(layout.bytes, np.uint8)
         pairs = list(zip(layout.stored, layout.entries, strict=True))
         plain = [(s, e) for s, e in pairs if not isinstance(s, ChunkedTensor)]
         self._reader.read_into(data, [Range(s.file, s.start, s.length, e.offset) for s, e in plain])
         chunked = [(s, data[e.offset : e.offset + e.length]) for s, e in pairs if isinstance(s, ChunkedTensor)]
         read_chunks(self._reader, chunked, self._limits)
-        part = Part.of(index, data, layout.entries, layout.logical)
-        self._refuse_other_bytes(part)
-        return part
+        return Part.of(index, data, layout.entries, layout.logical)
 
     def read_parts(self, order: Sequence[int]) -> Iterator[Part]:
         """Read parts in this order, the next one while the caller uses the current: at most two are resident.

@@ -1,7 +1,7 @@
 """From the tensors of the files to the parts: what is read for each, and how its tensors are made of it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.decoders import PLAIN, Decoder, Fuse, Fused
@@ -77,6 +77,18 @@ class PartLayout:
     def bytes(self) -> int:
         """As stored."""
         return sum(stored.length for stored in self.stored)
+
+    def only(self, name: str) -> "PartLayout":
+        """A part of one of the model's tensors alone, by its name within the part."""
+        chosen = next(tensor for tensor in self.logical if tensor.name == name)
+        entries, offset = list[TensorEntry](), 0
+        kept = sorted(chosen.sources)  # in the order of the bytes, which keeps every tensor aligned
+        for source in kept:
+            entries.append(replace(self.entries[source], offset=offset))
+            offset += self.entries[source].length
+        sources = tuple(kept.index(source) for source in chosen.sources)
+        stored = tuple(self.stored[source] for source in kept)
+        return PartLayout(stored, tuple(entries), (replace(chosen, sources=sources),))
 
 
 def lay_out(architecture: Architecture, weights: Mapping[str, Weight]) -> list[PartLayout]:

@@ -288,3 +288,14 @@ def test_the_tokenizer_is_given_as_it_is_and_bounded(damaged, files, refused):
     assert Checkpoint.open(files.under(damaged)).tokenizer_json() == b'{"version": "1.0"}'
     bounded = Checkpoint.open(files.under(damaged), Limits(tokenizer_bytes=5))
     refused(bounded.tokenizer_json, "checkpoint-tokenizer-too-large", "tokenizer.json", "18")
+
+
+def test_one_tensor_of_a_part_is_read_alone(sound, files):
+    source = files.under(sound)
+    checkpoint = Checkpoint.open(source)
+    whole, before = checkpoint.read_part(2).tensors(), checkpoint.bytes_read
+    for name, tensor in whole.items():
+        part = checkpoint.read_tensor(2, name)
+        assert part.tensors().keys() == {name}
+        assert torch.equal(part.tensors()[name], tensor)
+    assert checkpoint.bytes_read - before == checkpoint.part_bytes[2]

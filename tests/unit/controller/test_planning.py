@@ -11,6 +11,7 @@ import pytest
 
 from peelbound.service.controller.inputs import open_inputs
 from peelbound.service.controller.planning import plan_request
+from peelbound.service.controller.weights import foretold
 from peelbound.service.controller.worker_memory import SKELETON_BYTES
 from peelbound.service.plan import make_plan
 from peelbound.service.schemas.problem import Problem
@@ -18,6 +19,8 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.calibration import loss_mask
 from peelbound.workers.errors import RequestError, UriRefused
+from peelbound.workers.quantisers.quantise import quantise
+from peelbound.workers.quantisers.scheme import Scheme
 from tests.tiny_models import random_model
 
 
@@ -140,3 +143,34 @@ def test_as_a_program_it_answers_a_bad_request_with_a_problem(checkpoint: Path, 
     assert problem.type.endswith("request-anchors")
     assert problem.pointer == "/options/maps/1"
     assert problem.status == 422
+
+
+def test_references_in_full_precision_beside_a_low_bit_model_are_planned(settings: Settings, tmp_path: Path) -> None:
+    """No config says it: the weights do, in the one map that a plan looks at."""
+    model = random_model("llama")
+    for parameter in model.get_submodule("model.layers").parameters():
+        if parameter.ndim == 2:
+            parameter.data = quantise(parameter.data, Scheme.parse("ternary")).contiguous()
+    model.save_pretrained(tmp_path / "ternary")
+    allowed = settings.model_copy(update={"allow": [tmp_path.as_uri()]})
+    asked = request(tmp_path / "ternary")
+    found, plan = plan_request(asked, allowed), make_plan(asked, 3, 32, Scheme.parse("ternary"))
+    assert found.weights == "ternary"
+    assert found.weights_why.startswith("By self_attn.k_proj.weight of block 1 alone: ")
+    assert found.problems == plan.problem_counts
+    assert found.problems["full_precision_network"] > 0
+    full = plan_request(request(tmp_path / "ternary", weights="full"), allowed)
+    assert full.weights == "full"
+    assert full.flops < found.flops
+    assert full.result_bytes < found.result_bytes
+    with pytest.raises(RequestError):
+        plan_request(asked.model_copy(update={"what_if": "int4"}), allowed)
+
+
+def test_a_plan_reads_one_linear_map_and_no_block(checkpoint: Path, settings: Settings) -> None:
+    opened = open_inputs(request(checkpoint), settings).checkpoint
+    before = opened.bytes_read
+    finding = foretold(opened, None)
+    shape = next(m.shape for m in opened.architecture.linear_maps(1) if m.name in finding.why)
+    assert opened.bytes_read - before == 4 * shape[0] * shape[1] < opened.part_bytes[1] / 4
+    assert finding.weights.scheme.full
