@@ -272,7 +272,7 @@ def simulate(path: Path, shape: Shape, workers: int, costs: Costs, flops: float,
         check_sequences=splits["check"],
     )
     request = AuditRequest(checkpoint=str(path), calibration=calibration, preset=shape.preset)
-    settings = Settings(allow=[str(path)], workers=workers)
+    settings = Settings(allow=[str(path)], workers=workers, cores=workers)
 
     began: dict[str, float] = {}
 

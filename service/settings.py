@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     workers: int = Field(default=2, ge=1, le=4096)
     """Ray actors that solve; each takes one CPU thread (or `worker_gpus` of a GPU). On a cluster: the most that one
     audit gets."""
+    cores: int | None = Field(default=None, ge=1)
+    """CPU cores that the workers of a Ray of our own have together: no more workers than that are started, whatever
+    `workers` says. None: those that the controller may run on."""
     worker_gpus: float = Field(default=0.0, ge=0)
     """GPUs of each worker; a fraction shares one."""
     ray_address: str | None = None

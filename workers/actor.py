@@ -23,8 +23,11 @@ from peelbound.workers.skeleton import Skeleton
 from peelbound.workers.solve_tasks import SolveTasks
 from peelbound.workers.tasks import Done, Greeting
 
+THREADS = 1
+"""Of each worker: the order of sums must not depend on the machine."""
+
 _ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # one thread per actor: the order of sums must not depend on the machine
+    "OMP_NUM_THREADS": str(THREADS),
     "TORCHINDUCTOR_COMPILE_THREADS": "1",  # compilation, too, stays within the actor's one CPU
     "HF_HUB_OFFLINE": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
@@ -37,7 +40,7 @@ class Worker(PassTasks, SolveTasks):
     def __init__(
         self, store: ResultStore, device: str, grain: int, share: float = 1.0, leash_seconds: float | None = None
     ) -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(THREADS)
         torch.use_deterministic_algorithms(True)
         super().__init__(store, torch.device(device), grain, share)
         self._leash = None if leash_seconds is None else Leash(leash_seconds)

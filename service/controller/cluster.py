@@ -17,12 +17,13 @@ from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
 from peelbound.service.settings import Settings
+from peelbound.workers.actor import THREADS
 from peelbound.workers.errors import InfrastructureError
 
 log = logging.getLogger(__name__)
 
-WORKER_CPUS = 1
-"""CPUs of each worker: it computes in one thread."""
+WORKER_CPUS = THREADS
+"""CPUs of each worker: as many as it computes in threads, so that Ray never puts more of them on a node than it has."""
 
 RAY_REMEDY = "The next attempt starts Ray afresh. If this goes on, look at its logs and at PEELBOUND_RAY_ADDRESS."
 
@@ -64,12 +65,18 @@ def _start_ray(settings: Settings) -> None:
             return
         ray.init(
             address="local",  # or Ray joins whatever cluster it finds on this machine
-            num_cpus=settings.workers,
+            num_cpus=WORKER_CPUS * own_workers(settings),
             object_store_memory=settings.ray_object_store_bytes,
             include_dashboard=False,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )
+
+
+def own_workers(settings: Settings) -> int:
+    """How many workers a Ray of our own has: those that are set, but never more than this machine's cores together."""
+    cores = settings.cores or len(os.sched_getaffinity(0))
+    return max(1, min(settings.workers, cores // WORKER_CPUS))
 
 
 def _is_loopback(address: str) -> bool:

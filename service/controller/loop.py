@@ -20,7 +20,7 @@ from ulid import ULID
 
 from peelbound.service.controller import metrics
 from peelbound.service.controller.audit import Audit, Outcome
-from peelbound.service.controller.cluster import RayFailed, capacity, fair_share, room_now
+from peelbound.service.controller.cluster import RayFailed, capacity, fair_share, own_workers, room_now
 from peelbound.service.controller.pool import Pool, start_pool
 from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
@@ -96,7 +96,12 @@ class Controller:
         self.pulse.start()
         try:
             self._start_pool()
-            log.info("controller %s: ready, %d workers", self.owner, self.settings.workers)
+            workers = self.settings.workers
+            if self.settings.ray_address is None:
+                workers = own_workers(self.settings)
+                if workers < self.settings.workers:
+                    log.warning("%d workers were asked for; there are cores for %d", self.settings.workers, workers)
+            log.info("controller %s: ready, %d workers", self.owner, workers)
             idle_since, idle = time.monotonic(), pauses(self.settings.poll_seconds)
             while not self.stop.is_set():
                 try:
@@ -136,7 +141,7 @@ class Controller:
         def allowed() -> int:
             nonlocal known
             if settings.ray_address is None:
-                return settings.workers
+                return own_workers(settings)
             with suppress(DatabaseUnavailable):
                 known = self.leases.at_work()
             return fair_share(capacity(settings), known, tenant, settings.workers)

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from peelbound.service.controller import metrics
-from peelbound.service.controller.cluster import start_ray
+from peelbound.service.controller.cluster import own_workers, start_ray
 from peelbound.service.controller.members import Member, Members, Ref
 from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.ray_failures import LOST_REMEDY, typed
@@ -97,11 +97,11 @@ class Pool:
             check: called a few times a second while waiting; raises to give up (cancelled, lease lost).
         """
         self.check = check
-        self.allowed: Callable[[], int] = lambda: settings.workers
+        self.allowed: Callable[[], int] = lambda: own_workers(settings)
         """How many workers the audit in hand may have now."""
         self.crowded: Callable[[], bool] = lambda: False
         """Whether others may have taken what the cluster has."""
-        self.width = settings.workers
+        self.width = own_workers(settings)
         """Into how many shards an audit's sequences are cut: as many as it may have workers when it begins."""
         self.busy_seconds = 0.0
         self.solved = 0

@@ -90,7 +90,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(checkpoint: Path) -> Iterator[Settings]:
     """With a Ray of two workers."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[attr-defined] # not in its stubs
-    chosen = Settings(allow=[str(checkpoint)], workers=2)
+    chosen = Settings(allow=[str(checkpoint)], workers=2, cores=2)
     start_ray(chosen)
     yield chosen
     ray.shutdown()

@@ -100,6 +100,7 @@ def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPath
         state_dir=directory / "state",
         store_url=f"s3://{bucket}/results",
         workers=3,
+        cores=3,
         allow=[str(inputs.directory), f"s3://{bucket}/inputs"],
         s3_endpoint_url=s3_server.endpoint_url,
         s3_access_key_id=SecretStr(s3_server.access_key_id),

@@ -1,8 +1,17 @@
 """How a shared cluster is divided, and how many workers it holds."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from peelbound.service.controller.cluster import fair_share, fitting
+from peelbound.service.controller import cluster
+from peelbound.service.controller.cluster import WORKER_CPUS, fair_share, fitting, own_workers, start_ray
+from peelbound.service.controller.pool import Pool
+from peelbound.service.settings import Settings
+from peelbound.service.storage.directory import DirectoryStore
+from peelbound.workers.actor import THREADS
 
 
 @pytest.mark.parametrize(
@@ -41,3 +50,23 @@ def test_a_node_holds_as_many_workers_as_its_devices_allow(
     resources: dict[str, float], gpus: float, expected: int
 ) -> None:
     assert fitting(resources, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "expected"), [(2, 8, 2), (8, 2, 2), (8, 1, 1), (3, 3, 3)], ids=lambda value: str(value)
+)
+def test_a_ray_of_our_own_never_has_more_threads_than_cores(
+    workers: int, cores: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(cluster.ray, "init", lambda **given: told.update(given))
+    settings = Settings(workers=workers, cores=cores)
+    start_ray(settings)
+    pool = Pool(settings, DirectoryStore(tmp_path), lambda: None)
+    assert (pool.allowed(), pool.width) == (expected, expected)
+    assert told["num_cpus"] == expected * THREADS <= cores
+    assert WORKER_CPUS == THREADS
+
+
+def test_without_a_setting_the_cores_are_those_that_the_process_may_run_on() -> None:
+    assert own_workers(Settings(workers=4096)) == len(os.sched_getaffinity(0))

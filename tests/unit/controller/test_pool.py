@@ -101,7 +101,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[Pool, list[Actor]]]]
         actors = [Actor(room) for room in rooms]
         left = iter(actors)
         patched.setattr(members, "start_worker", lambda *_: Handle(next(left)))
-        ours = Pool(Settings(workers=len(rooms)), DirectoryStore(tmp_path), lambda: None)
+        ours = Pool(Settings(workers=len(rooms), cores=len(rooms)), DirectoryStore(tmp_path), lambda: None)
         ours.start(grain=1)
         return ours, actors
 
