@@ -77,14 +77,14 @@ class HostMemory:
 class CudaMemory:
     """A GPU's, or the share of it that this worker was given: the rest is other workers'."""
 
-    def __init__(self, device: torch.device, share: float) -> None:
+    def __init__(self, share: float) -> None:
         """Keep this process within its share.
 
         Args:
-            device: the GPU.
-            share: of it, above 0; from 1 on the worker has it to itself.
+            share: of the GPU that torch takes, above 0; from 1 on the worker has it to itself.
         """
-        self._device = device
+        # By its number: some of torch's functions take no device without one.
+        self._device = device = torch.device("cuda", torch.cuda.current_device())
         self.name = torch.cuda.get_device_name(device)
         free, total = torch.cuda.mem_get_info(device)
         self._room = free
@@ -109,7 +109,7 @@ class CudaMemory:
 
 def memory_of(device: torch.device, share: float, heap: Heap) -> Memory:
     """The memory of a worker on this device, of which it has this share."""
-    return CudaMemory(device, share) if device.type == "cuda" else HostMemory(heap)
+    return CudaMemory(share) if device.type == "cuda" else HostMemory(heap)
 
 
 def _host_limits() -> Iterator[tuple[str, int]]:

@@ -11,7 +11,7 @@ import torch
 
 from peelbound.workers.errors import DoesNotFit
 from peelbound.workers.heap import Heap
-from peelbound.workers.memory import HostMemory, Shortage, fitted, shortage
+from peelbound.workers.memory import HostMemory, Shortage, fitted, memory_of, shortage
 
 CUDA = "CUDA out of memory. Tried to allocate 20.50 GiB. GPU 0 has a total capacity of 79.11 GiB."
 
@@ -141,3 +141,48 @@ def test_the_hosts_memory_is_what_is_above_what_there_was() -> None:
     del much
     memory.free()
     assert memory.held() - before < 16 << 20
+
+
+class FakeCuda:
+    """What `CudaMemory` asks of `torch.cuda`."""
+
+    def __init__(self, free: int, total: int) -> None:
+        self.free, self.total, self.fraction, self.emptied = free, total, 1.0, False
+
+    def current_device(self) -> int:
+        return 1
+
+    def get_device_name(self, device: torch.device) -> str:
+        return f"GPU {device.index}"
+
+    def mem_get_info(self, device: torch.device) -> tuple[int, int]:
+        return self.free, self.total
+
+    def set_per_process_memory_fraction(self, share: float, device: torch.device) -> None:
+        assert device.index is not None
+        self.fraction = share
+
+    def memory_allocated(self, device: torch.device) -> int:
+        return 7
+
+    def synchronize(self, device: torch.device) -> None:
+        assert not self.emptied
+
+    def empty_cache(self) -> None:
+        self.emptied = True
+
+
+@pytest.mark.parametrize(
+    ("share", "free", "room", "fraction"),
+    [(1.0, 70, 70, 1.0), (2.0, 70, 70, 1.0), (0.25, 70, 20, 0.25), (0.25, 15, 15, 0.25)],
+    ids=["its own", "two of them", "a quarter", "a quarter that is not there"],
+)
+def test_a_worker_keeps_within_its_share_of_a_gpu(
+    share: float, free: int, room: int, fraction: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(free, 80)
+    monkeypatch.setattr("peelbound.workers.memory.torch.cuda", cuda)
+    memory = memory_of(torch.device("cuda"), share, Heap())
+    assert (memory.room(), memory.held(), memory.name, cuda.fraction) == (room, 7, "GPU 1", fraction)
+    memory.free()
+    assert cuda.emptied
