@@ -13,7 +13,7 @@ from peelbound.service.schemas.report import Report
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.storage.open import open_store
-from tests.report_fixture import sound_report
+from tests.synthetic_reports.whole import sound_report
 
 
 class ActingController:

@@ -11,7 +11,7 @@ from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.report import Report
 from tests.integration.cli.conftest import Run
 from tests.integration.client.harness import REQUEST, Service
-from tests.report_fixture import estimate_report, frozen_report, sound_report
+from tests.synthetic_reports.whole import estimate_report, frozen_report, sound_report
 
 AUDIT = ("audit", "/data/ckpt", "--calibration", "/data/text.jsonl")
 MISSING_SHARD = Problem.make(

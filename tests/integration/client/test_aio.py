@@ -12,7 +12,7 @@ from peelbound.service.schemas.record import AuditState, Progress
 from peelbound.service.schemas.webhook import WebhookChange, WebhookRequest
 from tests.faulty_proxy import faulty_proxy
 from tests.integration.client.harness import REQUEST, Service
-from tests.report_fixture import sound_report
+from tests.synthetic_reports.whole import sound_report
 
 
 def test_an_audit_from_submission_to_deletion(service: Service) -> None:

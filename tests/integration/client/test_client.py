@@ -18,7 +18,7 @@ from peelbound.service.schemas.webhook import (
 )
 from tests.faulty_proxy import faulty_proxy
 from tests.integration.client.harness import REQUEST, Service
-from tests.report_fixture import frozen_report
+from tests.synthetic_reports.whole import frozen_report
 
 
 @pytest.fixture

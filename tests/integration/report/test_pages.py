@@ -11,17 +11,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from peelbound.service.report.charts import lettering
 from peelbound.service.report.html import CONTENT_SECURITY_POLICY, render, render_run
 from peelbound.service.schemas.report import Report
-from tests.report_fixture import (
-    build_record,
-    build_report,
-    build_series,
-    deep_report,
-    estimate_report,
-    frozen_report,
-    low_bit_report,
-    rounded_report,
-    sound_report,
-)
+from tests.synthetic_reports.low_bit import low_bit_report, rounded_report
+from tests.synthetic_reports.runs import build_record, build_series
+from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
 
 def with_long_names(report: Report) -> Report:

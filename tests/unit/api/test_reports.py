@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from peelbound.service.schemas.problem import Problem
-from tests.report_fixture import frozen_report
+from tests.synthetic_reports.whole import frozen_report
 from tests.unit.api.harness import Api, problem
 
 

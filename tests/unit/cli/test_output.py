@@ -6,7 +6,8 @@ from rich.console import Console
 
 from peelbound.cli.output import print_verdict
 from peelbound.service.schemas.report import Report
-from tests.report_fixture import low_bit_report, rounded_report, sound_report
+from tests.synthetic_reports.low_bit import low_bit_report, rounded_report
+from tests.synthetic_reports.whole import sound_report
 
 
 def printed(report: Report) -> list[str]:

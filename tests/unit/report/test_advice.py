@@ -2,7 +2,8 @@ import pytest
 
 from peelbound.service.report.advice import advice
 from peelbound.service.schemas.report import CheckpointVerdict
-from tests.report_fixture import build_report, control, deep_report, estimate_report, frozen_report, sound_report
+from tests.synthetic_reports.parts import control
+from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
 
 @pytest.mark.parametrize("status", CheckpointVerdict)

@@ -23,19 +23,10 @@ from peelbound.service.report.charts.matrix import ROWS_PER_TABLE, heat_tables
 from peelbound.service.report.charts.scale import Scale
 from peelbound.service.schemas.record import RunSeries
 from peelbound.service.schemas.report import MatrixCell, Report
-from tests.report_fixture import (
-    around,
-    build_report,
-    build_series,
-    deep_report,
-    estimate_report,
-    frozen_report,
-    low_bit_report,
-    matrix,
-    network,
-    rounded_report,
-    sound_report,
-)
+from tests.synthetic_reports.low_bit import low_bit_report, rounded_report
+from tests.synthetic_reports.parts import around, matrix, network
+from tests.synthetic_reports.runs import build_series
+from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
 
 def parsed(chart: str) -> ElementTree.Element:

@@ -2,7 +2,7 @@ import pytest
 
 from peelbound.service.report.citations import MOST, Reference, references
 from peelbound.service.schemas.report import Citation
-from tests.report_fixture import sound_report
+from tests.synthetic_reports.whole import sound_report
 
 REPORT = sound_report()
 

@@ -9,17 +9,15 @@ from peelbound.service.report import numbers
 from peelbound.service.report.html import render, render_run
 from peelbound.service.schemas.record import RunSeries
 from peelbound.service.schemas.report import CheckpointVerdict, Report
-from tests.report_fixture import (
+from tests.synthetic_reports.low_bit import low_bit_report, rounded_report
+from tests.synthetic_reports.parts import control
+from tests.synthetic_reports.runs import build_record, build_series
+from tests.synthetic_reports.whole import (
     REQUEST,
-    build_record,
     build_report,
-    build_series,
-    control,
     deep_report,
     estimate_report,
     frozen_report,
-    low_bit_report,
-    rounded_report,
     sound_report,
 )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from peelbound.cli.request_options import request_options
 from peelbound.service.report.reproduce import audit_command, is_abridged, request_json
 from peelbound.service.schemas.request import AuditRequest
-from tests.report_fixture import REQUEST
+from tests.synthetic_reports.whole import REQUEST
 
 
 def with_calibration(**changes: Any) -> dict[str, Any]:
