@@ -16,8 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import SecretStr
 
 from peelbound.service.storage.s3_access import S3Access
-
-READY_SECONDS = 60.0
+from tests.waiting import DEADLINE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _identity(server: S3Server) -> dict[str, object]:
 
 def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
     client = server.access(attempts=1).client()
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         try:
             with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):

@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from peelbound.service.database.engine import reading
 from peelbound.service.database.tables import AuditRow
-from tests.faults.topology import LEASE_SECONDS, Part, Topology, until
+from tests.faults.topology import Part, Topology
 from tests.faulty_proxy import Fault
+from tests.waiting import DEADLINE_SECONDS, until
 
 SKEW_SECONDS = 600
 
@@ -80,7 +81,7 @@ class Monkey:
     def _kill(self, part: Part) -> None:
         starts = part.starts
         part.signal(signal.SIGKILL)
-        until(lambda: part.starts > starts, 60, f"{part.name} is started again")
+        until(lambda: part.starts > starts, DEADLINE_SECONDS, f"{part.name} is started again")
 
     def kill_worker(self) -> None:
         workers = self.topology.ray.workers()
@@ -131,7 +132,7 @@ class Monkey:
                 return False
             return False
 
-        until(refused, 60, "the S3 server refuses to write")
+        until(refused, DEADLINE_SECONDS, "the S3 server refuses to write")
         s3.kill()
         s3.start()
 
@@ -144,7 +145,7 @@ class Monkey:
         part = self.random.choice(working)
         part.signal(signal.SIGSTOP)
         try:
-            until(lambda: part.pid not in self._holders(), 60 * LEASE_SECONDS, f"{part.name}'s audit is taken over")
+            until(lambda: part.pid not in self._holders(), DEADLINE_SECONDS, f"{part.name}'s audit is taken over")
         finally:
             part.signal(signal.SIGCONT)
 

@@ -12,11 +12,10 @@ from peelbound.service.schemas.record import AuditRecord, AuditState
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.storage.open import open_store
 from tests.faults.monkey import Monkey
-from tests.faults.topology import Topology, topology, until
+from tests.faults.topology import Topology, topology
 from tests.integration.controller.harness import request_for, save_documents, save_model
+from tests.waiting import DEADLINE_SECONDS, until
 
-ROUND_SECONDS = 600.0
-"""When a round is taken never to end."""
 AUDITS_AT_ONCE = 2
 FAULTS_A_ROUND = 8
 
@@ -44,7 +43,7 @@ class User:
                     return True
             return False
 
-        until(answered, 120, f"{method} {path} is answered")
+        until(answered, DEADLINE_SECONDS, f"{method} {path} is answered")
         return answers[0]
 
     def submit(self, request: AuditRequest, key: str) -> str:
@@ -70,7 +69,7 @@ class User:
             records.append(AuditRecord.model_validate_json(answer.content))
             return records[-1].state.ended
 
-        until(ended, ROUND_SECONDS, f"audit {audit} ends")
+        until(ended, DEADLINE_SECONDS, f"audit {audit} ends")
         return records[-1]
 
     def report(self, audit: str) -> bytes:
@@ -130,7 +129,7 @@ def test_every_audit_survives_every_fault(rounds: int, seed: int, tmp_path: Path
                 ended_once_with(user, audit, expected, audits)
                 assert user.submit(request, "once") == audit
             nothing_half_written(running)
-            until(lambda: not running.ray.workers(), 120, "idle workers are given back")
+            until(lambda: not running.ray.workers(), DEADLINE_SECONDS, "idle workers are given back")
         begun = [*running.ray.processes()]
     assert not [process for process in begun if process.is_running() and process.status() != "zombie"]
     print(f"{sum(monkey.survived.values())} faults survived: {dict(monkey.survived)}")

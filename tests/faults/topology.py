@@ -5,9 +5,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,11 +179,3 @@ def topology(directory: Path, readable: Path, **changes: object) -> Iterator[Top
         finally:
             built.end()
             supervisor.join()
-
-
-def until(look: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until `look` sees something."""
-    waiting, deadline = threading.Event(), time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        waiting.wait(0.1)

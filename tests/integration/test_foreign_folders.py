@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE_SECONDS
+
 PROGRAM = """
 import json, os
 import ray
@@ -43,14 +45,18 @@ def foreign(tmp_path: Path) -> Path:
 
 def test_the_folders_would_be_imported_if_they_were_on_the_path(foreign: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", "import peelbound"], cwd=foreign, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", "import peelbound"],
+        cwd=foreign,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
     )
     assert "the peelbound of the user was imported" in run.stderr
 
 
 def test_driver_and_ray_workers_import_the_installed_package(foreign: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM], cwd=foreign, capture_output=True, text=True, timeout=120
+        [sys.executable, "-P", "-c", PROGRAM], cwd=foreign, capture_output=True, text=True, timeout=DEADLINE_SECONDS
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])

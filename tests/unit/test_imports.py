@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE_SECONDS
+
 NUMERICS = {"accelerate", "ray", "torch", "transformers"}
 SERVER = {"alembic", "boto3", "fastapi", "jinja2", "numpy", "scipy", "sqlalchemy", "starlette", "uvicorn"}
 
@@ -23,7 +25,7 @@ def loaded_by(program: str) -> set[str]:
     """The top-level packages that a fresh interpreter has loaded after the program."""
     report = "import sys; print('\\n'.join({name.partition('.')[0] for name in sys.modules}))"
     run = subprocess.run(
-        [sys.executable, "-P", "-c", f"{program}\n{report}"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-P", "-c", f"{program}\n{report}"], capture_output=True, text=True, timeout=DEADLINE_SECONDS
     )
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
@@ -50,7 +52,7 @@ def test_a_forbidden_package_would_be_seen() -> None:
 
 def test_top_level_folders_are_not_importable_by_their_short_names(tmp_path: Path) -> None:
     program = "import importlib.util as u; print([n for n in ('api', 'service', 'workers') if u.find_spec(n)])"
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path, timeout=60
-    )
+    # Isolated: PYTHONPATH may name the repository itself, whose folders these are.
+    command = [sys.executable, "-I", "-c", program]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, timeout=DEADLINE_SECONDS)
     assert run.stdout.strip() == "[]"

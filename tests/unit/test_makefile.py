@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from tests.waiting import DEADLINE_SECONDS
+
 MAKEFILE = Path(__file__).parents[2] / "Makefile"
 
 PYTHON_WITHOUT_ENSUREPIP = """#!/bin/sh
@@ -20,7 +22,7 @@ def test_half_a_virtual_environment_is_not_left_behind(tmp_path: Path) -> None:
     (tmp_path / "constraints.txt").touch()
     command = ["make", "-f", MAKEFILE, f"PYTHON={python}", ".venv"]
     for _ in range(2):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
         assert done.returncode != 0
         assert "python3-venv" in done.stderr
         assert not (tmp_path / ".venv").exists()

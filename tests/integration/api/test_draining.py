@@ -18,8 +18,8 @@ from peelbound.service.database.tokens import Tokens
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.settings import Settings
-from tests.integration.controller.harness import until
 from tests.s3_server import free_ports
+from tests.waiting import DEADLINE_SECONDS, until
 
 REQUEST = AuditRequest(checkpoint="/data/ckpt", calibration=Calibration(uri="/data/text.jsonl"))
 
@@ -32,7 +32,7 @@ class Replica:
 
     def get(self, path: str) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx2.get(self.url + path, headers=headers, timeout=60, trust_env=False)
+        return httpx2.get(self.url + path, headers=headers, timeout=DEADLINE_SECONDS, trust_env=False)
 
     def ready(self) -> int:
         try:
@@ -67,7 +67,7 @@ def test_a_replica_takes_its_leave(replica: Replica) -> None:
     def follow() -> None:
         headers = {"Authorization": f"Bearer {replica.token}"}
         url = f"{replica.url}/v1/audits/{audit}/events"
-        with httpx2.stream("GET", url, headers=headers, timeout=60, trust_env=False) as response:
+        with httpx2.stream("GET", url, headers=headers, timeout=DEADLINE_SECONDS, trust_env=False) as response:
             for line in response.iter_lines():
                 streamed.append(line)
                 begun.set()
@@ -78,14 +78,14 @@ def test_a_replica_takes_its_leave(replica: Replica) -> None:
     ]
     for thread in waiting:
         thread.start()
-    assert begun.wait(60)
+    assert begun.wait(DEADLINE_SECONDS)
     replica.process.send_signal(signal.SIGTERM)
     until(lambda: replica.ready() == 503)
     assert replica.get("/readyz").json()["type"] == "/problems/replica-ending"
     assert replica.get(f"/v1/audits/{audit}").json()["state"] == AuditState.QUEUED  # still answered
     for thread in waiting:
-        thread.join(30)
+        thread.join(DEADLINE_SECONDS)
         assert not thread.is_alive()
     assert any('"queued"' in line for line in streamed)
     assert polled == [200]
-    assert replica.process.wait(60) == 0
+    assert replica.process.wait(DEADLINE_SECONDS) == 0

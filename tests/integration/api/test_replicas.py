@@ -22,6 +22,7 @@ from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.settings import Settings
 from tests.acting_controller import ActingController, acting_controller
+from tests.waiting import DEADLINE_SECONDS
 
 REQUEST = AuditRequest(checkpoint="/data/ckpt", calibration=Calibration(uri="/data/text.jsonl"))
 COMMAND = [sys.executable, "-P", "-m", "uvicorn", "--factory", "peelbound.api.app:create_app"]
@@ -40,7 +41,7 @@ class Replica:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=DEADLINE_SECONDS)
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def replica(settings: Settings, token: str) -> Iterator[Replica]:
         yield Replica(f"http://127.0.0.1:{port}", process, token)
     finally:
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=DEADLINE_SECONDS)
 
 
 @dataclass
@@ -84,7 +85,7 @@ def numbers(replica: Replica, audit_id: str, after: int, seen: Callable[[int], N
     """Read the raw stream and hand on each event's number."""
     headers = {"Authorization": f"Bearer {replica.token}", "Last-Event-ID": str(after)}
     url = f"{replica.url}/v1/audits/{audit_id}/events"
-    with httpx2.stream("GET", url, headers=headers, timeout=60, trust_env=False) as response:
+    with httpx2.stream("GET", url, headers=headers, timeout=DEADLINE_SECONDS, trust_env=False) as response:
         assert response.status_code == 200
         for line in response.iter_lines():
             if line.startswith("id: "):
@@ -106,11 +107,11 @@ def test_a_stream_at_one_replica_tells_what_happens_at_the_other_and_outlives_it
         following = pool.submit(numbers, service.second, record.id, 0, note)
         claim = service.controller.claim()
         service.controller.advance(claim, 1)
-        assert begun.wait(60)
+        assert begun.wait(DEADLINE_SECONDS)
         service.first.kill()
         service.controller.advance(claim, 2)
         service.controller.publish(claim)
-        following.result(timeout=60)
+        following.result(timeout=DEADLINE_SECONDS)
     assert seen == [1, 2, 3, 4, 5]
     with service.second.client() as second:
         assert second.submit(REQUEST, idempotency_key="k").id == record.id
@@ -132,10 +133,10 @@ def test_a_stream_whose_replica_dies_goes_on_at_the_other_without_gap_or_repetit
         following = pool.submit(numbers, service.first, record.id, 0, note)
         claim = service.controller.claim()
         service.controller.advance(claim, 1)
-        assert begun.wait(60)
+        assert begun.wait(DEADLINE_SECONDS)
         service.first.kill()
         with pytest.raises(httpx2.TransportError):
-            following.result(timeout=60)
+            following.result(timeout=DEADLINE_SECONDS)
     service.controller.advance(claim, 2)
     with service.second.client() as second:
         assert second.cancel(record.id).state is AuditState.CANCELLING

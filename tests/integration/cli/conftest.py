@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.client.harness import Service, service
+from tests.waiting import DEADLINE_SECONDS
 
 __all__ = ["service"]
 
@@ -29,7 +30,7 @@ def run(tmp_path: Path) -> Run:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=DEADLINE_SECONDS,
         )
 
     return peelbound

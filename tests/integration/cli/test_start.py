@@ -7,8 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,16 +18,10 @@ from peelbound.extras import ServerExtraMissing, require_server_extra
 from peelbound.local import StartFailed, StateDirBusy, running_url
 from peelbound.service.settings import Settings
 from tests.integration.cli.conftest import PEELBOUND, Run
+from tests.waiting import DEADLINE_SECONDS, until
 
 # A module of the standard library in the controller's place: it starts quickly and runs until it is told to stop.
 STAND_IN = [sys.executable, "-P", "-m", "peelbound.leash", "http.server", "--bind", "127.0.0.1", "0"]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)
 
 
 def stand_ins() -> list[psutil.Process]:
@@ -68,7 +60,7 @@ try:
 except SystemExit:
     print("\\n".join({{name.partition(".")[0] for name in sys.modules}}), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     loaded = set(done.stderr.split())
     assert "click" in loaded
     assert loaded.isdisjoint({"pydantic", "pydantic_core", "httpx2", "rich", "fastapi", "sqlalchemy", "numpy", "torch"})
@@ -97,8 +89,8 @@ def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -
         children = psutil.Process(up.pid).children(recursive=True)
         assert children
         up.send_signal(signal.SIGTERM)
-        assert up.wait(60) == 0
-    psutil.wait_procs(children, timeout=30)
+        assert up.wait(DEADLINE_SECONDS) == 0
+    psutil.wait_procs(children, timeout=DEADLINE_SECONDS)
     assert not any(child.is_running() for child in children)
     assert running_url(state) is None
 
@@ -110,8 +102,8 @@ def test_what_the_state_directory_holds_is_private(tmp_path: Path) -> None:
     with embedded(Settings(state_dir=state, port=0), controller=STAND_IN) as running:
         with Client(running.url, running.token) as client:
             client.page()
-        eventually(lambda: len(stand_ins()) == 1)
-        eventually(lambda: running.controller_log.stat().st_size > 0)
+        until(lambda: len(stand_ins()) == 1)
+        until(lambda: running.controller_log.stat().st_size > 0)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()}
         (child,) = stand_ins()
         umask = re.search(r"^Umask:\s+(\d+)$", Path(f"/proc/{child.pid}/status").read_text(), re.MULTILINE)
@@ -161,10 +153,10 @@ def test_an_address_left_by_a_killed_service_is_not_trusted(tmp_path: Path) -> N
 
 def test_a_controller_that_dies_is_started_again_and_stopped_in_the_end(tmp_path: Path) -> None:
     with embedded(Settings(state_dir=tmp_path, port=0), controller=STAND_IN):
-        eventually(lambda: len(stand_ins()) == 1)
+        until(lambda: len(stand_ins()) == 1)
         (first,) = stand_ins()
         first.kill()
-        eventually(lambda: [child.pid for child in stand_ins()] not in ([], [first.pid]))
+        until(lambda: [child.pid for child in stand_ins()] not in ([], [first.pid]))
         (second,) = stand_ins()
         assert Path(second.cwd()) == tmp_path
         assert second.environ()["PEELBOUND_STATE_DIR"] == str(tmp_path)
@@ -184,9 +176,9 @@ with embedded(Settings(state_dir=Path({str(tmp_path)!r}), port=0), controller={S
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
         service.stdout.readline()
-        eventually(lambda: bool(psutil.Process(service.pid).children()))
+        until(lambda: bool(psutil.Process(service.pid).children()))
         (child,) = psutil.Process(service.pid).children()
         os.kill(service.pid, signal.SIGKILL)
-    psutil.wait_procs([child], timeout=60)
+    psutil.wait_procs([child], timeout=DEADLINE_SECONDS)
     assert not child.is_running()
     assert running_url(tmp_path) is None

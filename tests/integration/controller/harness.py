@@ -6,15 +6,16 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+import httpx2
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import make_engine
@@ -25,24 +26,18 @@ from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.storage.open import open_store
 from tests.tiny_models import random_model
+from tests.waiting import DEADLINE_SECONDS, until
 
 COMMAND = [sys.executable, "-P", "-m", "peelbound.service.controller"]
-DEADLINE_SECONDS = 120.0
-STOP_SECONDS = 30.0
+LINGER_SECONDS = 30.0
+"""How long what a controller started may outlive it before it is killed, when nobody asks any more."""
+PATIENCE = {
+    "PEELBOUND_WORKER_START_SECONDS": f"{DEADLINE_SECONDS:.0f}",
+    "RAY_worker_register_timeout_seconds": f"{DEADLINE_SECONDS:.0f}",
+}
+"""Variables of controllers and clusters: on a busy machine a worker takes minutes to import all that it needs."""
 VOCABULARY = 200
 TENANT = "tests"
-
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
-    """What `look` sees as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-    return seen
-
 
 # What is audited
 
@@ -169,6 +164,7 @@ class ControllerProcess:
 
     process: "subprocess.Popen[bytes]"
     log: Path
+    metrics_port: int | None = None
 
     @property
     def pid(self) -> int:
@@ -178,6 +174,17 @@ class ControllerProcess:
     def said(self) -> str:
         """Its log so far."""
         return self.log.read_text()
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """What Prometheus reads: values by name and the values of the labels."""
+        told = httpx2.get(
+            f"http://127.0.0.1:{self.metrics_port}/metrics", trust_env=False, timeout=DEADLINE_SECONDS
+        ).text
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(told)
+            for sample in family.samples
+        }
 
     def itself(self) -> psutil.Process:
         """The controller's process."""
@@ -195,13 +202,13 @@ class ControllerProcess:
         """SIGKILL to the controller alone; answers who was below it."""
         family = self.family()
         self.process.kill()
-        self.process.wait(STOP_SECONDS)
+        self.process.wait(DEADLINE_SECONDS)
         return family
 
     def terminate(self) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_SECONDS)
+        return self.process.wait(DEADLINE_SECONDS)
 
 
 def _title(process: psutil.Process) -> str:
@@ -225,10 +232,10 @@ def a_controller(
 ) -> Iterator[ControllerProcess]:
     """A controller of these settings, with further variables, ended on leaving with everything below it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PEELBOUND_")}
-    environment |= settings.environment() | variables
+    environment |= settings.environment() | PATIENCE | variables
     with log.open("ab") as output:
         process = subprocess.Popen(COMMAND, env=environment, cwd=cwd or log.parent, stdout=output, stderr=output)
-    controller = ControllerProcess(process, log)
+    controller = ControllerProcess(process, log, settings.controller_metrics_port)
     try:
         yield controller
     finally:
@@ -238,5 +245,5 @@ def a_controller(
                 controller.terminate()
             finally:
                 process.kill()
-                for left in psutil.wait_procs(family, timeout=STOP_SECONDS)[1]:
+                for left in psutil.wait_procs(family, timeout=LINGER_SECONDS)[1]:
                     left.kill()

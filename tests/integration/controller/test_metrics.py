@@ -5,34 +5,21 @@ import socket
 import subprocess
 from pathlib import Path
 
-import httpx2
-from prometheus_client.parser import text_string_to_metric_families
-
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs, Running
-from tests.integration.controller.harness import COMMAND, until
-
-
-def told(port: int) -> dict[tuple[str, ...], float]:
-    text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+from tests.integration.controller.harness import COMMAND
+from tests.waiting import DEADLINE_SECONDS, until
 
 
 def test_solves_bytes_attempts_and_busy_workers_are_told(running: Running, inputs: Inputs) -> None:
     service, tenant = running.service, "metrics"
-    port = service.settings.controller_metrics_port
-    assert port is not None
     until(lambda: "ready" in running.controller.said())
-    before = told(port)
+    before = running.controller.metrics()
     audit = service.submit(inputs.request(), tenant)
     service.succeeded(audit, tenant)
     service.wait(service.submit(inputs.request(inputs.directory / "nowhere"), tenant), tenant)
-    until(lambda: told(port)["peelbound_attempts_running",] == 0)
-    after = told(port)
+    until(lambda: running.controller.metrics()["peelbound_attempts_running",] == 0)
+    after = running.controller.metrics()
 
     def more(*key: str) -> float:
         return after[key] - before.get(key, 0.0)
@@ -62,6 +49,8 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings(state_dir=tmp_path, controller_metrics_port=taken.getsockname()[1])
         environment = os.environ | settings.environment()
-        done = subprocess.run(COMMAND, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            COMMAND, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+        )
     assert done.returncode == 3
     assert "PEELBOUND_CONTROLLER_METRICS_PORT" in done.stderr

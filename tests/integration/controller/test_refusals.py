@@ -17,8 +17,9 @@ from peelbound.workers.quantisers.quantise import quantise
 from peelbound.workers.quantisers.scheme import Scheme
 from tests import packers
 from tests.integration.controller.conftest import Inputs, Running, ternary_model
-from tests.integration.controller.harness import SPLITS, aged, save_documents, save_model, until
+from tests.integration.controller.harness import SPLITS, aged, save_documents, save_model
 from tests.tiny_models import tiny_config
+from tests.waiting import until
 
 INDEX = "model.safetensors.index.json"
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from peelbound.service.settings import Settings
-from tests.integration.controller.harness import STOP_SECONDS, a_controller
+from tests.integration.controller.harness import a_controller
+from tests.waiting import DEADLINE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,6 @@ from tests.integration.controller.harness import STOP_SECONDS, a_controller
 def test_wrong_settings_end_it(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state", **wrong)
     with a_controller(settings, tmp_path / "log") as controller:
-        assert controller.process.wait(STOP_SECONDS) == 3, controller.said()
+        assert controller.process.wait(DEADLINE_SECONDS) == 3, controller.said()
         assert said in controller.said()
         assert not re.search("Traceback|local Ray", controller.said())

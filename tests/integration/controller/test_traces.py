@@ -17,7 +17,8 @@ from peelbound.api.app import create_app
 from peelbound.service import tracing
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs
-from tests.integration.controller.harness import a_controller, a_service, until
+from tests.integration.controller.harness import a_controller, a_service
+from tests.waiting import until
 
 CALLER = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 

@@ -15,6 +15,7 @@ from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import Progress
 from peelbound.service.schemas.report import CheckpointVerdict, CloudSummary, Summary
 from peelbound.service.schemas.request import AuditRequest, Calibration
+from tests.waiting import DEADLINE_SECONDS
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def at_once(*calls: Callable[[], T]) -> list[T]:
     outcomes: list[T | BaseException] = [RuntimeError("not run")] * len(calls)
 
     def run(index: int, call: Callable[[], T]) -> None:
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=DEADLINE_SECONDS)
         try:
             outcomes[index] = call()
         except BaseException as error:  # raised again in the test's own thread, below
@@ -111,7 +112,7 @@ def at_once(*calls: Callable[[], T]) -> list[T]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=DEADLINE_SECONDS)
     results: list[T] = []
     for outcome in outcomes:
         if isinstance(outcome, BaseException):

@@ -25,6 +25,7 @@ from peelbound.service.database.schema import migrate
 from peelbound.service.database.tables import Table
 from peelbound.service.schemas.record import AuditState, EventType
 from tests.integration.database.harness import a_request
+from tests.waiting import DEADLINE_SECONDS
 
 
 def test_the_migrated_schema_is_the_tables(engine: Engine) -> None:
@@ -60,7 +61,7 @@ def test_processes_that_start_at_once_migrate_once_and_share_the_database(databa
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=DEADLINE_SECONDS)
     assert [process.exitcode for process in processes] == [0] * 4
     engine = make_engine(database_url)
     assert len(Audits(engine).page("acme").items) == 4

@@ -1,7 +1,6 @@
 """The heartbeats of a controller, on a database that fails and a clock that the test turns."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,7 @@ from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
 from peelbound.service.database.leases import Claim, Lease, Leases
 from peelbound.workers.errors import Cancelled
 from tests.integration.database.harness import LEASE_SECONDS, MAX_ATTEMPTS, SUMMARY, Service
+from tests.waiting import until
 
 
 class Beating:
@@ -25,13 +25,6 @@ class Beating:
 @pytest.fixture
 def beating(service: Service) -> Beating:
     return Beating(service)
-
-
-def until(look: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not look():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def test_heartbeats_keep_a_claim_however_long_it_takes(service: Service, beating: Beating) -> None:

@@ -17,6 +17,7 @@ from peelbound.service.database.engine import make_engine, writing
 from peelbound.service.database.errors import DatabaseUnavailable, SchemaTooNew, SchemaTooOld
 from peelbound.service.database.schema import check_schema, migrate, newest_revision, open_database
 from peelbound.service.database.tokens import Tokens
+from tests.waiting import DEADLINE_SECONDS
 
 PEELBOUND = Path(sysconfig.get_path("scripts"), "peelbound")
 DIGEST = "65" * 32
@@ -91,7 +92,7 @@ def test_many_replicas_may_migrate_at_once(old: str) -> None:
         for _ in range(5)
     ]
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=DEADLINE_SECONDS)
         assert process.returncode == 0, errors.decode()
         assert newest_revision() in output.decode()
     with on(old) as engine:
@@ -159,7 +160,7 @@ def test_a_process_without_its_database_says_so_and_ends(tmp_path: Path, program
         PEELBOUND_DATABASE_WAIT_SECONDS="0.1",
         PEELBOUND_STATE_DIR=str(tmp_path),
     )
-    done = subprocess.run(program, env=away, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(program, env=away, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     assert done.returncode == 3
     assert "waiting for the database" in done.stderr
     assert "The database is not available" in done.stderr
@@ -172,6 +173,8 @@ def test_a_process_on_an_old_schema_says_what_to_run(old: str, tmp_path: Path) -
     else:
         expected = "peelbound migrate"
     program = [str(PEELBOUND), "token", "list"]
-    done = subprocess.run(program, env=environment(old), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        program, env=environment(old), cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+    )
     assert done.returncode == 3
     assert expected in done.stderr

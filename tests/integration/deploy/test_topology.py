@@ -22,9 +22,10 @@ from sqlalchemy import URL
 from peelbound.client import Client
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState
-from tests.integration.controller.harness import request_for, save_documents, save_model, until
+from tests.integration.controller.harness import request_for, save_documents, save_model
 from tests.s3_server import S3Server, free_ports, s3_server
 from tests.unit.deploy.test_compose import DOCKERFILE, SERVICES, resolved
+from tests.waiting import DEADLINE_SECONDS, until
 
 __all__ = ["s3_server"]
 
@@ -75,7 +76,11 @@ class Topology:
     def run(self, service: str) -> None:
         """A service that ends by itself."""
         done = subprocess.run(
-            self.command(service), env=self.environment(service), capture_output=True, text=True, timeout=120
+            self.command(service),
+            env=self.environment(service),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
         )
         assert done.returncode == 0, done.stderr
 
@@ -113,7 +118,7 @@ class Topology:
         words = [self.here(word) for word in words]
         for before, port in ports.items():
             words = [word.replace(before.strip("_"), str(port)) for word in words]
-        done = subprocess.run(words, env=self.environment(service), capture_output=True, timeout=60)
+        done = subprocess.run(words, env=self.environment(service), capture_output=True, timeout=DEADLINE_SECONDS)
         return done.returncode == 0
 
 
@@ -124,7 +129,6 @@ def topology(tmp_path: Path, postgres_url: URL, s3_server: S3Server) -> Topology
     return Topology(tmp_path, postgres_url.render_as_string(hide_password=False), s3_server)
 
 
-@pytest.mark.timeout(600)
 def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Topology) -> None:
     model = save_model(topology.folder / "model")
     documents = save_documents(topology.folder / "documents.jsonl")
@@ -155,7 +159,7 @@ def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Top
         with Client(f"http://127.0.0.1:{ports[0]}", token) as client:
             audit = client.submit(request_for(model, documents))
         with Client(f"http://127.0.0.1:{ports[1]}", token) as other:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + DEADLINE_SECONDS
             while not (record := other.get(audit.id, wait=10)).state.ended and time.monotonic() < deadline:
                 assert all(controller.poll() is None for controller in controllers), topology.folder
         assert record.state is AuditState.SUCCEEDED, record

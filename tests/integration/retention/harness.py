@@ -15,6 +15,7 @@ from peelbound.service.retention.erasing import erase
 from peelbound.service.retention.uses import Uses, keep_list, objects_of
 from peelbound.service.storage.base import ObjectStore
 from tests.integration.database.harness import SUMMARY, Service
+from tests.waiting import DEADLINE_SECONDS
 
 GRACE = timedelta(hours=1)
 
@@ -126,14 +127,14 @@ class Puppet:
 
     def _pause(self) -> None:
         self._stands.release()
-        assert self._go.acquire(timeout=60)
+        assert self._go.acquire(timeout=DEADLINE_SECONDS)
 
     def step(self) -> None:
         """Go on to the next pause, or to the end."""
         if self.finished:
             return
         self._go.release()
-        assert self._stands.acquire(timeout=60)
+        assert self._stands.acquire(timeout=DEADLINE_SECONDS)
         if self._error is not None:
             raise self._error
 

@@ -17,6 +17,7 @@ from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.errors import ObjectCorrupt, StorageUnavailable
 from tests.integration.database.harness import PROBLEM
 from tests.integration.retention.harness import GRACE, Attempt, Paused, Puppet, Storage
+from tests.waiting import DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_whoever_wants_a_result_that_is_being_deleted_waits_and_makes_it_anew(st
         waiting.start()
         for key in objects_of(condemned.name):
             storage.store.delete(key)
-    waiting.join(60)
+    waiting.join(DEADLINE_SECONDS)
     assert attempt.made == ["a"]
     attempt.publish()
     storage.later()

@@ -4,16 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peelbound.service.storage.directory import DirectoryStore, disk_errors
 from peelbound.workers.errors import StorageDenied, StorageFull
-
-DEADLINE_SECONDS = 30.0
+from tests.waiting import DEADLINE_SECONDS, until
 
 WRITE_WITH_LITTLE_ROOM = """
 import resource, sys
@@ -48,19 +45,12 @@ DirectoryStore(Path(sys.argv[1])).put_file("key", Path(sys.argv[2]))
 """
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-
-
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
     store.put("kept", b"as it was")
     store.put("large", bytes(2_000_000))
     command = [sys.executable, "-c", WRITE_WITH_LITTLE_ROOM, store.root, tmp_path / "target"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=DEADLINE_SECONDS)
     assert {info.key for info in store.list("")} == {"kept", "large", "small"}
     assert store.get("kept") == b"as it was"
     assert list((store.root / ".staging").iterdir()) == []
@@ -80,7 +70,7 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_visible(tmp_path: Path) ->
     with subprocess.Popen([sys.executable, "-c", PUT_FROM_PIPE, store.root, pipe]) as writer, pipe.open("wb") as feed:
         feed.write(bytes(3 << 20))
         feed.flush()
-        eventually(lambda: any(file.stat().st_size >= 2 << 20 for file in staging.iterdir()))
+        until(lambda: any(file.stat().st_size >= 2 << 20 for file in staging.iterdir()))
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     (left,) = staging.iterdir()

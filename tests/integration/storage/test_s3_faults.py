@@ -22,6 +22,7 @@ from peelbound.service.storage.s3_access import S3Access
 from peelbound.workers.errors import ObjectCorrupt, StorageDenied, StorageUnavailable
 from tests.faulty_proxy import faulty_proxy
 from tests.s3_server import S3Server, free_ports
+from tests.waiting import DEADLINE_SECONDS
 
 PUT_LARGE_FILE = """
 import pickle, sys
@@ -125,7 +126,7 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_visible(
             assert writer.stdin is not None
             writer.stdin.write(pickle.dumps(slow))
             writer.stdin.close()
-            assert proxy.held.wait(60)
+            assert proxy.held.wait(DEADLINE_SECONDS)
             writer.kill()
     assert list(store.list("")) == []
     assert store.info("key") is None
@@ -182,5 +183,5 @@ def test_an_upload_ends_though_the_connection_breaks_in_the_middle_of_a_100_cont
         endpoint_url = f"http://127.0.0.1:{listener.server_address[1]}"
         broken = replace(store, access=s3_server.access(endpoint_url=endpoint_url, attempts=2))
         with pytest.raises(StorageUnavailable):
-            uploads.submit(broken.put, "key", b"x" * 100_000).result(timeout=60)
+            uploads.submit(broken.put, "key", b"x" * 100_000).result(timeout=DEADLINE_SECONDS)
         listener.shutdown()

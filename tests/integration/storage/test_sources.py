@@ -3,7 +3,6 @@
 import os
 import pickle
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from peelbound.service.sources import open_source, read_calibration
 from peelbound.service.uris import AllowList, ResolvedUri
 from peelbound.workers.errors import CalibrationError, CheckpointChanged, CheckpointError
 from tests.s3_server import S3Server
-
-DEADLINE_SECONDS = 30.0
+from tests.waiting import until
 
 
 class Place(Protocol):
@@ -178,12 +176,8 @@ def test_digests_are_memoised_only_for_files_that_have_settled(place: Place) -> 
     assert settled_key(place) != first
 
 
-def settled_key(place: Place) -> str:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while (key := open_source(place.uri("c"), place.settings).memo_key()) is None:
-        assert time.monotonic() < deadline, "the file never settled"
-        time.sleep(0.1)
-    return key
+def settled_key(place: Place) -> str | None:
+    return until(lambda: open_source(place.uri("c"), place.settings).memo_key())
 
 
 def test_reads_calibration_files_by_name(place: Place) -> None:

@@ -19,6 +19,7 @@ from peelbound.service.storage.base import ObjectInfo, ObjectStore
 from peelbound.service.storage.directory import DirectoryStore
 from peelbound.service.storage.s3 import S3Store
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing
+from tests.waiting import DEADLINE_SECONDS
 
 LARGE = 40 << 20  # above S3's multipart threshold
 
@@ -83,7 +84,9 @@ def test_large_files_are_streamed(store: ObjectStore, tmp_path: Path) -> None:
     with source.open("wb") as file:
         file.truncate(size)
     command = [sys.executable, "-c", STREAM_A_FILE, source, target]
-    answer = subprocess.run(command, input=pickle.dumps(store), stdout=subprocess.PIPE, check=True, timeout=120)
+    answer = subprocess.run(
+        command, input=pickle.dumps(store), stdout=subprocess.PIPE, check=True, timeout=DEADLINE_SECONDS
+    )
     assert target.stat().st_size == size
     assert int(answer.stdout) < size / 2
     store.delete("large")

@@ -1,7 +1,6 @@
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.checkpoint.index import INDEX_FILE, SINGLE_FILE
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.errors import CheckpointChanged, UnsupportedModel
+from tests.waiting import until
 
 LLAMA = LlamaConfig(
     vocab_size=64,
@@ -250,11 +250,9 @@ def test_the_next_part_is_read_while_the_current_is_used_and_no_further(sound, f
     sizes = [checkpoint.part_bytes[index] for index in order]
     for position, index in enumerate(order):
         assert next(parts).index == index
-        deadline = time.monotonic() + 30
-        while checkpoint.bytes_read - before < sum(sizes[: position + 2]):
-            assert time.monotonic() < deadline, "the next part is not read ahead"
-            time.sleep(0.001)
-        assert checkpoint.bytes_read - before == sum(sizes[: position + 2])
+        ahead = before + sum(sizes[: position + 2])
+        until(lambda ahead=ahead: checkpoint.bytes_read >= ahead, what="the next part is read ahead")
+        assert checkpoint.bytes_read == ahead
     assert list(parts) == []
     assert checkpoint.bytes_read - before == sum(sizes)
 

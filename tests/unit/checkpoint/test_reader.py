@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peelbound.workers.checkpoint.reader import CHUNK_BYTES, CONCURRENT_READS, Range, Reader, chunks, coalesced
+from tests.waiting import DEADLINE_SECONDS
 
 ranges = st.lists(
     st.builds(Range, st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 3), st.integers(0, 5)), max_size=8
@@ -46,7 +47,7 @@ def test_many_ranges_are_read_at_once_and_land_where_they_belong(reader):
 
 def test_reads_overlap(files):
     # Each read waits until all have begun: with fewer at once the barrier would break.
-    barrier = threading.Barrier(CONCURRENT_READS, timeout=30)
+    barrier = threading.Barrier(CONCURRENT_READS, timeout=DEADLINE_SECONDS)
 
     class Waiting(files):
         def read(self, name, start, length):
