@@ -45,13 +45,16 @@ lint: $(INSTALLED) ## Style, types and the direction of imports
 # One thread: results are compared bit by bit, and several processes share the machine's cores.
 unit integration faults chaos fuzz-short fuzz: export OMP_NUM_THREADS := 1
 
+# Processes that share the tests; each has servers of its own, and takes some two gigabytes.
+TEST_PROCESSES ?= 2
+
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests, no servers
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal tests/unit
 
 .PHONY: integration
 integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and Chromium
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder tests/integration
 
 .PHONY: faults
 faults: $(INSTALLED) ## The production topology on this machine, broken eight times while it works

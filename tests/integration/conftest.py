@@ -1,4 +1,8 @@
-"""Real servers for the integration tests: every test that asks for a database runs on SQLite and on PostgreSQL."""
+"""Real servers for the integration tests: every test that asks for a database runs on SQLite and on PostgreSQL.
+
+Under `pytest -n` each process has servers of its own. The controller's tests share one service and its results, so they
+stay in one process, which begins with them: they take longest. The others are handed out by file.
+"""
 
 from collections.abc import Iterator
 from itertools import count
@@ -12,6 +16,22 @@ from peelbound.service.database.schema import migrate
 from tests.postgres_server import postgres_database, postgres_server
 
 _database_numbers = count(1)
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests stay together, and bring those that take longest to the front."""
+
+    def place(item: pytest.Item) -> Path:
+        return item.path.relative_to(HERE) if item.path.is_relative_to(HERE) else item.path
+
+    for item in items:
+        together = "controller" if place(item).parts[0] == "controller" else str(place(item))
+        item.add_marker(pytest.mark.xdist_group(together))
+    first = ("controller", "deploy")
+    items.sort(key=lambda item: first.index(folder) if (folder := place(item).parts[0]) in first else len(first))
 
 
 @pytest.fixture(scope="session")

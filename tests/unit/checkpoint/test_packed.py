@@ -274,6 +274,13 @@ def changed(source, **changes):
     return source
 
 
+def named(value: object) -> str:
+    """The name of a parameter, the same in every process: a function would show its address."""
+    if isinstance(value, dict):
+        return ",".join(key if callable(change) else f"{key}={change}" for key, change in value.items())
+    return str(value)
+
+
 @pytest.mark.parametrize(
     ("changes", "slug", "culprit"),
     [
@@ -297,7 +304,7 @@ def changed(source, **changes):
         ({"tensor_g_idx": lambda t: t[:10]}, "checkpoint-packed-shape", "g_idx"),
         ({"tensor_qzeros": lambda t: None}, "checkpoint-packed-incomplete", "q_proj lacks its qzeros"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_settings_and_tensors_that_do_not_fit_are_refused_at_the_start(gptq, files, refused, changes, slug, culprit):
     error = refused(lambda: Checkpoint.open(changed(files.under(gptq), **changes)), slug, culprit)
@@ -311,7 +318,7 @@ def test_settings_and_tensors_that_do_not_fit_are_refused_at_the_start(gptq, fil
         ({"tensor_g_idx": lambda t: t + 1}, "checkpoint-packed-index", "from 1 to 2, but it has 2"),
         ({"tensor_g_idx": lambda t: t - 1}, "checkpoint-packed-index", "from -1 to 0"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_bytes_that_stand_for_no_weights_are_named_by_block_and_tensor(gptq, files, refused, changes, slug, culprit):
     part = Checkpoint.open(changed(files.under(gptq), **changes)).read_part(1)
