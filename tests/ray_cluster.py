@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from tests.s3_server import free_ports
+from tests.waiting import DEADLINE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 STOP_SECONDS = 30.0
@@ -27,8 +28,10 @@ ENVIRONMENT = {
     # A dead node is noticed within seconds; by default it takes half a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "10000",  # slow to answer is not dead; one that is killed refuses at once
     "RAY_health_check_failure_threshold": "3",
+    # On a busy machine a worker takes minutes to import all that it needs.
+    "RAY_worker_register_timeout_seconds": f"{DEADLINE_SECONDS:.0f}",
 }
 
 
@@ -72,9 +75,13 @@ class RayCluster:
             return []
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def workers(self) -> list[psutil.Process]:
-        """Peelbound's workers on all nodes, whichever controller's they are."""
-        return [p for p in self.processes() if _title(p) == "ray::Worker"]
+    def workers(self, doing: str = "") -> list[psutil.Process]:
+        """Peelbound's workers on all nodes, whichever controller's they are.
+
+        Args:
+            doing: only those in the middle of a method whose name begins like this; Ray says so in their titles.
+        """
+        return [p for p in self.processes() if f"{_title(p)}.".startswith(f"ray::Worker.{doing}")]
 
     def start(self) -> None:
         """Start all nodes."""
@@ -129,7 +136,7 @@ class RayCluster:
 
 def _title(process: psutil.Process) -> str:
     try:
-        return (process.cmdline() or [""])[0].partition(".")[0]
+        return (process.cmdline() or [""])[0]
     except psutil.NoSuchProcess:
         return ""
 

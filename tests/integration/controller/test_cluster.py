@@ -1,85 +1,98 @@
 """A Ray cluster of several nodes, with a token, shared by controllers: the same bytes, fair shares, lost nodes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL
 
 from peelbound.service.schemas.record import AuditState
-from peelbound.service.schemas.request import Preset
+from peelbound.service.schemas.request import AuditOptions, Preset
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs
-from tests.integration.controller.harness import ControllerProcess, Service, a_controller, a_service, until
-from tests.integration.controller.test_interruptions import LONG
+from tests.integration.controller.harness import ControllerProcess, Service, a_controller, a_service, gone, save_model
+from tests.postgres_server import postgres_database
 from tests.ray_cluster import RayCluster, ray_cluster
+from tests.s3_server import free_ports
+from tests.waiting import DEADLINE_SECONDS, until
 
 
 @dataclass
 class Clustered:
-    """Two controllers on one cluster and one PostgreSQL database."""
+    """A Ray cluster, a PostgreSQL database, and the controllers that share them."""
 
     cluster: RayCluster
     service: Service
-    controllers: tuple[ControllerProcess, ControllerProcess]
+    directory: Path
+    controllers: list[ControllerProcess] = field(default_factory=list)
+
+    @contextmanager
+    def one_more(self) -> Iterator[ControllerProcess]:
+        """Meanwhile there is a further controller."""
+        settings = self.service.settings.model_copy(update={"controller_metrics_port": free_ports(1)[0]})
+        log = self.directory / f"controller-{len(self.controllers)}.log"
+        with a_controller(settings, log, variables=self.cluster.environment()) as controller:
+            self.controllers.append(controller)
+            yield controller
+
+    def holder(self, audit: str) -> ControllerProcess:
+        """The controller that has begun an audit."""
+        return until(lambda: next((c for c in self.controllers if f"{audit} attempt 1: begun" in c.said()), None))
+
+    @contextmanager
+    def held(self, audit: str) -> Iterator[ControllerProcess]:
+        """Meanwhile an audit that was submitted cannot end: a worker is stopped in the middle of a solve."""
+        holder, worker = self.holder(audit), until(self._stopped_in_a_solve)
+        try:
+            yield holder
+        finally:
+            worker.resume()
+
+    def _stopped_in_a_solve(self) -> psutil.Process | None:
+        for worker in self.cluster.workers("solve_"):
+            worker.suspend()
+            if worker in self.cluster.workers("solve_"):
+                return worker
+            worker.resume()  # it had just finished
+        return None
 
 
 @pytest.fixture(scope="module")
 def clustered(inputs: Inputs, postgres_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
-    """Three nodes of one CPU each."""
+    """Three nodes of one CPU each, and one controller: it keeps its workers from one test to the next."""
     directory = tmp_path_factory.mktemp("cluster")
-    maintenance = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with maintenance.connect() as connection:
-        connection.execute(text("CREATE DATABASE clustered"))
-    maintenance.dispose()
-    with ray_cluster(directory, 1, 1, 1) as cluster:
+    with ray_cluster(directory, 1, 1, 1) as cluster, postgres_database(postgres_url, "clustered") as database_url:
         settings = Settings(
             state_dir=directory / "state",
-            database_url=postgres_url.set(database="clustered").render_as_string(hide_password=False),
+            database_url=database_url,
             ray_address=cluster.address,
+            lease_seconds=300,  # a worker that a test has stopped must not take its controller for dead
             workers=3,
-            worker_idle_seconds=2,
+            worker_idle_seconds=5,
             allow=[str(inputs.directory)],
             retry_seconds=0.1,
         )
-        variables = cluster.environment()
-        with (
-            a_service(settings) as service,
-            a_controller(settings, directory / "one.log", variables=variables) as one,
-            a_controller(settings, directory / "other.log", variables=variables) as other,
-        ):
-            until(lambda: "ready" in one.said() and "ready" in other.said())
-            yield Clustered(cluster, service, (one, other))
+        with a_service(settings) as service:
+            clustered = Clustered(cluster, service, directory)
+            with clustered.one_more():
+                yield clustered
+
+
+def joined(holder: ControllerProcess, count: int) -> None:
+    """Wait until so many workers have joined the pool of an audit in hand."""
+    until(lambda: holder.metrics()["peelbound_workers",] == count)
 
 
 def test_three_nodes_make_the_report_of_one_machine(clustered: Clustered, inputs: Inputs, reference: bytes) -> None:
     service = clustered.service
     audit = service.submit(inputs.request())
-    until(lambda: len(clustered.cluster.workers()) == 3)  # whoever starts late helps as long as there is work
+    with clustered.held(audit) as holder:
+        joined(holder, 3)
     assert service.succeeded(audit) == reference
-
-
-def test_workers_that_nobody_needs_are_given_back(clustered: Clustered, inputs: Inputs) -> None:
-    service = clustered.service
-    assert service.run(inputs.request(preset=Preset.QUICK), "idle").state is AuditState.SUCCEEDED
-    until(lambda: not clustered.cluster.workers())
-
-
-def test_a_small_audit_gets_its_share_of_a_cluster_that_a_long_one_has_taken(
-    clustered: Clustered, inputs: Inputs, reference: bytes
-) -> None:
-    service = clustered.service
-    # A worker is given back when it has finished what it has in hand: the long one has all three and uses one.
-    long = service.submit(inputs.request(options=LONG["head"].options), "long")
-    until(lambda: len(clustered.cluster.workers()) == 3)
-    until(lambda: service.results(LONG["head"].after, "long"))
-    assert service.succeeded(service.submit(inputs.request(), "small"), "small") == reference
-    assert service.record(long, "long").state is AuditState.RUNNING
-    until(lambda: len(clustered.cluster.workers()) == 3)  # which the long one may have again
-    service.audits.cancel("long", long)
-    assert service.wait(long, "long").state is AuditState.CANCELLED
-    assert service.record(long, "long").attempt == 1
+    assert service.timings(audit)["workers"] == 3
 
 
 def test_a_node_that_dies_costs_what_it_had_in_hand_and_a_new_one_is_used(
@@ -97,14 +110,69 @@ def test_a_node_that_dies_costs_what_it_had_in_hand_and_a_new_one_is_used(
 
     clustered.cluster.add_node(1)
     audit = service.submit(inputs.request(), "node-added")
-    until(lambda: len(clustered.cluster.workers()) == 3)
+    with clustered.held(audit) as holder:
+        joined(holder, 3)
     assert service.succeeded(audit, "node-added") == reference
+    assert service.timings(audit, "node-added")["workers"] == 3
+
+
+def test_workers_that_nobody_needs_are_given_back(clustered: Clustered, inputs: Inputs) -> None:
+    service = clustered.service
+    assert service.run(inputs.request(preset=Preset.QUICK), "idle").state is AuditState.SUCCEEDED
+    until(lambda: not clustered.cluster.workers())
+
+
+@pytest.fixture
+def second(clustered: Clustered) -> Iterator[ControllerProcess]:
+    """Another controller: each carries out one audit at a time."""
+    with clustered.one_more() as controller:
+        yield controller
+
+
+MANY_BLOCKS = 40
+MANY_LONG_SOLVES = AuditOptions(
+    rhos=[0.1, 0.2, 0.3],
+    block_steps=60,
+    head_steps=100_000,  # after the solves it goes on, whatever the machine
+    maps=[[MANY_BLOCKS]],
+    matrix_band=0,
+    positive_control=False,
+    grain=4,
+)
+
+
+def test_a_small_audit_gets_a_worker_that_a_long_one_had_in_the_middle_of_its_solves(
+    clustered: Clustered, second: ControllerProcess, inputs: Inputs, reference: bytes
+) -> None:
+    service = clustered.service
+    until(lambda: "ready" in second.said())
+    deep = save_model(inputs.directory / "many-blocks", num_hidden_layers=MANY_BLOCKS)
+    long = service.submit(inputs.request(deep, options=MANY_LONG_SOLVES), "long")
+    holder = clustered.holder(long)
+    replaced = holder.metrics()["peelbound_workers_replaced_total",]
+    until(lambda: len(clustered.cluster.workers("solve_corrected")) == 3)
+    before = clustered.cluster.workers()
+    assert len(before) == 3
+    small = service.submit(inputs.request(), "small")
+    until(lambda: service.results("trained", "small"))
+    progress = service.record(long, "long").progress
+    assert progress is not None
+    assert progress.phase == "block_references"
+    assert [gone(worker) for worker in before].count(True) == 1
+    assert service.succeeded(small, "small") == reference
+    assert service.record(long, "long").state is AuditState.RUNNING
+    joined(holder, 3)  # the long one has all three again
+    service.audits.cancel("long", long)
+    assert service.wait(long, "long").state is AuditState.CANCELLED
+    assert service.record(long, "long").attempt == 1
+    # Whoever was given back had finished what it had in hand.
+    assert holder.metrics()["peelbound_workers_replaced_total",] == replaced
 
 
 def test_a_driver_without_the_token_is_refused(clustered: Clustered, inputs: Inputs, tmp_path: Path) -> None:
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     settings = clustered.service.settings
     with a_controller(settings, tmp_path / "log", variables=wrong) as controller:
-        assert controller.process.wait(120) == 3
+        assert controller.process.wait(DEADLINE_SECONDS) == 3
         assert "takes no driver without its token" in controller.said()
         assert "RAY_AUTH_TOKEN_PATH" in controller.said()
