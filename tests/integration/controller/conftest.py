@@ -129,3 +129,10 @@ def rounded(running: Running, rounding_audit: str) -> bytes:
 def reference(running: Running, inputs: Inputs) -> bytes:
     """The report of the standard audit, as two undisturbed workers made it."""
     return running.service.succeeded(running.service.submit(inputs.request(), "reference"), "reference")
+
+
+@pytest.fixture(scope="session")
+def quick_reference(running: Running, inputs: Inputs) -> bytes:
+    """The same of a quick audit, for tests that ask no more than whether one is carried out rightly."""
+    audit = running.service.submit(inputs.request(preset="quick"), "quick-reference")
+    return running.service.succeeded(audit, "quick-reference")

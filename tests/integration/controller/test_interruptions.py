@@ -1,6 +1,7 @@
 """Whatever is killed, stopped or cancelled: the audit ends as it should, and nothing is solved twice."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from peelbound.service.schemas.request import AuditOptions, Preset
 from peelbound.service.schemas.webhook import WebhookRequest
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs, Running
-from tests.integration.controller.harness import a_controller, a_service, gone, until
+from tests.integration.controller.harness import ControllerProcess, Service, a_controller, a_service, gone
+from tests.waiting import until
 from tests.webhook_receiver import receiving
 
 
@@ -74,7 +76,7 @@ def test_an_audit_that_misses_its_deadline_is_told_of_and_leaves_its_workers_usa
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_cancelled_audit_leaves_its_workers_usable(
-    name: str, running: Running, inputs: Inputs, reference: bytes
+    name: str, running: Running, inputs: Inputs, quick_reference: bytes
 ) -> None:
     service, tenant, long = running.service, f"cancelled-{name.replace(' ', '-')}", LONG[name]
     workers = {worker.pid for worker in running.controller.workers()}
@@ -84,53 +86,67 @@ def test_a_cancelled_audit_leaves_its_workers_usable(
     assert service.wait(audit, tenant).state is AuditState.CANCELLED
     assert service.states(audit, tenant) == ["queued", "running", "cancelling", "cancelled"]
     assert service.audits.manifest_key(tenant, audit) is None
-    assert service.succeeded(service.submit(inputs.request(), tenant), tenant) == reference
+    assert service.succeeded(service.submit(inputs.request(preset=Preset.QUICK), tenant), tenant) == quick_reference
     assert {worker.pid for worker in running.controller.workers()} == workers
 
 
-def test_sigterm_hands_the_audit_back_and_another_finishes_it(inputs: Inputs, reference: bytes, tmp_path: Path) -> None:
-    """One failure would end this audit, and its lease outlives the test: it must be handed back, and at once."""
+@pytest.fixture(scope="module")
+def unforgiving(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One failure ends an audit of this service, and a lease outlives the tests."""
+    directory = tmp_path_factory.mktemp("unforgiving")
     settings = Settings(
-        state_dir=tmp_path / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600
+        state_dir=directory / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600
     )
     with a_service(settings) as service:
-        with a_controller(settings, tmp_path / "first.log") as first:
-            audit = service.submit(inputs.request())
-            until(lambda: service.half_solved())
-            family = first.family()
-            assert first.terminate() == 0
-            until(lambda: all(gone(process) for process in family))
-        before = service.results()
-        record = service.record(audit)
-        assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 1, None)
-        with a_controller(settings, tmp_path / "second.log"):
-            assert service.succeeded(audit) == reference
-        after = service.results()
-        assert {name: after[name] for name in before} == before
-        assert service.states(audit) == ["queued", "running", "queued", "running", "succeeded"]
+        yield service
+
+
+@pytest.fixture(scope="module")
+def successor(unforgiving: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerProcess]:
+    """Its controller, once there is none any more."""
+    with a_controller(unforgiving.settings, tmp_path_factory.mktemp("successor") / "log") as controller:
+        yield controller
+
+
+def test_sigterm_hands_the_audit_back_and_another_finishes_it(
+    unforgiving: Service, inputs: Inputs, reference: bytes, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    service = unforgiving
+    with a_controller(service.settings, tmp_path / "log") as first:
+        audit = service.submit(inputs.request())
+        until(lambda: service.half_solved())
+        family = first.family()
+        assert first.terminate() == 0
+        until(lambda: all(gone(process) for process in family))
+    before = service.results()
+    record = service.record(audit)
+    assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 1, None)
+    request.getfixturevalue("successor")
+    assert service.succeeded(audit) == reference
+    after = service.results()
+    assert {name: after[name] for name in before} == before
+    assert service.states(audit) == ["queued", "running", "queued", "running", "succeeded"]
 
 
 def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds(
-    inputs: Inputs, tmp_path: Path
+    unforgiving: Service, successor: ControllerProcess, inputs: Inputs
 ) -> None:
     """The test plays the kernel that ends whoever takes too much memory."""
-    settings = Settings(state_dir=tmp_path / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1)
-    quick, poison = inputs.request(preset=Preset.QUICK), inputs.request(options=LONG["block reference"].options)
-    with a_service(settings) as service, a_controller(settings, tmp_path / "log") as controller:
-        audit = service.submit(poison, "poison")
-        killed = set()
-        while not service.record(audit, "poison").state.ended:
-            for worker in controller.workers():
-                progress = service.record(audit, "poison").progress
-                if worker.pid not in killed and progress is not None and progress.phase == "block_references":
-                    killed.add(worker.pid)
-                    worker.kill()
-        record = service.record(audit, "poison")
-        assert record.state is AuditState.FAILED
-        assert record.problem is not None
-        assert record.problem.slug == "worker-lost"
-        assert len(killed) == 3
-        assert service.run(quick).state is AuditState.SUCCEEDED
+    service = unforgiving
+    audit = service.submit(inputs.request(options=LONG["block reference"].options), "poison")
+    killed = set()
+    while not service.record(audit, "poison").state.ended:
+        for worker in successor.workers():
+            progress = service.record(audit, "poison").progress
+            if worker.pid not in killed and progress is not None and progress.phase == "block_references":
+                killed.add(worker.pid)
+                worker.kill()
+    record = service.record(audit, "poison")
+    assert record.state is AuditState.FAILED
+    assert record.problem is not None
+    assert record.problem.slug == "worker-lost"
+    assert len(killed) == 3
+    assert service.run(inputs.request(preset=Preset.QUICK), "next").state is AuditState.SUCCEEDED
 
 
 def test_ray_listens_on_loopback_only(running: Running, reference: bytes) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs
-from tests.integration.controller.harness import a_controller, a_service, gone, until
+from tests.integration.controller.harness import a_controller, a_service, gone
+from tests.waiting import until
 
 
 def test_each_audit_runs_once_and_that_of_a_killed_controller_goes_on(
-    inputs: Inputs, reference: bytes, database_url: str, tmp_path: Path
+    inputs: Inputs, reference: bytes, quick_reference: bytes, database_url: str, tmp_path: Path
 ) -> None:
     settings = Settings(
         state_dir=tmp_path / "state",
@@ -24,9 +25,10 @@ def test_each_audit_runs_once_and_that_of_a_killed_controller_goes_on(
         a_controller(settings, tmp_path / "other.log") as other,
     ):
         until(lambda: "ready" in one.said() and "ready" in other.said())
-        audits = {f"tenant-{n}": service.submit(inputs.request(), f"tenant-{n}") for n in range(4)}
+        quick = inputs.request(preset="quick")
+        audits = {f"tenant-{n}": service.submit(quick, f"tenant-{n}") for n in range(4)}
         for tenant, audit in audits.items():
-            assert service.succeeded(audit, tenant) == reference
+            assert service.succeeded(audit, tenant) == quick_reference
             assert service.states(audit, tenant) == ["queued", "running", "succeeded"]
         worked = [[audit for audit in audits.values() if f"{audit} attempt 1: begun" in c.said()] for c in (one, other)]
         assert all(worked)
