@@ -54,7 +54,7 @@ unit: $(INSTALLED) ## Fast tests, no servers
 
 .PHONY: integration
 integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and Chromium
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder tests/integration
+	$(BIN)/pytest -n $(TEST_PROCESSES) --no-loadscope-reorder tests/integration
 
 .PHONY: faults
 faults: $(INSTALLED) ## The production topology on this machine, broken eight times while it works
@@ -68,7 +68,7 @@ chaos: $(INSTALLED) ## The same for longer: make chaos ROUNDS=n SEED=s
 
 .PHONY: fuzz-short
 fuzz-short: $(INSTALLED) ## Some hundred damaged checkpoints, and made-up requests to the API
-	$(BIN)/pytest tests/fuzz
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/fuzz
 
 .PHONY: fuzz
 fuzz: export FUZZ_ROUNDS ?= 10000

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, Engine
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.schema import migrate
@@ -17,21 +19,32 @@ from tests.postgres_server import postgres_database, postgres_server
 
 _database_numbers = count(1)
 
-HERE = Path(__file__).parent
+FOLDER = "tests/integration"
+TOGETHER = "controller"
+"""The folder whose tests one process takes."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own reads the marks
+class ByFile(LoadFileScheduling):
+    """Hands the tests out by file, those of one folder together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        together = f"{FOLDER}/{TOGETHER}/"
+        return together if nodeid.startswith(together) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Say who hands the tests out. The marks that pytest-xdist has for this go unheard since pytest 9.2."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests stay together, and bring those that take longest to the front."""
+    """Bring those that take longest to the front."""
+    first = (TOGETHER, "deploy")
 
-    def place(item: pytest.Item) -> Path:
-        return item.path.relative_to(HERE) if item.path.is_relative_to(HERE) else item.path
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(first) if item.nodeid.startswith(f"{FOLDER}/{name}/")), len(first))
 
-    for item in items:
-        together = "controller" if place(item).parts[0] == "controller" else str(place(item))
-        item.add_marker(pytest.mark.xdist_group(together))
-    first = ("controller", "deploy")
-    items.sort(key=lambda item: first.index(folder) if (folder := place(item).parts[0]) in first else len(first))
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

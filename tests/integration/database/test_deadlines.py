@@ -11,6 +11,7 @@ from peelbound.service.database.leases import Lease
 from peelbound.service.database.tables import AuditRow
 from peelbound.service.schemas.record import AuditState
 from tests.integration.database.harness import PROBLEM, SUMMARY, Service, a_request
+from tests.waiting import DEADLINE_SECONDS
 
 TENANT = "acme"
 TICK = threading.Event()
@@ -109,7 +110,7 @@ def test_a_result_that_comes_too_late_is_not_published_though_its_row_is_locked(
         handing_in.start()
         until_blocked_by(connection)
         service.clock.push(seconds[1])
-    handing_in.join(60)
+    handing_in.join(DEADLINE_SECONDS)
     assert published == [False]
     overdue(service, late)
     assert service.audits.manifest_key(TENANT, late) is None
