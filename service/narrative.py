@@ -99,7 +99,7 @@ class Narrative:
             case CheckpointVerdict.ESTIMATE_ONLY:
                 return [self._too_few(), self._best_block()]
             case CheckpointVerdict.IMPROVABLE | CheckpointVerdict.ADAPTABLE:
-                return self._gains()
+                return [*self._gains(), *self._small_gains()]
             case CheckpointVerdict.INCONCLUSIVE:
                 return [self._best_block(), *self._small_gains(), self._power(), self._needed()]
         return [self._best_block(), *self._small_gains(), self._power()]
