@@ -56,7 +56,9 @@ def test_a_sound_annealed_model_holds_and_says_how_well_it_was_looked_at() -> No
 
 
 def test_a_block_that_gains_makes_it_improvable() -> None:
-    gaining = evidence(blocks=(block(), block(gain=around(0.0095)), block(gain=around(0.012)), block(gain=around(0.002))))
+    gaining = evidence(
+        blocks=(block(), block(gain=around(0.0095)), block(gain=around(0.012)), block(gain=around(2e-3)))
+    )
     verdict = judge(gaining).verdict
     assert verdict.status is STATUS.IMPROVABLE
     assert verdict.headline == "Improvable: re-solving block 3 alone gains 0.0120 nats on check."
