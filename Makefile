@@ -50,8 +50,7 @@ TEST_PROCESSES ?= 2
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests, no servers
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal --ignore tests/unit/workers/test_heap.py tests/unit
-	$(BIN)/pytest tests/unit/workers/test_heap.py # by itself: it measures its own process's memory
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal tests/unit
 
 .PHONY: integration
 integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and Chromium

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 from fastapi.security.utils import get_authorization_scheme_param
 
 from peelbound.api.context import Context
@@ -24,7 +25,7 @@ _OURS = re.compile(r"peel_[A-Za-z0-9_-]{43}")
 _A_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _LONGEST_TOKEN = 16_384
 
-_TOKENS = "A token of the service; scopes: read, write, admin."
+_BEARER = HTTPBearer(description="A token of the service; scopes: read, write, admin.")
 
 
 async def page_identity(context: Context, request: Request) -> Identity | None:
@@ -71,7 +72,7 @@ async def identify(context: Context, request: Request) -> Identity:
     return identity
 
 
-class _Holder(HTTPBearer):
+class _Holder(SecurityBase):
     """Whoever brings a bearer token with a scope. To FastAPI it is a security scheme, for the OpenAPI document.
 
     One dependency, and `async` though it waits for nothing: each that a route has costs as much as a middleware, and a
@@ -79,10 +80,10 @@ class _Holder(HTTPBearer):
     """
 
     def __init__(self, scope: str) -> None:
-        super().__init__(scheme_name="HTTPBearer", description=_TOKENS)
+        self.model, self.scheme_name = _BEARER.model, _BEARER.scheme_name
         self._scope = scope
 
-    async def __call__(self, request: Request) -> Identity:  # type: ignore[override]
+    async def __call__(self, request: Request) -> Identity:
         identity: Identity = request.scope["state"]["identity"]  # the gate left it here, before the body was read
         if self._scope not in identity.scopes:
             held = ", ".join(sorted(identity.scopes)) or "none"

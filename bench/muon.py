@@ -1,10 +1,11 @@
 """Muon in float32, with which the benches train their small models.
 
-torch's own (`torch.optim.Muon`) computes in bfloat16. A CPU without instructions for that emulates them: 25 times
-slower at these sizes, where training spent nine tenths of its time.
+torch's own (`torch.optim.Muon`) computes in bfloat16. An AMD EPYC without instructions for that
+emulates them: 17 to 25 times slower for matrices of 64 to 344 rows. A step of the demo's training took 1.8 s there and
+takes 0.6 s so.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -28,14 +29,12 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override] # no closure, which other optimizers may call again and again
         """One step with Nesterov's momentum; matrices without a gradient stay."""
-        loss = None if closure is None else closure()
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     self._move(matrix, matrix.grad, group)
-        return loss
 
     def _move(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = cast(dict[str, Tensor], self.state[matrix])

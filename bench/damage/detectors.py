@@ -4,7 +4,7 @@ Raw numbers only, so that rules can be tried on them without measuring again. Sh
 C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +73,27 @@ def walk(subject: Subject, copy: Copy, text: Text) -> Walked:
         if influence[index - 1] > SKIPPED_BELOW * others:
             found.skip.append(None)
             continue
-        h = states[index - 1][text.fit :]
-        for later in range(index + 1, blocks + 1):
-            h = passes.forward(skeleton, later, loaded[later - 1], h, GRAIN)
-        rows = passes.losses(skeleton, h, text.ids[text.fit :], text.mask[text.fit :], GRAIN)
-        found.skip.append(text.sums(np.concatenate([np.zeros_like(losses[: text.fit]), rows])))
+        found.skip.append(check_losses(subject, text, loaded, index, states[index - 1][text.fit :]))
     for index in range(blocks, 0, -1):
         g = _back(subject, index, loaded[index - 1], states[index - 1], g, text, found)
         gradients.append(g)
     for rows_by_block in (found.scores, found.gradients, gradients):
         rows_by_block.reverse()
     return found
+
+
+def onward(subject: Subject, loaded: Sequence[nn.Module], index: int, states: Floats) -> Floats:
+    """From the output of block `index` to that of the last."""
+    for later in range(index + 1, subject.blocks + 1):
+        states = passes.forward(subject.skeleton, later, loaded[later - 1], states, GRAIN)
+    return states
+
+
+def check_losses(subject: Subject, text: Text, loaded: Sequence[nn.Module], index: int, states: Floats) -> Sums:
+    """Loss sums per document with these states of check as the output of block `index`; 0 for those of fit."""
+    last = onward(subject, loaded, index, states)
+    rows = passes.losses(subject.skeleton, last, text.ids[text.fit :], text.mask[text.fit :], GRAIN)
+    return text.sums(np.concatenate([np.zeros((text.fit, *rows.shape[1:]), rows.dtype), rows]))
 
 
 def _back(

@@ -4,21 +4,27 @@ By the workers' own solvers, as an audit has them, with one step size instead of
 """
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.damage.detectors import Course
+from bench.damage.detectors import Course, check_losses, onward
 from bench.damage.subject import GRAIN, Subject, Text
+from bench.damage.subjects import SIZE
+from peelbound.service.plan import make_plan
+from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.statistics import PairedSums, excess_gain_intervals, paired_intervals
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
-from peelbound.workers.recipes import CorrectedSettings, StateSettings
 
-CORRECTED = CorrectedSettings(rho=0.3, steps=12, learning_rate=1e-3, gradient_clip=5.0, outlier=10.0)
+_PLAN = make_plan(
+    AuditRequest(checkpoint="/", calibration=Calibration(texts=["-"])), blocks=SIZE.blocks, hidden_size=SIZE.hidden
+)
+CORRECTED = replace(_PLAN.corrected[0], rho=0.3)
 """The product's own but for ρ, of which it tries 0.15 and 0.5; the zero step is a candidate here too."""
-FRESH = StateSettings(steps=160, learning_rate=4e-3, batch=1, schedule="linear", halves=False)
+FRESH = replace(_PLAN.state, steps=160, halves=False)
 """Fewer steps than an audit's, and the block as a whole."""
 INTERVAL_SEED = 1
 
@@ -31,7 +37,7 @@ def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]
     """
     fit, blocks = text.fit, subject.blocks
     tokens = text.tokens()[text.fit_documents :]
-    rows = _check_rows(subject, text, course, blocks, course.states[-1][fit:])
+    base = check_losses(subject, text, course.loaded, blocks, course.states[-1][fit:])
     select = [passes.embed(subject.skeleton, text.select.ids, GRAIN)]
     for index, loaded in enumerate(course.loaded, start=1):
         select.append(passes.forward(subject.skeleton, index, loaded, select[-1], GRAIN))
@@ -48,8 +54,8 @@ def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]
         moved = passes.forward(subject.skeleton, index, block, select[index - 1], GRAIN)
         taken = _select_loss(subject, text, course, index, moved) < base_select
         check = passes.forward(subject.skeleton, index, block, before[fit:], GRAIN)
-        gain = rows - _check_rows(subject, text, course, index, check) if taken else np.zeros_like(rows)
-        columns.append(gain)
+        gain = base - check_losses(subject, text, course.loaded, index, check) if taken else np.zeros_like(base)
+        columns.append(gain[text.fit_documents :])
         found.append(
             {"rho": CORRECTED.rho if taken else 0.0, "residual": _residual(subject, index, before, after, fit)}
         )
@@ -71,22 +77,7 @@ def _residual(subject: Subject, index: int, before: Floats, after: Floats, fit: 
     return solver.relative_error(output, after[fit:])
 
 
-def _onward(subject: Subject, course: Course, index: int, states: Floats) -> Floats:
-    """From the output of block `index` to that of the last."""
-    for later in range(index + 1, subject.blocks + 1):
-        states = passes.forward(subject.skeleton, later, course.loaded[later - 1], states, GRAIN)
-    return states
-
-
-def _check_rows(subject: Subject, text: Text, course: Course, index: int, states: Floats) -> NDArray[np.float64]:
-    """Loss sums per document of check, with `states` as the output of block `index`."""
-    last = _onward(subject, course, index, states)
-    rows = passes.losses(subject.skeleton, last, text.ids[text.fit :], text.mask[text.fit :], GRAIN)
-    earlier = np.zeros((text.fit, *rows.shape[1:]), rows.dtype)
-    return text.sums(np.concatenate([earlier, rows]))[text.fit_documents :]
-
-
 def _select_loss(subject: Subject, text: Text, course: Course, index: int, states: Floats) -> float:
-    last = _onward(subject, course, index, states)
+    last = onward(subject, course.loaded, index, states)
     rows = passes.losses(subject.skeleton, last, text.select.ids, text.select.mask, GRAIN)
     return float(rows.sum(dtype=np.float64) / text.select.mask.sum())

@@ -256,7 +256,7 @@ class Members:
 
     def _unavailable(self, missing: int) -> RayFailed:
         gpus = self._settings.worker_gpus
-        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        free = ray.available_resources()  # type: ignore[no-untyped-call] # Ray gives it no types
         return RayFailed(
             f"{missing} of {len(self._all)} workers did not start within "
             f"{self._settings.worker_start_seconds:g} s. Each asks for 1 CPU and {gpus:g} GPUs; the cluster offers "

@@ -38,8 +38,6 @@ class Placement:
         """Whether the formulae say the same: it is the same audit's, and what was learned holds."""
         return isinstance(other, Placement) and (self.least, self.by_method) == (other.least, other.by_method)
 
-    __hash__ = None  # type: ignore[assignment] # what it knows changes
-
     def need(self, method: str) -> int:
         """Bytes that a task takes, as far as is known."""
         return max(self.by_method.get(method, self.least), self._learned.get(method, 0))

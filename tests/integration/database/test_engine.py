@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
+from typing import Any
 
 import psycopg
 import pytest
@@ -233,11 +234,11 @@ def test_a_connection_that_the_server_ended_while_it_rested_is_noticed_before_it
 
 def test_a_busy_connection_is_not_asked_whether_it_is_there(postgres_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(postgres_url.render_as_string(hide_password=False))
-    ping, pings = engine.dialect.do_ping, list[object]()
+    ping, pings = engine.dialect.do_ping, list[Any]()
 
-    def counted(connection: object) -> bool:
+    def counted(connection: Any) -> bool:
         pings.append(connection)
-        return ping(connection)  # type: ignore[arg-type]
+        return ping(connection)
 
     monkeypatch.setattr(engine.dialect, "do_ping", counted)
     monkeypatch.setattr("peelbound.service.database.engine.PING_AFTER_SECONDS", 3600.0)

@@ -1,9 +1,7 @@
 """Tokens and audits that are looked up for many requests at once: each request gets its own, as it is now."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
@@ -13,19 +11,11 @@ from peelbound.api.records import Records
 from peelbound.service.database.audits import SMALL_BYTES, Audits
 from peelbound.service.database.engine import database_clock
 from peelbound.service.database.errors import AuditNotFound, TokenExpired
-from peelbound.service.database.schema import open_database
 from peelbound.service.database.tokens import Identity, Tokens
 from peelbound.service.schemas.record import AuditRecord, AuditState
 from peelbound.service.schemas.request import AuditRequest, Calibration
 
 READ = frozenset({"read"})
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'peelbound.db'}", wait_seconds=0)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Looks at where audits stand: gathered into one query, and each caller gets its own answer."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
@@ -10,18 +8,10 @@ from sqlalchemy import Engine, event
 from peelbound.api.states import States
 from peelbound.service.database.audits import Audits, Standing
 from peelbound.service.database.errors import AuditNotFound, DatabaseUnavailable
-from peelbound.service.database.schema import open_database
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditRequest, Calibration
 
 QUEUED = Standing(AuditState.QUEUED, 1)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'peelbound.db'}", wait_seconds=0)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
