@@ -39,7 +39,7 @@ test: lint unit integration faults fuzz-short ## Everything that CI checks
 lint: $(INSTALLED) ## Style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(TEST_PROCESSES)
 	$(BIN)/lint-imports
 
 # One thread: results are compared bit by bit, and several processes share the machine's cores.

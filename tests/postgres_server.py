@@ -27,11 +27,11 @@ def postgres_server() -> Iterator[URL]:
 
 
 @contextmanager
-def postgres_database(server: URL, name: str) -> Iterator[str]:
-    """The URL of an empty database of that name, dropped afterwards whoever is still connected."""
+def postgres_database(server: URL, name: str, template: str = "template1") -> Iterator[str]:
+    """The URL of a new database of that name, a copy of the template, dropped whoever is still connected."""
     maintenance = create_engine(server, isolation_level="AUTOCOMMIT")
     with maintenance.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:

@@ -4,6 +4,7 @@ Under `pytest -n` each process has servers of its own. The controller's tests sh
 stay in one process, which begins with them: they take longest. The others are handed out by file.
 """
 
+import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -65,10 +66,46 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield url
 
 
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on a database with the newest schema."""
-    engine = make_engine(database_url)
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the newest schema, to be copied: that is quicker than to migrate each time."""
+    file = tmp_path_factory.mktemp("migrated") / "peelbound.db"
+    _migrated(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: URL) -> Iterator[str]:
+    """The same on PostgreSQL; the name of the database."""
+    with postgres_database(postgres_url, "migrated") as url:
+        _migrated(url)
+        yield "migrated"
+
+
+def _migrated(url: str) -> None:
+    engine = make_engine(url)
     migrate(engine)
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database with the newest schema and nothing in it, of both kinds as `database_url`."""
+    if request.param == "sqlite":
+        file = tmp_path / "database" / "peelbound.db"
+        file.parent.mkdir()
+        shutil.copy(request.getfixturevalue("migrated_file"), file)
+        yield f"sqlite:///{file}"
+        return
+    server: URL = request.getfixturevalue("postgres_url")
+    template: str = request.getfixturevalue("migrated_template")
+    with postgres_database(server, f"test_{next(_database_numbers)}", template) as url:
+        yield url
+
+
+@pytest.fixture
+def engine(migrated_url: str) -> Iterator[Engine]:
+    """An engine on a database with the newest schema."""
+    engine = make_engine(migrated_url)
     yield engine
     engine.dispose()

@@ -7,7 +7,6 @@ import pytest
 from peelbound.api.rates import Rates
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.errors import TenantActiveLimit
-from peelbound.service.database.schema import open_database
 from peelbound.service.database.tenants import TenantLimits, Tenants
 from peelbound.service.settings import Settings
 from tests.integration.database.harness import a_request, at_once
@@ -62,10 +61,9 @@ def test_a_rate_of_nothing_is_no_limit() -> None:
 
 class TestRates:
     @pytest.fixture
-    def settings(self, tmp_path, database_url: str) -> Settings:  # type: ignore[no-untyped-def]
-        open_database(database_url, wait_seconds=0, migrating=True).dispose()
+    def settings(self, tmp_path, migrated_url: str) -> Settings:  # type: ignore[no-untyped-def]
         return Settings(
-            state_dir=tmp_path, database_url=database_url, allow=["/data"], requests_per_second=0.01, request_burst=5
+            state_dir=tmp_path, database_url=migrated_url, allow=["/data"], requests_per_second=0.01, request_burst=5
         )
 
     def test_who_asks_too_fast_is_told_how_long_to_wait_and_others_are_not_held_up(self, api: Api) -> None:

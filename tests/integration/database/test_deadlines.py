@@ -94,7 +94,7 @@ def test_a_result_that_comes_too_late_is_not_published(service: Service) -> None
     assert service.audits.manifest_key(TENANT, late) is None
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("seconds", [(21, 0), (19, 2)], ids=["before", "meanwhile"])
 def test_a_result_that_comes_too_late_is_not_published_though_its_row_is_locked(
     service: Service, seconds: tuple[int, int]

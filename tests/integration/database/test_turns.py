@@ -147,7 +147,7 @@ def test_ten_thousand_queued_audits_are_claimed_in_turn(service: Service) -> Non
     assert service.leases.at_work() == {"big": 25, "small": 25}
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 def test_a_claimer_that_is_stopped_in_its_turn_loses_it(service: Service) -> None:
     """A frozen process keeps its transaction, and with it everybody's turn, until PostgreSQL ends it."""
     audit = service.submit()

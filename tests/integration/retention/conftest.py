@@ -13,12 +13,12 @@ __all__ = ["s3_server"]
 
 
 @pytest.fixture
-def store_settings(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Settings:
-    if database_url.startswith("sqlite"):
-        return Settings(database_url=database_url, store_url=(tmp_path / "objects").as_uri())
+def store_settings(request: pytest.FixtureRequest, migrated_url: str, tmp_path: Path) -> Settings:
+    if migrated_url.startswith("sqlite"):
+        return Settings(database_url=migrated_url, store_url=(tmp_path / "objects").as_uri())
     server: S3Server = request.getfixturevalue("s3_server")
     return Settings(
-        database_url=database_url,
+        database_url=migrated_url,
         store_url=f"s3://{server.new_bucket()}/prefix",
         s3_endpoint_url=server.endpoint_url,
         s3_access_key_id=server.access().access_key_id,

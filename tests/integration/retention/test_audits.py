@@ -163,6 +163,7 @@ def test_a_controller_collects_in_the_background(
         assert all(thread.name != "collector" for thread in threading.enumerate())
 
 
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # how it is spelled; the above say what it does
 def test_the_command_line_collects_and_sets_times(run: Run, storage: Storage, store_settings: Settings) -> None:
     grace = {"PEELBOUND_RESULT_GRACE_SECONDS": "0"}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from peelbound.service.database.schema import open_database
 from peelbound.service.database.webhooks import MOST_WEBHOOKS
 from peelbound.service.settings import Settings
 from peelbound.service.webhooks.deliverer import delivering
@@ -21,11 +20,10 @@ TICK = threading.Event()
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
-    open_database(database_url, wait_seconds=0, migrating=True).dispose()
+def settings(tmp_path: Path, migrated_url: str) -> Settings:
     return Settings(
         state_dir=tmp_path,
-        database_url=database_url,
+        database_url=migrated_url,
         allow=["/data"],
         request_burst=10_000,
         webhook_allow=["127.0.0.1"],
