@@ -29,7 +29,7 @@ $(BIN)/python:
 	  echo "No virtual environment could be made; on Debian and Ubuntu install python3-venv." >&2; exit 1; }
 
 .PHONY: demo
-demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit their checkpoints (about 8 minutes)
+demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit their checkpoints (about 7 minutes)
 	$(BIN)/python -m bench.demo
 
 .PHONY: test
