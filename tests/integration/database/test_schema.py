@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, text
 
 from peelbound.service.database.engine import make_engine, writing
 from peelbound.service.database.errors import DatabaseUnavailable, SchemaTooNew, SchemaTooOld
-from peelbound.service.database.schema import check_schema, migrate, newest_revision, open_database
+from peelbound.service.database.schema import (
+    check_schema,
+    known_revisions,
+    migrate,
+    newest_revision,
+    open_database,
+)
 from peelbound.service.database.tokens import Tokens
 from tests.waiting import DEADLINE_SECONDS
 
@@ -49,6 +56,14 @@ def old(database_url: str) -> str:
 def environment(url: str, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PEELBOUND_")}
     return kept | {"PEELBOUND_DATABASE_URL": url} | more
+
+
+def test_the_names_of_the_migrations_are_the_revisions_that_alembic_finds_in_them() -> None:
+    config = Config()
+    config.set_main_option("script_location", "peelbound.service.database:migrations")
+    scripts = ScriptDirectory.from_config(config)
+    assert known_revisions() == {script.revision for script in scripts.walk_revisions()}
+    assert newest_revision() == scripts.get_current_head()
 
 
 def test_an_old_schema_is_refused_until_it_is_migrated_and_keeps_its_rows(old: str) -> None:
