@@ -34,6 +34,10 @@ class CorrectedSettings:
     """Whether the block leaves the model's weight class and is solved in full precision."""
     rounded_to: str | None = None
     """Beside a model in full precision: the weight class that the block is rounded to and solved in."""
+    code_travel: float = 0.7
+    """Where a map is held to a grid: how far its weights may go, in mean steps of that grid. Adam's steps are about as
+    long as its rate, so that a weight whose gradient keeps its sign goes so far; half a step carries it to another
+    code. docs/method.md says what was tried."""
 
 
 @dataclass(frozen=True)

@@ -135,11 +135,14 @@ def solve_corrected(
             ((first + penalty) / linear.size).backward()
 
     agreement = _gradient_agreement(list(block.parameters()), accumulate, documents)
-    optimiser = torch.optim.Adam(latents.parameters, lr=settings.learning_rate, betas=(0.9, 0.95))
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for parameter, grid_step in zip(latents.parameters, latents.steps, strict=True):
+        by_rate.setdefault(_peak_rate(settings, grid_step), []).append(parameter)
+    optimiser = torch.optim.Adam([{"params": of, "lr": rate} for rate, of in by_rate.items()], betas=(0.9, 0.95))
     for step in range(settings.steps):
         on_step(step)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * (1 - step / settings.steps)
+        for group, rate in zip(optimiser.param_groups, by_rate, strict=True):
+            group["lr"] = rate * (1 - step / settings.steps)
         latents.zero_grad()
         accumulate(linear)
         latents.collect()
@@ -151,6 +154,13 @@ def solve_corrected(
     _frozen(block)
     _require_finite(block, index, moved)
     return CorrectedSolution(-moved, agreement, top_share)
+
+
+def _peak_rate(settings: CorrectedSettings, grid_step: float | None) -> float:
+    """Of a parameter; on a grid the rates of all steps, which fall linearly to zero, sum to its travel."""
+    if grid_step is None:
+        return settings.learning_rate
+    return settings.code_travel * grid_step * 2 / (settings.steps + 1)
 
 
 def _gradient_agreement(parameters: list[nn.Parameter], accumulate: Callable[[Floats], None], documents: Ints) -> float:

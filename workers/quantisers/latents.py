@@ -18,6 +18,7 @@ class Latents:
 
     Attributes:
         parameters: what to optimise: latent weights of the restricted maps, the block's own parameters otherwise.
+        steps: of each of them: the mean step of the grid that its map is held to; None where there is none.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Latents:
             for name, held in self._held.items()
         }
         self.parameters = [self._latent.get(name, p) for name, p in own.items()]
+        self.steps = [self._rounding[name].step if name in self._rounding else None for name in own]
         for p in own.values():
             p.requires_grad_(True)
         self.place()

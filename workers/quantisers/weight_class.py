@@ -24,10 +24,12 @@ class Rounded:
     Attributes:
         linear: the map.
         puts: for each of its matrices (experts have several) how it is put on its grid.
+        step: mean distance, over groups, from one value to the next; None where scales follow the weights.
     """
 
     linear: LinearMap
     puts: tuple[Rounding, ...]
+    step: float | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The parameter, in the shape that the block has it, on its grid."""
@@ -83,9 +85,10 @@ class WeightClass:
             held = grids.get(linear.name)
             matrices = linear.matrices(tensors[linear.name])
             on = [held] if held is not None else [held_grid(matrix, self.scheme) for matrix in matrices]
-            puts = [grid.quantise for grid in on if grid is not None]
-            if len(puts) == linear.count:
-                found[linear.name] = Rounded(linear, tuple(puts))
+            held_grids = [grid for grid in on if grid is not None]
+            if len(held_grids) == linear.count:
+                step = sum(float(grid.scale.abs().mean()) for grid in held_grids) / linear.count
+                found[linear.name] = Rounded(linear, tuple(grid.quantise for grid in held_grids), step)
         return found
 
 

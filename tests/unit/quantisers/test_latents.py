@@ -1,5 +1,6 @@
 from typing import cast
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ def test_a_block_holds_rounded_weights_and_the_latent_ones_stand_behind() -> Non
     assert torch.equal(module[0].weight, quantise(before["0.weight"], TERNARY))
     assert torch.equal(module[0].bias, before["0.bias"])
     assert torch.equal(latents.parameters[0], before["0.weight"])
+    assert latents.steps == [None] * 4  # its scales follow the weights
 
 
 def test_gradients_reach_the_latent_weights_straight_through() -> None:
@@ -80,6 +82,8 @@ def test_weights_on_a_grid_keep_its_scale_while_they_are_solved() -> None:
     module.load_state_dict(tensors)
     rounding = WeightClass(TERNARY).trained(MAPS, tensors, {})
     latents = Latents(module, rounding)
+    between = [float(tensors[name].max()) for name in ("0.weight", "2.weight")]  # 0 and the largest are neighbours
+    assert latents.steps == [pytest.approx(between[0]), None, pytest.approx(between[1]), None]
     assert all(torch.equal(p, tensors[n]) for n, p in module.named_parameters())
     with torch.no_grad():
         for parameter in latents.parameters:
