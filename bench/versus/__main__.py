@@ -48,7 +48,7 @@ TOOLS = (
     Tool("tuned-lens", "tuned lens, 250 × 8", "translators.py", "tuned-lens.txt"),
     Tool("baseline", "baseline recipe, 400 × 8, two maps", "baseline.py", "baseline.txt"),
     Tool("auto-round", "AutoRound, every block, 80 × 8", "rounding.py", "auto-round.txt"),
-    Tool("peelbound-blocks", "Peelbound, every block afresh, 80 × 8", "blocks", None),
+    Tool("peelbound-blocks", "Peelbound, every block afresh, 560 × 1 a half", "blocks", None),
 )
 
 
