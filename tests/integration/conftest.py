@@ -1,8 +1,8 @@
 """Real servers for the integration tests: every test that asks for a database runs on SQLite and on PostgreSQL.
 
 Under `pytest -n` each process has servers of its own. The controller's tests share one service and its results, so they
-stay together, in two halves of about the same length: those that mostly start controllers of their own, and the rest. Both
-take long and come first. The others are handed out by file.
+stay together, in two halves of about the same length: those that mostly start controllers of their own, and the rest.
+Both take long and come first. The others are handed out by file.
 """
 
 import shutil
