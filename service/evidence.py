@@ -32,7 +32,10 @@ class Thresholds:
     influence_fraction: float = 0.2
     """An inert block's influence is below this share of the other blocks' median."""
     excess_gain: float = 0.005
-    """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more."""
+    """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more …"""
+    excess_spread: float = 3.0
+    """… and by more than this many times that median: on text unlike the training data all blocks gain, the first ones
+    two to three times as much as the others of a sound model."""
     z_min: float = 6.0
     """A lagging block's scale scores lie on one side, both with a larger |z| …"""
     weak_z_min: float = 8.0
@@ -134,6 +137,7 @@ class BlockJudgement:
     others_influence: float | None
     scale_limit: float | None
     half_limit: float | None = None
+    excess_limit: float | None = None
     others_departure: float | None = None
     suspicion: float = 0.0
     """The strongest evidence against the block as a multiple of its limit; orders blocks, and is in no report."""

@@ -40,8 +40,8 @@ def _judge(words: "_Words", found: Strengths, check_documents: int, tested: bool
         finding, because, side = BlockFinding.LAGGING, words.off_scale(found.side, found.scale_limit), found.side
     elif found.half > 1 and found.half_limit is not None:
         finding, because, side = BlockFinding.LAGGING, words.harm(found.half_limit), found.side
-    elif found.gain > 1:
-        finding, because = BlockFinding.LAGGING, words.excess()
+    elif found.gain > 1 and found.excess_limit is not None:
+        finding, because = BlockFinding.LAGGING, words.excess(found.excess_limit)
     return BlockJudgement(
         finding=finding,
         reason=because.sentence(),
@@ -49,6 +49,7 @@ def _judge(words: "_Words", found: Strengths, check_documents: int, tested: bool
         others_influence=found.others_influence,
         scale_limit=found.scale_limit,
         half_limit=found.half_limit,
+        excess_limit=found.excess_limit,
         others_departure=found.others_departure,
         suspicion=found.most,
     )
@@ -147,17 +148,17 @@ class _Words:
             tenths(f"{self._at}/half_limit", limit),
         )
 
-    def excess(self) -> Phrase:
+    def excess(self, limit: float) -> Phrase:
         excess = self._block.excess_gain
         assert excess is not None
         return compose(
-            "Block {} lags behind the others: {}, which is {} nats more than the median of the other blocks {}; "
-            "the threshold is {}.",
+            "Block {} lags behind the others: {}, which is {} nats more than the median of the other blocks {}, beyond "
+            "the limit of {}.",
             self._number,
             self._gain(),
             nats(f"{self._at}/excess_gain/estimate", excess.estimate),
             interval(f"{self._at}/excess_gain", excess, self._level),
-            plain("/settings/thresholds/excess_gain", self._thresholds.excess_gain),
+            nats(f"{self._at}/excess_limit", limit),
         )
 
     def _skip(self) -> Phrase:

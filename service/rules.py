@@ -38,6 +38,7 @@ class Strengths:
     others_influence: float | None
     scale_limit: float | None
     half_limit: float | None
+    excess_limit: float | None
     others_departure: float | None
 
     @property
@@ -76,17 +77,19 @@ def _strengths(
     both, half = _both_limit(block, others, thresholds), _half_limit(block, others, thresholds)
     both, half = (None if limit is None else factor * limit for limit in (both, half))
     scale, alone = _beyond(_same_side(block), block, both, thresholds), _harm(block, half, thresholds)
+    excess_limit = _excess_limit(others, thresholds)
     return Strengths(
         inert=_inert(block, influence, thresholds),
         silent=_silent(block, others),
         untrained=_untrained(block, others, thresholds),
         scale=scale,
         half=alone,
-        gain=_gain(block, thresholds),
+        gain=_gain(block, excess_limit),
         side=TOO_WEAK if scale >= alone and _same_side(block) < 0 else TOO_STRONG,
         others_influence=influence,
         scale_limit=both,
         half_limit=half,
+        excess_limit=excess_limit,
         others_departure=median(departures) if departures else None,
     )
 
@@ -194,11 +197,19 @@ def _surely(score: Score) -> float:
     return max(abs(score.mean) * (1 - 1.96 / abs(score.z)), 0.0) if score.z else 0.0
 
 
-def _gain(block: BlockEvidence, thresholds: Thresholds) -> float:
+def _excess_limit(others: Sequence[BlockEvidence], thresholds: Thresholds) -> float | None:
+    """What the excess gain must exceed, in nats; None for a model of one block."""
+    if not others:
+        return None
+    usual = median(other.gain.estimate for other in others)
+    return max(thresholds.excess_gain, thresholds.excess_spread * usual)
+
+
+def _gain(block: BlockEvidence, limit: float | None) -> float:
     """It must gain more than the others, and itself: others that overshoot and lose do not make it worse."""
-    if block.excess_gain is None or block.gain.low <= 0:
+    if block.excess_gain is None or limit is None or block.gain.low <= 0:
         return 0.0
-    return max(block.excess_gain.low / thresholds.excess_gain, 0.0)
+    return max(block.excess_gain.low / limit, 0.0)
 
 
 def _ratio(limit: float, value: float) -> float:

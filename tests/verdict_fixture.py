@@ -134,6 +134,7 @@ def as_report(evidence: Evidence, judgement: Judgement, thresholds: Thresholds) 
             "others_influence": said.others_influence,
             "scale_limit": said.scale_limit,
             "half_limit": said.half_limit,
+            "excess_limit": said.excess_limit,
             "others_departure": said.others_departure,
         }
         blocks.append({"index": index, **parts, **said_of})

@@ -154,6 +154,7 @@ class Assembly:
                 block_scale=_required(measured.blocks.scale("block", index)),
                 scale_limit=judged.scale_limit,
                 half_limit=judged.half_limit,
+                excess_limit=judged.excess_limit,
                 weight_norm=self._trained.weight_norms[index - 1],
                 spectrum=evidence.spectrum,
                 others_departure=judged.others_departure,

@@ -113,6 +113,8 @@ class BlockReport(WireModel):
     """CE(trained) − CE(with this block re-solved), on check; the step was chosen on select."""
     excess_gain: Interval | None = None
     """The gain minus the median gain of the other blocks, on check; None for a model of one block."""
+    excess_limit: float | None = None
+    """Nats that the lower bound of the excess must exceed to accuse this block; it grows with the others' gains."""
     smallest_visible_effect: float | None = None
     """δ80 of this block: the gain of its re-solved block that would have been seen with probability 0.8, in nats."""
     candidates: list[BlockCandidate]

@@ -110,6 +110,18 @@ def test_a_gain_beyond_the_others_lags() -> None:
     assert "0.0180 nats more" in judge(evidence(blocks=(block(), ahead, block()))).blocks[1].reason.text
 
 
+def test_on_text_where_all_blocks_gain_more_is_asked_of_the_excess() -> None:
+    """As a sound model gains on text unlike its training data; the last block gains six times what the others do."""
+    usual = [block(gain=around(0.015), excess_gain=around(0.0)) for _ in range(3)]
+    first = block(gain=around(0.045), excess_gain=around(0.030))
+    assert findings(first, *usual) == ["sound"] * 4
+    behind = block(gain=around(0.09), excess_gain=around(0.075))
+    judged = judge(evidence(blocks=(*usual, behind))).blocks
+    assert [said.finding.value for said in judged] == ["sound", "sound", "sound", "lagging"]
+    assert judged[3].excess_limit == pytest.approx(0.045)
+    assert "beyond the limit of 0.0450" in judged[3].reason.text
+
+
 def test_others_that_lose_do_not_make_a_block_lag() -> None:
     still = block(gain=around(0.0, 0.0), excess_gain=around(0.012), chosen_rho=0.0)
     losing = block(gain=around(-0.012), excess_gain=around(-0.006))
