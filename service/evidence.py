@@ -34,8 +34,8 @@ class Thresholds:
     excess_gain: float = 0.005
     """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more …"""
     excess_spread: float = 3.0
-    """… and by more than this many times that median: on text unlike the training data all blocks gain, the first ones
-    two to three times as much as the others of a sound model."""
+    """… and by more than this many times that median: on text unlike the training data all blocks gain, and the first
+    block of a sound model 1.6 to 3.1 times the others' median (docs/validity.md)."""
     z_min: float = 6.0
     """A lagging block's scale scores lie on one side, both with a larger |z| …"""
     weak_z_min: float = 8.0

@@ -1,8 +1,7 @@
 """Real servers for the integration tests: every test that asks for a database runs on SQLite and on PostgreSQL.
 
 Under `pytest -n` each process has servers of its own. The controller's tests share one service and its results, so they
-stay together, in two halves of about the same length: those that mostly start controllers of their own, and the rest.
-Both take long and come first. The others are handed out by file.
+stay in one process, which begins with them: they take longest. The others are handed out by file.
 """
 
 import shutil
@@ -23,19 +22,15 @@ _database_numbers = count(1)
 
 FOLDER = "tests/integration"
 TOGETHER = "controller"
-"""The folder whose tests one process takes, but for these."""
-APART = ("test_cluster", "test_several_controllers", "test_memory", "test_traces")
-"""Another process takes these."""
+"""The folder whose tests one process takes."""
 
 
 class ByFile(LoadFileScheduling):
-    """Hands the tests out by file, those of one half of a folder together."""
+    """Hands the tests out by file, those of one folder together."""
 
     def _split_scope(self, nodeid: str) -> str:
         together = f"{FOLDER}/{TOGETHER}/"
-        if not nodeid.startswith(together):
-            return super()._split_scope(nodeid)
-        return f"{together}apart" if nodeid.removeprefix(together).startswith(APART) else together
+        return together if nodeid.startswith(together) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

@@ -1,6 +1,7 @@
 """What one tenant and one token may ask of the service."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_rate_of_nothing_is_no_limit() -> None:
 
 class TestRates:
     @pytest.fixture
-    def settings(self, tmp_path, migrated_url: str) -> Settings:  # type: ignore[no-untyped-def]
+    def settings(self, tmp_path: Path, migrated_url: str) -> Settings:
         return Settings(
             state_dir=tmp_path, database_url=migrated_url, allow=["/data"], requests_per_second=0.01, request_burst=5
         )

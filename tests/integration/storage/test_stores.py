@@ -79,7 +79,7 @@ def test_large_files_pass_through(store: ObjectStore, tmp_path: Path) -> None:
 
 
 def test_large_files_are_streamed(store: ObjectStore, tmp_path: Path) -> None:
-    size = 256 << 20
+    size = 384 << 20  # parts and buffers of transfers to S3 take 107 to 134 MB, however large the file
     source, target = tmp_path / "in", tmp_path / "out"
     with source.open("wb") as file:
         file.truncate(size)
@@ -88,7 +88,7 @@ def test_large_files_are_streamed(store: ObjectStore, tmp_path: Path) -> None:
         command, input=pickle.dumps(store), stdout=subprocess.PIPE, check=True, timeout=DEADLINE_SECONDS
     )
     assert target.stat().st_size == size
-    assert int(answer.stdout) < 0.7 * size  # parts and buffers of transfers to S3 take a good hundred MB
+    assert int(answer.stdout) < size / 2
     store.delete("large")
 
 
