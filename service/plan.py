@@ -21,7 +21,7 @@ EXHAUSTIVE_BLOCKS = 6
 CONTROL_COST = 0.05
 """Nats that the planted damage of the positive control should cost on select."""
 CONTROL_SIGMAS = (0.1, 0.18, 0.3, 0.5, 0.85, 1.4, 2.4, 4.0)
-"""Noise levels among which the one with a cost nearest to `CONTROL_COST` is planted."""
+"""Noise levels whose costs are measured; between them lies the one that costs `CONTROL_COST`, which is planted."""
 
 
 @dataclass(frozen=True)

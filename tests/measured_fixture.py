@@ -172,7 +172,7 @@ def measured(made: Context, seed: int = 0) -> Measured:
     if plan.positive_control:
         block = (plan.blocks + 1) // 2
         copy = draw.blocks({(b, 0.5): 0.03 if b == block else 0.0005 for b in range(1, plan.blocks + 1)}, trained=3.05)
-        control = Control(Damage(block, 0.33, 1), 0.051, copy)
+        control = Control(Damage(block, 0.33, 1), copy)
     return Measured(own, draw.head(2.9, 3.02, step=10), networks, check, dict.fromkeys(cells, 0.1), control)
 
 

@@ -55,8 +55,6 @@ class Control:
     """The positive control's measurements."""
 
     damage: Damage
-    planted_cost: float
-    """On select, in nats."""
     measured: BlockMeasurements
 
 
@@ -345,7 +343,7 @@ class Assembly:
         return ControlReport(
             block=index,
             noise=control.damage.sigma,
-            planted_cost=control.planted_cost,
+            planted_cost=blocks.trained.loss(SELECT) - self._trained.loss(SELECT),
             measured_cost=cost,
             damage_seen=seen,
             named_block=named,

@@ -5,7 +5,6 @@ the whole can be run again after any interruption and continues where it was.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,12 +23,13 @@ from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.networks import Network, NetworkAudit, cell_name
 from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.pool import Pool
+from peelbound.service.controller.positive_control import noise_levels, planted
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import TrainedWalk, Walker
 from peelbound.service.controller.weights import Finder, require_full_precision, require_unquantised, weights_report
 from peelbound.service.controller.worker_memory import WorkerMemory
 from peelbound.service.evidence import Thresholds
-from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Anchors, Plan, make_plan, suggest
+from peelbound.service.plan import Anchors, Plan, make_plan, suggest
 from peelbound.service.schemas.record import Progress
 from peelbound.service.schemas.report import CalibrationReport, CheckpointReport, Report, SplitReport
 from peelbound.service.schemas.request import AuditRequest
@@ -37,9 +37,9 @@ from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, pointing
-from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, seed_of, source_hash
+from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, source_hash
 from peelbound.workers.quantisers.detect import Finding
-from peelbound.workers.tasks import Damage, Reference
+from peelbound.workers.tasks import Reference
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Audit:
     def _measure(self, blocks: BlockAudit, networks: NetworkAudit, free: NetworkAudit, plan: Plan) -> Measured:
         trained = blocks.trained()
         residuals, cells = networks.matrix()
-        levels = self._noise_levels(trained, plan) if plan.positive_control else []
+        levels = noise_levels(trained, plan) if plan.positive_control else []
         measured = blocks.measure([*cells, *levels])
         head_control = networks.head_control()
         maps = self._maps(measured, plan)
@@ -226,26 +226,14 @@ class Audit:
             maps.append(suggest(costs, plan.blocks, plan.band))
         return list(dict.fromkeys(maps))
 
-    def _noise_levels(self, trained: Trained, plan: Plan) -> list[Reference]:
-        """References with more and more weight noise in the block whose influence on select is the median."""
-        ranked = sorted(range(1, plan.blocks + 1), key=lambda block: trained.select_influence[block - 1])
-        block = ranked[(plan.blocks - 1) // 2]
-        seed = seed_of(plan.seed, "damage")
-        return [
-            Reference(f"noise {sigma:g}", block, block, damage=Damage(block, sigma, seed)) for sigma in CONTROL_SIGMAS
-        ]
-
     def _positive_control(
         self, blocks: BlockAudit, measured: BlockMeasurements, levels: list[Reference], plan: Plan
     ) -> Control:
-        """Audit the copy with the damage whose cost on select is nearest to what it should be."""
+        """Audit the copy with the damage that should cost on select what a verdict must not miss."""
         costs = {level.name: float(measured.select_increase(level.name).estimates()[0]) for level in levels}
-        nearest = min(levels, key=lambda level: abs(math.log(max(costs[level.name], 1e-6) / CONTROL_COST)))
-        if nearest.damage is None:
-            raise RuntimeError("a noise level without damage")
+        damage = planted(levels, costs)
         self.meter.phase("positive_control")
-        copy = blocks.damaged(nearest.damage, plan.control_steps)
-        return Control(nearest.damage, costs[nearest.name], copy.measure())
+        return Control(damage, blocks.damaged(damage, plan.control_steps).measure())
 
     def _environment(self, plan: Plan) -> dict[str, str]:
         device = "cuda" if self.settings.worker_gpus else "cpu"
