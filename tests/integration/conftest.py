@@ -1,7 +1,7 @@
 """Real servers for the integration tests: every test that asks for a database runs on SQLite and on PostgreSQL.
 
-Under `pytest -n` each process has servers of its own. The controller's tests share one service and its results, so they
-stay in one process, which begins with them: they take longest. The others are handed out by file.
+Under `pytest -n` each process has servers of its own. Most of the controller's tests share one service and its results,
+so they stay in one process, which begins with them. The others are handed out by file, what takes longest first.
 """
 
 import shutil
@@ -22,15 +22,24 @@ _database_numbers = count(1)
 
 FOLDER = "tests/integration"
 TOGETHER = "controller"
-"""The folder whose tests one process takes."""
+"""The folder whose tests one process takes …"""
+APART = "controller/apart"
+"""… but for those in here, which start controllers of their own."""
+FIRST = (TOGETHER, "deploy", APART)
+"""The topology comes before those that are apart: they compare with reports that the service's process makes."""
+
+
+def _place(nodeid: str) -> str:
+    """The folder among `FIRST` that a test lies in, or else its file."""
+    folders = [name for name in FIRST if nodeid.startswith(f"{FOLDER}/{name}/")]
+    return max(folders, key=len) if folders else nodeid.partition("::")[0]
 
 
 class ByFile(LoadFileScheduling):
     """Hands the tests out by file, those of one folder together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        together = f"{FOLDER}/{TOGETHER}/"
-        return together if nodeid.startswith(together) else super()._split_scope(nodeid)
+        return TOGETHER if _place(nodeid) == TOGETHER else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
@@ -40,12 +49,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring those that take longest to the front."""
-    first = (TOGETHER, "deploy")
-
-    def rank(item: pytest.Item) -> int:
-        return next((n for n, name in enumerate(first) if item.nodeid.startswith(f"{FOLDER}/{name}/")), len(first))
-
-    items.sort(key=rank)
+    order = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(_place(item.nodeid), len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
-"""What the controller's tests share: a model, documents, and a service with a controller of two workers."""
+"""What the controller's tests share: a model, documents, and a service with a controller of two workers.
+
+Those in `apart/` may run in another process: they get the reports to compare with, and do without the service.
+"""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from pydantic import SecretStr
 from safetensors.torch import load_file, save_file
 
@@ -62,10 +66,40 @@ class Running:
     controller: ControllerProcess
 
 
+@dataclass
+class Shared:
+    """A directory of all processes that share the tests, for what one of them makes and the others use."""
+
+    directory: Path
+
+    def once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """What the first process that asks makes, while others wait for it."""
+        file = self.directory / name
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                file.write_bytes(make())
+            return file.read_bytes()
+
+
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    directory = tmp_path_factory.mktemp("inputs")
-    return Inputs(directory, save_model(directory / "model"), save_documents(directory / "documents.jsonl"))
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Shared:
+    directory = tmp_path_factory.getbasetemp()
+    return Shared(directory if worker_id == "master" else directory.parent)
+
+
+@pytest.fixture(scope="session")
+def inputs(shared: Shared) -> Inputs:
+    """Made once: a report names where its checkpoint lies."""
+    directory = shared.directory / "inputs"
+    model, documents = directory / "model", directory / "documents.jsonl"
+
+    def make() -> bytes:
+        directory.mkdir()
+        save_model(model)
+        return save_documents(documents).name.encode()
+
+    shared.once("inputs-made", make)
+    return Inputs(directory, model, documents)
 
 
 @pytest.fixture(scope="session")
@@ -126,13 +160,18 @@ def rounded(running: Running, rounding_audit: str) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def reference(running: Running, inputs: Inputs) -> bytes:
+def reference(request: pytest.FixtureRequest, shared: Shared, inputs: Inputs) -> bytes:
     """The report of the standard audit, as two undisturbed workers made it."""
-    return running.service.succeeded(running.service.submit(inputs.request(), "reference"), "reference")
+    return shared.once("reference", lambda: _undisturbed(request, inputs.request(), "reference"))
 
 
 @pytest.fixture(scope="session")
-def quick_reference(running: Running, inputs: Inputs) -> bytes:
+def quick_reference(request: pytest.FixtureRequest, shared: Shared, inputs: Inputs) -> bytes:
     """The same of a quick audit, for tests that ask no more than whether one is carried out rightly."""
-    audit = running.service.submit(inputs.request(preset="quick"), "quick-reference")
-    return running.service.succeeded(audit, "quick-reference")
+    quick = inputs.request(preset="quick")
+    return shared.once("quick-reference", lambda: _undisturbed(request, quick, "quick-reference"))
+
+
+def _undisturbed(request: pytest.FixtureRequest, audit: AuditRequest, tenant: str) -> bytes:
+    running: Running = request.getfixturevalue("running")
+    return running.service.succeeded(running.service.submit(audit, tenant), tenant)

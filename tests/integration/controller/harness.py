@@ -66,6 +66,10 @@ def save_documents(file: Path, vocabulary: int = VOCABULARY) -> Path:
 SPLITS: dict[str, Any] = {"sequence_length": 32, "fit_sequences": 16, "select_sequences": 8, "check_sequences": 32}
 
 
+LONG_SOLVES = AuditOptions(block_steps=10_000, matrix_band=0, positive_control=False, grain=4)
+"""Block references that would take many minutes."""
+
+
 def request_for(checkpoint: Path | str, documents: Path | str, **changes: Any) -> AuditRequest:
     """A standard audit with few steps: networks, matrix, positive control, a few seconds of work."""
     request: dict[str, Any] = {

@@ -1,9 +1,7 @@
-"""Whatever is killed, stopped or cancelled: the audit ends as it should, and nothing is solved twice."""
+"""A killed worker, a missed deadline, a cancel: the audit ends as it should, and its workers go on."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +10,8 @@ from peelbound.service.database.webhooks import Webhooks
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditOptions, Preset
 from peelbound.service.schemas.webhook import WebhookRequest
-from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import Inputs, Running
-from tests.integration.controller.harness import ControllerProcess, Service, a_controller, a_service, gone
+from tests.integration.controller.harness import LONG_SOLVES, gone
 from tests.waiting import until
 from tests.webhook_receiver import receiving
 
@@ -44,9 +41,7 @@ class Long:
 
 
 LONG = {
-    "block reference": Long(
-        AuditOptions(block_steps=10_000, matrix_band=0, positive_control=False, grain=4), "trained"
-    ),
+    "block reference": Long(LONG_SOLVES, "trained"),
     "peeled block": Long(AuditOptions(network_steps=100_000, grain=4), "trained"),
     "head": Long(AuditOptions(head_steps=100_000, block_steps=1, maps=[[3]], matrix_band=0, grain=4), "select"),
 }
@@ -60,7 +55,7 @@ def test_an_audit_that_misses_its_deadline_is_told_of_and_leaves_its_workers_usa
     workers = {worker.pid for worker in running.controller.workers()}
     with receiving() as receiver:
         Webhooks(engine).create(tenant, WebhookRequest(url=receiver.url), receiver.url)
-        late = inputs.request(options=LONG["block reference"].options, deadline_seconds=1)
+        late = inputs.request(options=LONG_SOLVES, deadline_seconds=1)
         audit = service.submit(late, tenant)
         record = service.wait(audit, tenant)
         assert record.state is AuditState.FAILED
@@ -88,65 +83,6 @@ def test_a_cancelled_audit_leaves_its_workers_usable(
     assert service.audits.manifest_key(tenant, audit) is None
     assert service.succeeded(service.submit(inputs.request(preset=Preset.QUICK), tenant), tenant) == quick_reference
     assert {worker.pid for worker in running.controller.workers()} == workers
-
-
-@pytest.fixture(scope="module")
-def unforgiving(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One failure ends an audit of this service, and a lease outlives the tests."""
-    directory = tmp_path_factory.mktemp("unforgiving")
-    settings = Settings(
-        state_dir=directory / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600
-    )
-    with a_service(settings) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def successor(unforgiving: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerProcess]:
-    """Its controller, once there is none any more."""
-    with a_controller(unforgiving.settings, tmp_path_factory.mktemp("successor") / "log") as controller:
-        yield controller
-
-
-def test_sigterm_hands_the_audit_back_and_another_finishes_it(
-    unforgiving: Service, inputs: Inputs, reference: bytes, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    service = unforgiving
-    with a_controller(service.settings, tmp_path / "log") as first:
-        audit = service.submit(inputs.request())
-        until(lambda: service.half_solved())
-        family = first.family()
-        assert first.terminate() == 0
-        until(lambda: all(gone(process) for process in family))
-    before = service.results()
-    record = service.record(audit)
-    assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 1, None)
-    request.getfixturevalue("successor")
-    assert service.succeeded(audit) == reference
-    after = service.results()
-    assert {name: after[name] for name in before} == before
-    assert service.states(audit) == ["queued", "running", "queued", "running", "succeeded"]
-
-
-def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds(
-    unforgiving: Service, successor: ControllerProcess, inputs: Inputs
-) -> None:
-    """The test plays the kernel that ends whoever takes too much memory."""
-    service = unforgiving
-    audit = service.submit(inputs.request(options=LONG["block reference"].options), "poison")
-    killed = set()
-    while not service.record(audit, "poison").state.ended:
-        for worker in successor.workers():
-            progress = service.record(audit, "poison").progress
-            if worker.pid not in killed and progress is not None and progress.phase == "block_references":
-                killed.add(worker.pid)
-                worker.kill()
-    record = service.record(audit, "poison")
-    assert record.state is AuditState.FAILED
-    assert record.problem is not None
-    assert record.problem.slug == "worker-lost"
-    assert len(killed) == 3
-    assert service.run(inputs.request(preset=Preset.QUICK), "next").state is AuditState.SUCCEEDED
 
 
 def test_ray_listens_on_loopback_only(running: Running, reference: bytes) -> None:

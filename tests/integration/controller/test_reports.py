@@ -31,21 +31,6 @@ def test_the_report_holds_all_that_a_standard_audit_measures(reference: bytes) -
     assert BlockFinding.UNTRAINED not in {block.finding for block in report.blocks}  # … and so none stands out
 
 
-def test_one_worker_among_foreign_folders_gives_the_same_bytes(
-    inputs: Inputs, reference: bytes, rounded: bytes, beside: AuditRequest, beside_baseline: bytes, tmp_path: Path
-) -> None:
-    """The controller runs in a user's directory, whose modules are named like ours and like those that we import."""
-    user = tmp_path / "user"
-    for name in FOREIGN:
-        (user / name).mkdir(parents=True)
-        (user / name / "__init__.py").write_text(f"raise ImportError('the {name} of the user was imported')\n")
-    settings = Settings(state_dir=tmp_path / "state", workers=1, allow=[str(inputs.directory)])
-    with a_service(settings) as service, a_controller(settings, tmp_path / "log", cwd=user):
-        assert service.succeeded(service.submit(inputs.request())) == reference
-        assert service.succeeded(service.submit(inputs.request(**WHAT_IF))) == rounded
-        assert service.succeeded(service.submit(beside)) == beside_baseline
-
-
 def test_a_repeated_audit_is_answered_from_what_is_kept(running: Running, inputs: Inputs, reference: bytes) -> None:
     service = running.service
     kept = service.results(tenant="reference")
@@ -94,8 +79,15 @@ def test_another_precision_shares_no_result_and_changes_little(
 
 @pytest.fixture(scope="module")
 def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Three workers that keep their results on S3 and may read the same inputs there and in the directory."""
+    """Three workers that keep their results on S3 and may read the same inputs there and in the directory.
+
+    The controller runs in a user's directory, whose modules are named like ours and like those that we import.
+    """
     directory, bucket = tmp_path_factory.mktemp("s3-service"), s3_server.new_bucket()
+    user = directory / "user"
+    for name in FOREIGN:
+        (user / name).mkdir(parents=True)
+        (user / name / "__init__.py").write_text(f"raise ImportError('the {name} of the user was imported')\n")
     settings = Settings(
         state_dir=directory / "state",
         store_url=f"s3://{bucket}/results",
@@ -110,11 +102,11 @@ def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPath
     for file in inputs.model.iterdir():
         client.put_object(Bucket=bucket, Key=f"inputs/model/{file.name}", Body=file.read_bytes())
     client.put_object(Bucket=bucket, Key="inputs/documents.jsonl", Body=inputs.documents.read_bytes())
-    with a_service(settings) as service, a_controller(settings, directory / "log") as controller:
+    with a_service(settings) as service, a_controller(settings, directory / "log", cwd=user) as controller:
         yield Running(service, controller)
 
 
-def test_three_workers_with_a_store_on_s3_give_the_same_bytes(
+def test_three_workers_with_a_store_on_s3_among_foreign_folders_give_the_same_bytes(
     on_s3: Running, inputs: Inputs, reference: bytes, rounded: bytes, beside: AuditRequest, beside_baseline: bytes
 ) -> None:
     assert on_s3.service.succeeded(on_s3.service.submit(inputs.request())) == reference

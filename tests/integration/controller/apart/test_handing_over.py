@@ -1,0 +1,79 @@
+"""What one controller leaves behind, handed back or killed, another goes on with; and who fails, fails alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peelbound.service.schemas.record import AuditState
+from peelbound.service.schemas.request import Preset
+from peelbound.service.settings import Settings
+from tests.integration.controller.conftest import Inputs
+from tests.integration.controller.harness import (
+    LONG_SOLVES,
+    ControllerProcess,
+    Service,
+    a_controller,
+    a_service,
+    gone,
+)
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def unforgiving(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One failure ends an audit of this service, and a lease outlives the tests."""
+    directory = tmp_path_factory.mktemp("unforgiving")
+    settings = Settings(
+        state_dir=directory / "state", workers=1, allow=[str(inputs.directory)], max_attempts=1, lease_seconds=3600
+    )
+    with a_service(settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def successor(unforgiving: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerProcess]:
+    """Its controller, once there is none any more."""
+    with a_controller(unforgiving.settings, tmp_path_factory.mktemp("successor") / "log") as controller:
+        yield controller
+
+
+def test_sigterm_hands_the_audit_back_and_another_finishes_it(
+    unforgiving: Service, inputs: Inputs, reference: bytes, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    service = unforgiving
+    with a_controller(service.settings, tmp_path / "log") as first:
+        audit = service.submit(inputs.request())
+        until(lambda: service.half_solved())
+        family = first.family()
+        assert first.terminate() == 0
+        until(lambda: all(gone(process) for process in family))
+    before = service.results()
+    record = service.record(audit)
+    assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 1, None)
+    request.getfixturevalue("successor")
+    assert service.succeeded(audit) == reference
+    after = service.results()
+    assert {name: after[name] for name in before} == before
+    assert service.states(audit) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds(
+    unforgiving: Service, successor: ControllerProcess, inputs: Inputs
+) -> None:
+    """The test plays the kernel that ends whoever takes too much memory."""
+    service = unforgiving
+    audit = service.submit(inputs.request(options=LONG_SOLVES), "poison")
+    killed = set()
+    while not service.record(audit, "poison").state.ended:
+        for worker in successor.workers():
+            progress = service.record(audit, "poison").progress
+            if worker.pid not in killed and progress is not None and progress.phase == "block_references":
+                killed.add(worker.pid)
+                worker.kill()
+    record = service.record(audit, "poison")
+    assert record.state is AuditState.FAILED
+    assert record.problem is not None
+    assert record.problem.slug == "worker-lost"
+    assert len(killed) == 3
+    assert service.run(inputs.request(preset=Preset.QUICK), "next").state is AuditState.SUCCEEDED
