@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -169,6 +169,8 @@ class ControllerProcess:
     process: "subprocess.Popen[bytes]"
     log: Path
     metrics_port: int | None = None
+    orphans: list[psutil.Process] = field(default_factory=list)
+    """Who was below it when a test killed it: Ray's own processes take a minute to end themselves."""
 
     @property
     def pid(self) -> int:
@@ -202,12 +204,11 @@ class ControllerProcess:
         """The pool's processes."""
         return [p for p in self.family() if _title(p).startswith("ray::Worker")]
 
-    def kill(self) -> list[psutil.Process]:
-        """SIGKILL to the controller alone; answers who was below it."""
-        family = self.family()
+    def kill(self) -> None:
+        """SIGKILL to the controller alone."""
+        self.orphans = self.family()
         self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
-        return family
 
     def terminate(self) -> int:
         """SIGTERM; the exit status."""
@@ -243,6 +244,9 @@ def a_controller(
     try:
         yield controller
     finally:
+        for orphan in controller.orphans:
+            with suppress(psutil.NoSuchProcess):
+                orphan.kill()
         if process.poll() is None:
             family = controller.family()
             try:

@@ -45,8 +45,9 @@ def test_each_audit_runs_once_and_that_of_a_killed_controller_goes_on(
             audit = service.submit(inputs.request())
             until(lambda: service.half_solved())
             holder = one if audit in one.said() else other
-            family = holder.kill()
-            until(lambda: all(gone(process) for process in family))  # none may go on solving behind our back
+            workers = holder.workers()
+            holder.kill()
+            until(lambda: all(gone(worker) for worker in workers))  # none may go on solving behind our back
             before = service.results()
             assert service.succeeded(audit) == reference
             after = service.results()
