@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peelbound.service.logs import LogFormat
 from peelbound.service.webhooks.targets import Allowed
@@ -16,6 +18,16 @@ from peelbound.service.webhooks.targets import Allowed
 def _absolute(path: Path) -> Path:
     """Processes that share settings start in different directories."""
     return path.expanduser().absolute()
+
+
+class _Environment(EnvSettingsSource):
+    """Hands on what is no JSON as it is, so that it is refused with the name of its variable."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
 
 
 class Settings(BaseSettings):
@@ -133,6 +145,29 @@ class Settings(BaseSettings):
     """Bound on the calibration files of one audit, together."""
     max_request_bytes: int = Field(default=64 << 20, ge=1024)
     """Bound on the body of a request, calibration text included."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours stands in its place
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The library's own order."""
+        return init_settings, _Environment(settings_cls), dotenv_settings, file_secret_settings
+
+    @field_validator(
+        *("allow", "tenant_allow", "allowed_hosts", "allowed_origins", "webhook_allow", "oidc_tenants", "oidc_scopes"),
+        mode="before",
+    )
+    @classmethod
+    def _written_as_json(cls, value: object) -> object:
+        if isinstance(value, str):
+            example = '["file:///data", "s3://models/"]'
+            raise PydanticCustomError("json", "This is no JSON; a list is written {example}", {"example": example})
+        return value
 
     @field_validator("webhook_allow")
     @classmethod

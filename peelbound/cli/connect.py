@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from peelbound.cli.database import configured
 from peelbound.client import Client
 from peelbound.errors import ServiceNotFound
 from peelbound.extras import require_server_extra
@@ -59,21 +60,20 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
         if "://" not in place and not Path(place).exists():
             raise click.UsageError(f"There is no {place}.")
     from peelbound.embedded import CONTROLLER, embedded
-    from peelbound.service.settings import Settings
 
+    environment = configured()
     click.echo("No service runs here; one is started for this call.", err=True)
-    configured = Settings()
     make_private(default_state_dir())
     log_path = default_state_dir() / "controller-of-calls.log"  # outlives the call, to explain a failure
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be cleaned up after as Ctrl-C is
     try:
         with tempfile.TemporaryDirectory(prefix="peelbound-") as folder:
-            settings = configured.model_copy(
+            settings = environment.model_copy(
                 update={
                     "state_dir": Path(folder),
                     "database_url": "",
-                    "store_url": configured.store_url or (default_state_dir() / "objects").as_uri(),
-                    "allow": [*configured.allow, *_readable(places)],
+                    "store_url": environment.store_url or (default_state_dir() / "objects").as_uri(),
+                    "allow": [*environment.allow, *_readable(places)],
                     "tenant_allow": {},
                     "host": "127.0.0.1",
                     "port": 0,

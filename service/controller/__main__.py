@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from pydantic import ValidationError
+
 from peelbound.service.controller import metrics
 from peelbound.service.controller.loop import Controller
 from peelbound.service.controller.pulse import Stopping
@@ -33,7 +35,11 @@ def _pausing(stop: threading.Event) -> Callable[[float], None]:
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; the audit in hand is handed back."""
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     configure_logs(settings.log_format)
     stop = threading.Event()
 

@@ -1,9 +1,10 @@
 """Settings: documented as they are, and handed to child processes as they were."""
 
 from pathlib import Path
+from typing import get_origin
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from peelbound.service.settings import Settings
 from peelbound.service.settings_table import inserted
@@ -30,6 +31,24 @@ def test_a_child_process_has_the_same_settings(monkeypatch) -> None:  # type: ig
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+COMPOUND = [n for n, field in Settings.model_fields.items() if get_origin(field.annotation) in (list, dict)]
+
+
+@pytest.mark.parametrize("written", ["/data/models", "[/data/models]", '"/data/models"', "file:///a,s3://b/"])
+@pytest.mark.parametrize(
+    "name", [n for n, f in Settings.model_fields.items() if get_origin(f.annotation) in (list, dict)]
+)
+def test_a_list_that_is_no_json_is_refused_by_its_name_and_told_how(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"PEELBOUND_{name.upper()}", written)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (error,) = caught.value.errors()
+    assert error["loc"] == (name,)
+    assert error["msg"] == 'This is no JSON; a list is written ["file:///data", "s3://models/"]'
 
 
 def test_a_relative_state_directory_is_one_of_the_directory_that_the_process_started_in(

@@ -115,11 +115,28 @@ def test_wrong_usage_is_exit_code_2(served: Run, words: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize(
-    "variables", [{"PEELBOUND_HOST": "0.0.0.0"}, {"PEELBOUND_WORKERS": "many"}, {"PEELBOUND_PORT": "70000"}]
+    "variables",
+    [
+        {"PEELBOUND_HOST": "0.0.0.0"},
+        {"PEELBOUND_WORKERS": "many"},
+        {"PEELBOUND_PORT": "70000"},
+        {"PEELBOUND_ALLOW": "/data"},
+    ],
 )
 def test_up_judges_what_the_environment_says_too(run: Run, variables: dict[str, str]) -> None:
     done = run("up", **variables)
     assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+ELSEWHERE = ("audit", "s3://b/ckpt", "--calibration", "s3://b/text.jsonl")
+
+
+@pytest.mark.parametrize("words", [ELSEWHERE, ("migrate",), ("token", "list")])
+def test_a_list_that_is_no_json_is_named(run: Run, words: tuple[str, ...]) -> None:
+    done = run(*words, PEELBOUND_ALLOW="/data")
+    assert done.returncode == 2, done.stderr
+    assert 'PEELBOUND_ALLOW: This is no JSON; a list is written ["file:///data", "s3://models/"]' in done.stderr
     assert "Traceback" not in done.stderr
 
 
