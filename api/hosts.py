@@ -11,7 +11,10 @@ from peelbound.api.problems import problem_response
 from peelbound.service.schemas.problem import Problem
 
 PROBES = frozenset({"/healthz", "/readyz"})
-"""Answered under any name: orchestrators probe by address, and there is nothing to learn or change."""
+"""What orchestrators ask; there is nothing to learn or change."""
+BY_ADDRESS = PROBES | {"/metrics"}
+"""Answered under any name: orchestrators probe and Prometheus scrapes by address. For metrics a page on the web would
+need a token with the scope `admin`, which no cookie holds."""
 
 
 class HostGuard:
@@ -24,7 +27,7 @@ class HostGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in BY_ADDRESS:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)

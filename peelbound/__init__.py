@@ -1,3 +1,3 @@
 """Peelbound audits transformer checkpoints: it peels them block by block and says what training left on the table."""
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"

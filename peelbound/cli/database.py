@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from peelbound.cli.output import said
 from peelbound.extras import require_server_extra
+from peelbound.local import make_private, private_files
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -32,9 +34,7 @@ def configured() -> "Settings":
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(step) for step in first["loc"])
-        raise click.UsageError(f"PEELBOUND_{name.upper()}: {first['msg']}" if name else first["msg"]) from None
+        raise click.UsageError(said(error, variable=True)) from None
 
 
 @contextmanager
@@ -48,7 +48,10 @@ def service_database() -> "Iterator[Engine]":
     settings = configured()
     from peelbound.service.database.schema import open_database
 
-    engine = open_database(settings.resolved_database_url, wait_seconds=0)
+    if not settings.database_url:
+        make_private(settings.state_dir)
+    with private_files():
+        engine = open_database(settings.resolved_database_url, wait_seconds=0)
     try:
         yield engine
     finally:

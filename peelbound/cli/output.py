@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import click
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,15 @@ _STYLES = {
     BlockFinding.INERT: "red",
     BlockFinding.UNTRAINED: "red",
 }
+
+
+def said(error: ValidationError, *, variable: bool = False) -> str:
+    """What is wrong first of all, after the name of the field, or of its environment variable, if it is one field's."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    name = f"PEELBOUND_{name.upper()}" if variable and name else name
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def print_json(value: BaseModel) -> None:

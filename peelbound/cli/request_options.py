@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from peelbound.cli.connect import as_uri
 from peelbound.cli.lifetime import Lifetime
+from peelbound.cli.output import said
 from peelbound.service.schemas.request import AuditRequest, Precision, Preset, Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,8 +47,7 @@ def request_options(command: F) -> F:
         try:
             request = AuditRequest.model_validate(_without_none(body))
         except ValidationError as error:
-            first = error.errors()[0]
-            raise click.UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise click.UsageError(said(error)) from None
         return command(request=request, **given)
 
     for option in reversed(_OPTIONS):
@@ -66,7 +66,8 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice([preset.value for preset in Preset]),
-        help="How much is done.  [default: standard]",
+        help="quick: the blocks alone; standard: also reference networks, the peeling matrix and a planted damage; "
+        "exhaustive: every target map, of at most 6 blocks.  [default: standard]",
     ),
     click.option(
         "--provenance",
@@ -85,14 +86,14 @@ _OPTIONS = (
         "q4_0, ternary, …",
     ),
     click.option("--run", help="The training run that the checkpoint belongs to."),
-    click.option("--step", type=int, metavar="N", help="Its training step."),
+    click.option("--step", type=int, metavar="N", help="Its training step; needs --run."),
     click.option("--training-loss", type=float, metavar="NATS", help="The training loss logged at this step."),
     click.option("--priority", type=int, metavar="N", help="Higher is begun first, -100 to 100.  [default: 0]"),
     click.option(
         "--deadline",
         type=Lifetime(),
         metavar="TIME",
-        help="Fail the audit unless it ends in 30m, 12h, 2d.  [default: never]",
+        help="Have the service fail the audit unless it ends in 30m, 12h, 2d; at most 30d.  [default: never]",
     ),
     click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
     click.option("--anchors", multiple=True, metavar="1,2,…,K", help="A target map by its anchors; may be repeated."),

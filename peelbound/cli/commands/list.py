@@ -12,11 +12,11 @@ from peelbound.service.schemas.record import AuditPage, AuditState
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice([state.value for state in AuditState]))
+@click.option("--state", type=click.Choice([state.value for state in AuditState]), help="Only audits in this state.")
 @click.option("--run", help="Only audits of this training run.")
 @click.option("--label", metavar="KEY=VALUE", help="Only audits with this label.")
 @click.option("--checkpoint-prefix", metavar="URI", help="Only audits of checkpoints whose URI begins so.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @json_option
 @reporting
 def command(

@@ -10,7 +10,7 @@ from peelbound.cli.output import json_option, print_columns, print_json
 @click.command("log")
 @click.option("--tenant", help="Only this tenant's.")
 @click.option("--target", help="Only what concerns this id or name.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
 @json_option
 @reporting
 def command(tenant: str | None, target: str | None, limit: int, as_json: bool) -> None:

@@ -43,6 +43,7 @@ def create(tenant: str, name: str, scopes: tuple[str, ...], expires_in: timedelt
         from peelbound.service.database.tokens import Tokens
 
         secret = Tokens(engine).create(tenant, name, frozenset(scopes), lasts=expires_in, by=whoever_calls())
+        click.echo(f"Made in {engine.url.render_as_string(hide_password=True)}.", err=True)
     click.echo(json.dumps({"tenant": tenant, "name": name, "token": secret}) if as_json else secret)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from peelbound.cli.failures import reporting
-from peelbound.cli.output import json_option
+from peelbound.cli.output import json_option, said
 from peelbound.extras import require_server_extra
 from peelbound.local import default_state_dir
 
@@ -52,8 +52,7 @@ def command(
             allowed_hosts=[*configured.allowed_hosts, *allowed_host],
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise click.UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise click.UsageError(said(error)) from None
     if not _is_loopback(settings.host) and all(map(_is_loopback, settings.allowed_hosts)):
         raise click.UsageError(
             f"{settings.host} can be reached from other machines: say by which name, with --allowed-host."

@@ -111,8 +111,8 @@ def delete(webhook_id: str) -> None:
 
 @command.command("deliveries")
 @click.argument("webhook_id")
-@click.option("--state", type=click.Choice([state.value for state in DeliveryState]))
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="At most so many.")
 @json_option
 @reporting
 def deliveries(webhook_id: str, state: str | None, limit: int, as_json: bool) -> None:

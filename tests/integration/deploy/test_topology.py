@@ -167,7 +167,7 @@ def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Top
             assert topology.healthy("controller", _9464=port)
         scraped = httpx2.get(
             f"http://127.0.0.1:{ports[0]}/metrics",
-            headers={"Authorization": f"Bearer {metrics_token}"},
+            headers={"Authorization": f"Bearer {metrics_token}", "Host": "172.18.0.7:8734"},  # found by DNS
             trust_env=False,
         )
         assert "peelbound_controllers 2.0" in scraped.text

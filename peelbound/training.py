@@ -1,0 +1,80 @@
+"""For training loops: a callback of the `transformers` Trainer that has every saved checkpoint audited."""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from peelbound.client import Client
+from peelbound.service.schemas.request import AuditRequest, Calibration, Preset
+
+log = logging.getLogger(__name__)
+
+SUBMIT_SECONDS = 10.0
+"""What a service that does not answer may cost the training at each save."""
+
+
+class AuditCheckpoints(TrainerCallback):
+    """Submits each checkpoint once it is saved, and goes on; the verdicts are the service's to tell.
+
+    Nothing that goes wrong here ends the training: it is logged as a warning.
+
+    Args:
+        calibration: the text to measure on, by a URI that the service can read.
+        run: the run that the audits belong to; None: the trainer's `run_name`, or none.
+        preset: how much is done.
+        uri: how the service calls a checkpoint's directory; by default as this machine does.
+        labels: of each audit.
+        url: of the service; None: as `Client` finds it.
+        token: likewise.
+
+    Attributes:
+        submitted: ids of the audits by step.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        *,
+        run: str | None = None,
+        preset: Preset = Preset.STANDARD,
+        uri: Callable[[Path], str] = str,
+        labels: dict[str, str] | None = None,
+        url: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        self.submitted: dict[int, str] = {}
+        self._calibration, self._run, self._preset = calibration, run, preset
+        self._uri, self._labels = uri, dict(labels or {})
+        self._service = (url, token)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Submit the checkpoint that was just saved; on the first process alone."""
+        if not state.is_world_process_zero:
+            return
+        step = state.global_step
+        try:
+            request = self._request(
+                Path(str(args.output_dir)).absolute() / f"{PREFIX_CHECKPOINT_DIR}-{step}", args, state
+            )
+            with Client(*self._service, timeout=SUBMIT_SECONDS) as client:
+                self.submitted[step] = client.submit(request).id
+        except Exception as error:  # a service that is away, a refusal, a name that is no label: the training goes on
+            log.warning("The checkpoint of step %d is not audited: %s", step, error)
+
+    def _request(self, checkpoint: Path, args: TrainingArguments, state: TrainerState) -> AuditRequest:
+        run = self._run or args.run_name
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return AuditRequest(
+            checkpoint=self._uri(checkpoint),
+            calibration=self._calibration,
+            preset=self._preset,
+            run=run,
+            step=state.global_step if run else None,
+            training_loss=losses[-1] if losses and math.isfinite(losses[-1]) else None,
+            labels=self._labels,
+        )
