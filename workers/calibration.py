@@ -14,10 +14,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from peelbound.workers.errors import CalibrationError
 from peelbound.workers.keys import key_of, seed_of
+from peelbound.workers.panics import panics_caught
 
 SPLITS = ("fit", "select", "check")
 
@@ -276,7 +277,7 @@ class _Encoder:
     def encode(self, documents: Sequence[Document]) -> list[tuple[int, ...]]:
         """Ids of each document, without an end-of-text token at the end (packing puts one there)."""
         texts = [document.text for document in documents if document.text is not None]
-        encoded = iter(self._load(documents).encode_batch_fast(texts, add_special_tokens=False) if texts else ())
+        encoded = iter(self._encode(self._load(documents), texts) if texts else ())
         rows = []
         for document in documents:
             ids = document.ids
@@ -285,6 +286,13 @@ class _Encoder:
                 self._check(document, ids)
             rows.append(ids[:-1] if ids and ids[-1] == self.eos_id else ids)
         return rows
+
+    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[Encoding]:
+        try:
+            with panics_caught():
+                return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the Rust binding raises bare Exception
+            raise _invalid_tokenizer(f"The tokenizer of tokenizer.json does not take the text: {error}") from error
 
     def _check(self, document: Document, ids: Sequence[int]) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
@@ -309,18 +317,23 @@ class _Encoder:
                 pointer="/calibration",
             )
         try:
-            tokenizer = Tokenizer.from_str(self._json.decode())
+            with panics_caught():
+                tokenizer = Tokenizer.from_str(self._json.decode())
         except Exception as error:  # the Rust binding raises bare Exception
-            raise CalibrationError(
-                f"tokenizer.json cannot be read: {error}",
-                slug="calibration-tokenizer-invalid",
-                remedy="Save the tokenizer again, or give token_ids instead of text.",
-                pointer="/checkpoint",
-            ) from error
+            raise _invalid_tokenizer(f"tokenizer.json cannot be read: {error}") from error
         tokenizer.no_truncation()  # a saved tokenizer may carry both
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         return tokenizer
+
+
+def _invalid_tokenizer(detail: str) -> CalibrationError:
+    return CalibrationError(
+        detail,
+        slug="calibration-tokenizer-invalid",
+        remedy="Save the tokenizer again, or give token_ids instead of text.",
+        pointer="/checkpoint",
+    )
 
 
 def _pack(

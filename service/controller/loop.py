@@ -36,6 +36,7 @@ from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.tracing import span
 from peelbound.workers.errors import Cancelled, InfrastructureError, PeelboundError, UserError, WorkerLost
+from peelbound.workers.panics import panics_caught
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,8 @@ class Controller:
         """Carry the audit out and hand in what came of it; how the attempt ended, for the metrics."""
         try:
             uses = Uses(self.retention, claim.tenant)
-            outcome = self._carry_out(claim, uses)
+            with panics_caught():
+                outcome = self._carry_out(claim, uses)
             published = publish(outcome, claim, self.leases, self.store, uses.names())
             log.info(
                 "audit %s attempt %d: %s", claim.audit_id, claim.attempt, "published" if published else "discarded"

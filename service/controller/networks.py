@@ -169,20 +169,29 @@ class NetworkAudit:
         results: dict[str, HeadResult] = {}
         fresh: dict[str, tuple[HeadProblem, dict[str, Any]]] = {}
         for source, output in outputs.items():
-            seed = seed_of(self.plan.seed, "head")
-            asked = {"source": source, "settings": asdict(self.plan.head), "seed": seed}
-            problem = HeadProblem(self.measurements.key("head", asked), self.plan.head, seed)
-            found = self.measurements.find("head-losses", asked)
-            if found is not None:
+            if (found := self._find_head(source)) is not None:
                 self.meter.found(1, self._head_cost())
-                results[source] = _head_result(problem.key, found)
+                results[source] = found
                 continue
-            fresh[source] = (problem, asked)
+            problem, asked = fresh[source] = self._head(source)
             self._refit(problem, output or self._trained(self.plan.blocks), partial(self._keep_head, asked))
         self.pool.finish_all()
         for source, (problem, asked) in fresh.items():
             results[source] = _head_result(problem.key, self.measurements.find("head-losses", asked))
         return results
+
+    def _head(self, source: str) -> tuple[HeadProblem, dict[str, Any]]:
+        """The refit on a network's h[K], and what is asked of it."""
+        seed = seed_of(self.plan.seed, "head")
+        asked = {"source": source, "settings": asdict(self.plan.head), "seed": seed}
+        return HeadProblem(self.measurements.key("head", asked), self.plan.head, seed), asked
+
+    def _find_head(self, source: str) -> HeadResult | None:
+        """The refit, if it was measured and is still there to be measured on check."""
+        problem, asked = self._head(source)
+        found = self.measurements.find("head-losses", asked)
+        whole = found is not None and self.measurements.solution(problem.key) is not None
+        return _head_result(problem.key, found) if whole else None
 
     def _refit(self, problem: HeadProblem, output: _Outputs, then: Any) -> None:
         self.pool.submit(
@@ -232,7 +241,8 @@ class NetworkAudit:
         asked = {"nodes": [problems[node.path].key for node in nodes]}
         residuals = self.measurements.find("residuals", asked)
         heads = {key: self._find_head(key) for key in ends.values()}
-        if residuals is None or not all(heads.values()):
+        whole = all(problem.solved for problem in problems.values())
+        if residuals is None or not whole or not all(heads.values()):
             outputs, measured = self._build(nodes, problems)
             residuals = self.measurements.measured("residuals", asked, lambda: measured)
             heads = dict(self._heads({ends[a]: outputs[target_map(a)] for a in maps}))
@@ -256,12 +266,6 @@ class NetworkAudit:
         spared_nodes, spared_heads = planned_nodes - nodes, planned_maps - maps
         work = self._cost() * spared_nodes + self._head_cost() * spared_heads
         self.meter.unneeded(spared_nodes + spared_heads, work)
-
-    def _find_head(self, source: str) -> HeadResult | None:
-        seed = seed_of(self.plan.seed, "head")
-        asked = {"source": source, "settings": asdict(self.plan.head), "seed": seed}
-        found = self.measurements.find("head-losses", asked)
-        return None if found is None else _head_result(self.measurements.key("head", asked), found)
 
     def _build(
         self, nodes: Sequence[Node], problems: Mapping[tuple[int, ...], StateProblem]

@@ -78,7 +78,7 @@ def _checkpoint(report: Report) -> list[str]:
     match status:
         case CheckpointVerdict.IMPROVABLE:
             where = ""
-            if summary.best_block is not None and summary.best_block_gain is not None:
+            if summary.best_block_gain is not None and summary.best_block_gain.low > 0:
                 gain = numbers.signed(summary.best_block_gain.estimate)
                 where = f" Block {summary.best_block} alone gives {gain} nats per token."
             return [

@@ -347,7 +347,8 @@ class CalibrationReport(WireModel):
     duplicates_dropped: int
     sequence_length: int
     top_token_share: float | None = None
-    """Share of the corrected target's linear term that the top 1% of fit tokens own."""
+    """Share that the top 1% of fit tokens own of Σ‖g‖, g the loss's gradient in a block's output, before the solver
+    bounds them; the largest of all blocks."""
 
 
 class WeightsReport(WireModel):

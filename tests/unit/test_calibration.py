@@ -134,6 +134,25 @@ def test_a_tokenizer_larger_than_the_model_is_refused_only_where_it_matters() ->
     assert caught.value.slug == "calibration-vocabulary"
 
 
+PANICS = {
+    "as it is read": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "as it is used": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "words it does not know": {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "missing"}},
+}
+
+
+@pytest.mark.parametrize("changes", PANICS.values(), ids=PANICS)
+def test_a_tokenizer_that_fails_in_the_library_is_the_checkpoints_fault(
+    changes: dict[str, object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two of these are panics in Rust, which no `except Exception` stops: they would end the controller."""
+    saved = json.dumps(json.loads(word_tokenizer("low", "high")) | changes).encode()
+    with pytest.raises(CalibrationError) as caught:
+        pack(inline_documents(texts=[f"low high {n}" for n in range(9)]), tokenizer_json=saved)
+    assert (caught.value.slug, caught.value.pointer) == ("calibration-tokenizer-invalid", "/checkpoint")
+    capfd.readouterr()  # a panic says so on standard error
+
+
 def test_a_damaged_tokenizer_is_the_checkpoints_fault() -> None:
     with pytest.raises(CalibrationError) as caught:
         pack(inline_documents(texts=["a", "b", "c"]), tokenizer_json=b"{}")

@@ -39,12 +39,15 @@ def affine(weight: Tensor, bits: int, group: int | None) -> Coded:
     scale = (grouped.amax(-1, keepdim=True) - least) / last
     codes = ((grouped - least) * _inverse(scale) + 0.5).trunc().clamp(0, last)
     held, offset = _half(scale), _half(least)
-    flat = held == 0  # a group of one value: any scale will do, its offset is all there is
+    flat = held == 0  # a group of one value, as half precision sees it: its offset is all there is, whatever the scale
+    codes = torch.where(flat, 0.0, codes)
     return Coded(codes, HeldGrid(torch.where(flat, 1.0, held), -offset / torch.where(flat, 1.0, held), 0, last))
 
 
 def _inverse(scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, 0.0, 1 / torch.where(scale == 0, 1.0, scale))
+    """1 / scale; 0 where that is not finite: such a group is nothing in half precision either."""
+    inverse = 1 / scale
+    return torch.where(torch.isfinite(inverse), inverse, 0.0)
 
 
 def _half(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class HeldGrid:
 
     A packed tensor keeps its own grid while it is solved. Recomputing the scale instead would not do: absmean is not
     idempotent, dequantised ternaries {−a, 0, a} read through it get the scale a × density. With the grid held,
-    `quantise` returns dequantised weights unchanged, bit by bit.
+    `quantise` returns dequantised weights unchanged: bit by bit where there is no zero point, else up to a rounding.
 
     Attributes:
         scale: broadcasts against a weight [out, in] seen as [out, groups, in / groups]: [out or 1, groups or 1, 1].
@@ -31,11 +31,16 @@ class HeldGrid:
 
     @classmethod
     def binary(cls, alpha: Tensor, beta: Tensor | None = None) -> "HeldGrid":
-        """The two values β − α and β + α, as codes 0 and 1: α, β of the shape of `scale`, α > 0."""
-        zero = torch.full_like(alpha, 0.5)
-        if beta is not None:
-            zero = zero - torch.where(alpha == 0, 0.0, beta / (2 * torch.where(alpha == 0, 1.0, alpha)))
-        return cls(2 * alpha, zero, 0, 1)
+        """The two values β − α and β + α, as codes 0 and 1: α, β of the shape of `scale`.
+
+        Where α is 0 and β is not, a group has one value: code 0 is β then.
+        """
+        if beta is None:
+            return cls(2 * alpha, torch.full_like(alpha, 0.5), 0, 1)
+        one = alpha == 0
+        scale = torch.where(one, beta, 2 * alpha)
+        zero = torch.where(one, -1.0, 0.5 - beta / torch.where(one, 1.0, 2 * alpha))
+        return cls(scale, zero, 0, 1)
 
     @property
     def levels(self) -> int:
@@ -71,6 +76,8 @@ class HeldGrid:
     def quantise(self, weight: Tensor) -> Tensor:
         """The nearest grid points of a weight [out, in], exactly; the gradient passes as if nothing had happened."""
         return straight_through(self.values(self.codes(weight.detach())), weight)
+
+    __call__ = quantise
 
     def to(self, device: torch.device | str) -> "HeldGrid":
         """The same grid elsewhere."""

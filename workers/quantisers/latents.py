@@ -32,7 +32,7 @@ class Latents:
             start: latent weights by name; the block's own weights where there are none.
         """
         own = dict(block.named_parameters())
-        self._rounding = dict(rounding or {})
+        self._rounding = {name: put.to(own[name].device) for name, put in (rounding or {}).items()}
         self._held = {name: own[name] for name in self._rounding}
         self._rounded = dict[str, Tensor]()
         given = start or {}
@@ -70,9 +70,14 @@ class Latents:
         """Share (0 to 1) of the rounded weights that are not what they were: of a held grid, of its codes.
 
         Args:
-            before: the block's weights by name, as they were when it was taken over.
+            before: the block's weights by name, as they were when it was taken over. They are rounded to be compared:
+                weights that were stored in half precision lie beside their grid by what that rounds.
         """
-        changed = [int((held != before[name].to(held.device)).sum()) for name, held in self._held.items()]
+        with torch.no_grad():
+            changed = [
+                int((held != self._rounding[name](before[name].to(held.device))).sum())
+                for name, held in self._held.items()
+            ]
         return sum(changed) / max(1, sum(held.numel() for held in self._held.values()))
 
     def zero_grad(self) -> None:

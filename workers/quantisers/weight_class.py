@@ -1,7 +1,7 @@
 """The weight class of one audited model, and what it means for the blocks that are solved."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -35,6 +35,10 @@ class Rounded:
         """The parameter, in the shape that the block has it, on its grid."""
         matrices = self.linear.matrices(weight)
         return self.linear.parameter(torch.stack([put(m) for put, m in zip(self.puts, matrices, strict=True)]))
+
+    def to(self, device: torch.device) -> "Rounded":
+        """The same with the grids that are held on the device of the weights."""
+        return replace(self, puts=tuple(put.to(device) if isinstance(put, HeldGrid) else put for put in self.puts))
 
 
 Roundings = Mapping[str, Rounded]
@@ -88,7 +92,7 @@ class WeightClass:
             held_grids = [grid for grid in on if grid is not None]
             if len(held_grids) == linear.count:
                 step = sum(float(grid.scale.abs().mean()) for grid in held_grids) / linear.count
-                found[linear.name] = Rounded(linear, tuple(grid.quantise for grid in held_grids), step)
+                found[linear.name] = Rounded(linear, tuple(held_grids), step)
         return found
 
 

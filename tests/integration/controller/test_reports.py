@@ -60,6 +60,23 @@ def test_a_copied_checkpoint_is_read_once_and_nothing_is_solved(
     assert {name: later[name] for name in kept} == kept
 
 
+@pytest.mark.parametrize("kind", ["head", "state"])
+def test_solutions_that_were_lost_before_check_met_them_are_solved_again(
+    kind: str, running: Running, inputs: Inputs, reference: bytes
+) -> None:
+    service, tenant = running.service, f"lost-{kind}"
+    assert service.succeeded(service.submit(inputs.request(), tenant), tenant) == reference
+    results = service.settings.state_dir / "objects" / "tenants" / tenant / "results"
+    lost = sorted((results / kind).rglob("*.safetensors.object"))
+    assert len(lost) > 1
+    for file in (*lost, *(results / "report").rglob("*.object"), *(results / "check-networks").rglob("*.object")):
+        file.unlink()
+    audit = service.submit(inputs.request(seed=0, labels={"again": "yes"}), tenant)
+    assert service.succeeded(audit, tenant) == reference
+    assert service.record(audit, tenant).attempt == 1
+    assert all(file.exists() for file in lost)
+
+
 def test_another_precision_shares_no_result_and_changes_little(
     running: Running, inputs: Inputs, reference: bytes
 ) -> None:

@@ -93,6 +93,35 @@ def test_weights_on_a_grid_keep_its_scale_while_they_are_solved() -> None:
     assert set(module[0].weight.unique().tolist()) == set(tensors["0.weight"].unique().tolist())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["int4-g16", "int2-g16", "q4_1", "ternary", "binary-fbi-g16"])
+def test_codes_that_no_step_has_moved_count_as_none(name: str, dtype: torch.dtype) -> None:
+    """Whatever the weights were stored in, which rounds them off their grid."""
+    linear = LinearMap("w", (32, 64))
+    dense = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    stored = coded(dense, Scheme.parse(name)).weight.to(dtype).float()
+    module = nn.ParameterDict({"w": nn.Parameter(stored.clone())})
+    rounding = WeightClass(Scheme.parse(name)).trained([linear], {"w": stored}, {})
+    assert set(rounding) == {"w"}
+    latents = Latents(module, rounding)
+    assert latents.moved({"w": stored}) == 0
+    step = rounding["w"].step
+    assert step is not None
+    with torch.no_grad():
+        latents.parameters[0][0, 0] += 2 * step if float(stored[0, 0]) < 0 else -2 * step
+    latents.place()
+    assert latents.moved({"w": stored}) == pytest.approx(1 / stored.numel())
+
+
+def test_grids_are_where_the_weights_are() -> None:
+    """Files are read on the host, blocks lie on a device."""
+    linear, stored = LinearMap("w", (8, 32)), coded(torch.randn(8, 32), Scheme.parse("int4-g16")).weight
+    rounding = WeightClass(Scheme.parse("int4-g16")).trained([linear], {"w": stored}, {})
+    elsewhere = nn.ParameterDict({"w": nn.Parameter(stored.to("meta"))})
+    latents = Latents(elsewhere, rounding)
+    assert latents.parameters[0].device.type == "meta"
+
+
 def test_a_map_that_lies_on_no_grid_stays_in_full_precision() -> None:
     tensors = weights(block())
     tensors["0.weight"] = coded(tensors["0.weight"], TERNARY).weight

@@ -155,3 +155,12 @@ def test_tokens_are_rounded_to_half_a_step_of_their_largest_feature(seed: int) -
     found.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("scheme", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
+@pytest.mark.parametrize("magnitude", [1e-6, 1e-9, 1e-39, 1e-44])
+def test_groups_too_small_for_half_precision_stay_small(scheme: str, magnitude: float) -> None:
+    """Channels that died are such groups; ggml makes them 0, or their offset."""
+    row = (torch.linspace(-1, 1, 32) * magnitude)[None]
+    rounded = quantise(row, Scheme.parse(scheme))
+    assert float(rounded.abs().max()) <= magnitude + 2.0**-24  # half precision's smallest step

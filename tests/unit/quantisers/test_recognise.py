@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from peelbound.workers.quantisers.quantise import coded
-from peelbound.workers.quantisers.recognise import recognise
+from peelbound.workers.quantisers.recognise import held_grid, recognise
 from peelbound.workers.quantisers.scheme import Scheme
 
 
@@ -81,3 +81,14 @@ def test_the_number_of_distinct_values_is_told() -> None:
     found = recognise(coded(drawn(), Scheme("ternary")).weight)
     assert found is not None
     assert found.values == 3
+
+
+def test_a_group_of_one_value_among_groups_of_two_keeps_it() -> None:
+    weight = torch.where(torch.arange(4 * 64).reshape(4, 64) % 3 == 0, 0.3, -0.1)
+    weight[1, :16] = 0.05
+    weight[2, 16:32] = 0.0
+    grid = held_grid(weight, Scheme.parse("binary-fbi-g16"))
+    assert grid is not None
+    torch.testing.assert_close(grid.quantise(weight), weight)
+    assert grid.quantise(weight)[1, 0] == weight[1, 0]
+    assert not grid.quantise(weight)[2, 16:32].any()

@@ -1,7 +1,7 @@
 import pytest
 
 from peelbound.service.report.advice import advice
-from peelbound.service.schemas.report import CheckpointVerdict
+from peelbound.service.schemas.report import CheckpointVerdict, Interval
 from tests.synthetic_reports.parts import control
 from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
@@ -44,3 +44,13 @@ def test_an_inconclusive_audit_says_how_many_documents_would_do() -> None:
 
 def test_undeclared_data_are_asked_for() -> None:
     assert any("Declare where the calibration data come from" in step for step in advice(estimate_report()))
+
+
+@pytest.mark.parametrize(("low", "named"), [(0.002, True), (-0.001, False)])
+def test_a_block_is_pointed_at_only_where_its_gain_is_shown(low: float, named: bool) -> None:
+    """Whole networks or the head may beat a model whose blocks gain nothing each."""
+    report = build_report(status=CheckpointVerdict.IMPROVABLE)
+    gain = Interval(estimate=0.004, low=low, high=0.009, standard_error=0.002)
+    summary = report.summary.model_copy(update={"best_block": 2, "best_block_gain": gain})
+    steps = advice(report.model_copy(update={"summary": summary}))
+    assert any("Block 2 alone gives" in step for step in steps) is named

@@ -6,6 +6,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER
 
 from peelbound.workers.checkpoint.gguf.header import GgufHeader
 from peelbound.workers.errors import CheckpointError
+from peelbound.workers.panics import panics_caught
 
 KEYS = tuple(f"tokenizer.{key}" for key in GGUF_TOKENIZER_MAPPING["tokenizer"])
 """What of the metadata a tokenizer is made of."""
@@ -29,8 +30,9 @@ def tokenizer_json(header: GgufHeader) -> bytes | None:
     if not isinstance(settings.get("tokens"), list):
         return None
     try:
-        backend, _ = convert_gguf_tokenizer(header.architecture, settings)
-        content: str = backend.to_str()
+        with panics_caught():
+            backend, _ = convert_gguf_tokenizer(header.architecture, settings)
+            content: str = backend.to_str()
     except Exception as error:  # the library and its Rust half raise whatever they like: the file is at fault
         raise CheckpointError(
             f"transformers makes no tokenizer of {header.file} ({settings.get('tokenizer_type')}): {error}",
