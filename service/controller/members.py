@@ -88,6 +88,8 @@ class Members:
         self.grain = 0
         """Sequences a pass, of all of them."""
         self._all: list[Member] = []
+        self._gpu = ""
+        """What all workers compute on, once one of them has said so."""
         self._seconds = 0.0
         self._counted = time.monotonic()
         self._closed = threading.Event()
@@ -209,7 +211,7 @@ class Members:
         """Give all back."""
         self._count()
         self.kill(self._all)
-        self._all = []
+        self._all, self._gpu = [], ""
         metrics.WORKERS.set(0)
 
     def kill(self, members: Iterable[Member]) -> None:
@@ -241,8 +243,9 @@ class Members:
     def _compare(self, platform: dict[str, str]) -> None:
         """Results are kept under the controller's platform: a worker on another one must make none."""
         expected = platform_fingerprint(self._device)
-        if self._device != "cpu":  # the controller's own machine may lack the device
-            expected["isa"] = platform["isa"]
+        if self._device != "cpu":  # the controller's own machine may lack the device: then the first worker's counts
+            self._gpu = self._gpu or platform["isa"]
+            expected["isa"] = self._gpu
         differing = [
             f"{name} {platform[name]} and not {value}" for name, value in expected.items() if platform[name] != value
         ]

@@ -10,6 +10,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from peelbound.service.controller import members, pool
+from peelbound.service.controller.cluster import RayFailed
 from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.pool import Output, Pool, Task
 from peelbound.service.settings import Settings
@@ -186,3 +187,37 @@ def test_an_ended_task_keeps_nothing_that_it_was_given(started: Start) -> None:
     second = ours.submit("takes_5", only(first))
     ours.finish([first, second])
     assert (first.args, second.args, second.sent) == ((), (), ())
+
+
+@dataclass
+class OnGpu(Actor):
+    """Greets with the kind of its GPU."""
+
+    kind: str = ""
+
+    def call(self, method: str, args: tuple[Any, ...], outputs: int) -> list[Ref]:
+        return [Ref(Greeting(platform_fingerprint("cuda") | {"isa": self.kind}, self.room, self.kind))]
+
+
+class Forgiving(AtOnce):
+    def kill(self, handle: Handle) -> None:
+        return
+
+
+@pytest.mark.parametrize("kinds", [("H100", "H100"), ("H100", "A100")])
+def test_gpus_of_two_kinds_are_not_mixed(kinds: tuple[str, str], tmp_path: Path) -> None:
+    """What the controller's own machine has says nothing here: it may have no GPU."""
+    left = iter(OnGpu(1, kind=kind) for kind in kinds)
+    with (
+        patch.object(members, "start_worker", lambda *_: Handle(next(left))),
+        patch.object(members, "ray", Forgiving()),
+    ):
+        ours = members.Members(Settings(workers=2, worker_gpus=1), DirectoryStore(tmp_path))
+        ours.gather(1, 2)
+        if len(set(kinds)) == 1:
+            assert len(ours.joined()) == 2
+            return
+        with pytest.raises(RayFailed, match=r"another platform than the controller: isa H100 and not A100") as caught:
+            ours.joined()
+    assert caught.value.slug == "workers-differ"
+    assert not ours.everyone
