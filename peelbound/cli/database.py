@@ -37,6 +37,20 @@ def configured() -> "Settings":
         raise click.UsageError(said(error, variable=True)) from None
 
 
+def opened(settings: "Settings", *, wait_seconds: float, migrating: bool = False) -> "Engine":
+    """The database of these settings; a file in the state directory is its owner's alone.
+
+    Raises:
+        PeelboundError: the database cannot be used.
+    """
+    from peelbound.service.database.schema import open_database
+
+    if not settings.database_url:
+        make_private(settings.state_dir)
+    with private_files():
+        return open_database(settings.resolved_database_url, wait_seconds=wait_seconds, migrating=migrating)
+
+
 @contextmanager
 def service_database() -> "Iterator[Engine]":
     """The database, with the schema that this version wants.
@@ -45,13 +59,7 @@ def service_database() -> "Iterator[Engine]":
         ServerExtraMissing: the packages that a service needs are not installed.
         PeelboundError: the database cannot be used.
     """
-    settings = configured()
-    from peelbound.service.database.schema import open_database
-
-    if not settings.database_url:
-        make_private(settings.state_dir)
-    with private_files():
-        engine = open_database(settings.resolved_database_url, wait_seconds=0)
+    engine = opened(configured(), wait_seconds=0)
     try:
         yield engine
     finally:

@@ -4,7 +4,7 @@ import logging
 
 import click
 
-from peelbound.cli.database import configured
+from peelbound.cli.database import configured, opened
 from peelbound.cli.failures import reporting
 
 
@@ -16,9 +16,8 @@ def command() -> None:
     Safe to run from every replica at once: one migrates, the others wait for it.
     """
     settings = configured()
-    from peelbound.service.database.schema import newest_revision, open_database
+    from peelbound.service.database.schema import newest_revision
 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
-    wait = settings.database_wait_seconds
-    open_database(settings.resolved_database_url, wait_seconds=wait, migrating=True).dispose()
+    opened(settings, wait_seconds=settings.database_wait_seconds, migrating=True).dispose()
     click.echo(f"The schema is at revision {newest_revision()}.")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,12 @@ def test_a_wrong_setting_is_named(run: Run) -> None:
     done = run("token", "list", PEELBOUND_WORKERS="none")
     assert done.returncode == 2
     assert "PEELBOUND_WORKERS" in done.stderr
+
+
+def test_a_database_file_that_a_command_makes_is_its_owners_alone(run: Run, tmp_path: Path) -> None:
+    assert run("migrate").returncode == 0
+    made = run("token", "create", "--name", "ci")
+    assert made.returncode == 0, made.stderr
+    (file,) = (tmp_path / "state-of-nobody").glob("*.db")
+    assert str(file) in made.stderr
+    assert [path.stat().st_mode & 0o777 for path in (file.parent, file)] == [0o700, 0o600]
