@@ -20,18 +20,22 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
     """The service given, else the one in `PEELBOUND_URL`, else the embedded one that runs on the state directory.
 
     The token is the one given, else `PEELBOUND_TOKEN`. The token file of the state directory is read for one address
-    only: that of the service which holds the directory now. Whatever else listens on loopback may be anybody's.
+    only: that of the service which holds the directory now. Whatever else listens on loopback may be anybody's. Where
+    address and token are both known, the state directory is not looked at.
 
     Raises:
         ServiceNotFound: none of the three.
     """
+    address = url or os.environ.get("PEELBOUND_URL")
+    token = token or os.environ.get("PEELBOUND_TOKEN")
+    if address and token:
+        return Endpoint(address.rstrip("/"), token)
     state_dir = state_dir or default_state_dir()
     running = running_url(state_dir)
-    address = url or os.environ.get("PEELBOUND_URL") or running
+    address = address or running
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")
     address = address.rstrip("/")
-    token = token or os.environ.get("PEELBOUND_TOKEN")
-    if token is None and address == running:
+    if not token and address == running:
         token = read_token(state_dir)
-    return Endpoint(address, token)
+    return Endpoint(address, token or None)

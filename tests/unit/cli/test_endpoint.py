@@ -7,7 +7,7 @@ import pytest
 
 from peelbound.endpoint import Endpoint, find_endpoint
 from peelbound.errors import ServiceNotFound
-from peelbound.local import ensure_secret, holding, publish_url
+from peelbound.local import ensure_secret, holding, publish_url, read_token, running_url
 
 URL = "http://127.0.0.1:8734"
 
@@ -52,3 +52,18 @@ def test_an_address_whose_service_has_ended_gets_no_token(tmp_path: Path) -> Non
     assert find_endpoint(URL, state_dir=tmp_path).token is None
     with pytest.raises(ServiceNotFound):
         find_endpoint(state_dir=tmp_path)
+
+
+def test_a_state_directory_that_cannot_be_looked_into_holds_no_service(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "file" / "state"
+    assert running_url(nowhere) is None
+    assert read_token(nowhere) is None
+    assert find_endpoint(URL, state_dir=nowhere) == Endpoint(URL, None)
+    with pytest.raises(ServiceNotFound):
+        find_endpoint(state_dir=nowhere)
+
+
+def test_with_address_and_token_the_state_directory_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", "~no-such-user/state")
+    assert find_endpoint(URL, "theirs") == Endpoint(URL, "theirs")
