@@ -49,14 +49,16 @@ class Client:
         timeout: seconds that an answer may take.
 
     Raises:
+        EndpointInvalid: the address or the token cannot be one.
         ServiceNotFound: no service is given and none runs.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
-        headers = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token}"}
         self._timeout = timeout
-        self._http = httpx2.Client(base_url=endpoint.url, headers=headers, timeout=timeout, follow_redirects=True)
+        self._http = httpx2.Client(
+            base_url=endpoint.url, headers=endpoint.headers, timeout=timeout, follow_redirects=True
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from peelbound.errors import ServiceNotFound
+from peelbound.errors import EndpointInvalid, ServiceNotFound
 from peelbound.local import default_state_dir, read_token, running_url
 
 
@@ -15,6 +15,11 @@ class Endpoint:
     url: str
     token: str | None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request carries."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
 
 def find_endpoint(url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> Endpoint:
     """The service given, else the one in `PEELBOUND_URL`, else the embedded one that runs on the state directory.
@@ -24,10 +29,11 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
     address and token are both known, the state directory is not looked at.
 
     Raises:
+        EndpointInvalid: the token holds what no header may.
         ServiceNotFound: none of the three.
     """
     address = url or os.environ.get("PEELBOUND_URL")
-    token = token or os.environ.get("PEELBOUND_TOKEN")
+    token = _clean(token or os.environ.get("PEELBOUND_TOKEN") or "")
     if address and token:
         return Endpoint(address.rstrip("/"), token)
     state_dir = state_dir or default_state_dir()
@@ -36,6 +42,18 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")
     address = address.rstrip("/")
-    if not token and address == running:
+    if token is None and address == running:
         token = read_token(state_dir)
-    return Endpoint(address, token or None)
+    return Endpoint(address, token)
+
+
+def _clean(token: str) -> str | None:
+    """A token as a header may carry it; None for an empty one.
+
+    Secrets that come out of files end in a newline, and the HTTP library quotes a header that it refuses: whatever it
+    would refuse must not get that far.
+    """
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise EndpointInvalid("The token holds more than printable ASCII; it is the one given, or PEELBOUND_TOKEN.")
+    return token or None

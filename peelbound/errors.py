@@ -16,5 +16,9 @@ class ProblemError(Exception):
         self.problem = problem
 
 
+class EndpointInvalid(Exception):
+    """The address or the token that is configured cannot be one; the message never quotes the token."""
+
+
 class ServiceNotFound(Exception):
     """No service is configured and none runs on this machine."""

@@ -148,6 +148,14 @@ def test_without_a_service_the_message_says_how_to_get_one(run: Run, words: tupl
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("token", ["peel_secret\n", "peel_secret\nX: y", "peel_sécret"])
+def test_a_token_is_never_printed(run: Run, service: Service, token: str) -> None:
+    done = run("list", PEELBOUND_URL=service.url, PEELBOUND_TOKEN=token)
+    assert done.returncode == 3, "it is none of the service's"
+    assert "cret" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unreachable_service_is_exit_code_3(run: Run) -> None:
     done = run("list", PEELBOUND_URL="http://127.0.0.1:9")
     assert done.returncode == 3
