@@ -135,6 +135,7 @@ class AsyncClient:
                     yield event
                 if (await self.get(audit_id)).state.ended:
                     return
+                await asyncio.sleep(following.rest())
             except httpx2.TransportError as error:
                 await asyncio.sleep(following.pause(error))
             except ProblemError as error:
@@ -151,6 +152,7 @@ class AsyncClient:
             if source.response.is_error:
                 await source.response.aread()
                 raise calls.problem_of(source.response)
+            following.begin(source.response)
             async for message in source:
                 yield following.take(message)
 

@@ -131,6 +131,7 @@ class Client:
                 yield from self._connected(audit_id, following)
                 if self.get(audit_id).state.ended:
                     return
+                time.sleep(following.rest())
             except httpx2.TransportError as error:
                 time.sleep(following.pause(error))
             except ProblemError as error:
@@ -147,6 +148,7 @@ class Client:
             if source.response.is_error:
                 source.response.read()
                 raise calls.problem_of(source.response)
+            following.begin(source.response)
             for message in source:
                 yield following.take(message)
 
