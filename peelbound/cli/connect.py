@@ -77,6 +77,8 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
                     "tenant_allow": {},
                     "host": "127.0.0.1",
                     "port": 0,
+                    "allowed_hosts": ["127.0.0.1"],  # the environment's names are those of a server
+                    "controller_metrics_port": None,  # a controller that runs here already may answer there
                     "collect_seconds": 0.0,  # the store is shared, and this database knows none of its audits
                 }
             )
