@@ -56,9 +56,7 @@ class AsyncClient:
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
         self._timeout = timeout
-        self._http = httpx2.AsyncClient(
-            base_url=endpoint.url, headers=endpoint.headers, timeout=timeout, follow_redirects=True
-        )
+        self._http = httpx2.AsyncClient(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,9 +145,10 @@ class AsyncClient:
         async with self._http.sse(
             calls.audit_path(audit_id, "events"),
             headers={"Last-Event-ID": str(following.after)},
+            follow_redirects=True,
             timeout=httpx2.Timeout(self._timeout, read=calls.SILENCE_SECONDS),
         ) as source:
-            if source.response.is_error:
+            if not calls.is_event_stream(source.response):
                 await source.response.aread()
                 raise calls.problem_of(source.response)
             following.begin(source.response)
@@ -249,7 +248,8 @@ class AsyncClient:
             headers=call.headers,
             content=call.content,
             timeout=self._timeout + call.extra_seconds,
+            follow_redirects=call.method == "GET",
         )
-        if response.is_error:
+        if not response.is_success:
             raise calls.problem_of(response)
         return call.read(response)

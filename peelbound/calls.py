@@ -217,13 +217,37 @@ def _webhook_path(webhook_id: str, *below: str) -> str:
 
 
 def problem_of(response: httpx2.Response) -> ProblemError:
-    """The error that a refused request deserves, also when something before the service answered."""
+    """The error for an answer that is not what was asked for, also when something before the service gave it."""
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        detail = f"{response.request.url} answered {response.status_code} {response.reason_phrase}."
-        problem = Problem.make("not-a-problem", "Not an answer of this service", max(400, response.status_code), detail)
+        problem = Problem.make(
+            "not-a-problem", "Not an answer of this service", max(400, response.status_code), *_stranger(response)
+        )
     return ProblemError(problem, retry_after=_asked_wait(response))
+
+
+def _stranger(response: httpx2.Response) -> tuple[str, str]:
+    """What something else than the service answered, and what to do."""
+    said = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+    if response.next_request is not None:
+        # Followed as 301 and 302 mostly are, by a GET without the body, it would seem to be done, and would not be.
+        url = response.next_request.url
+        there = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        return (
+            f"{said}, which sends a {response.request.method} on to {there}; only a GET follows.",
+            "Give the service's own address (PEELBOUND_URL).",
+        )
+    if response.is_success:
+        kind = response.headers.get("Content-Type", "").partition(";")[0] or "no content type"
+        return f"{said} with {kind}, which is not this service's.", "Check PEELBOUND_URL, and what stands before it."
+    return f"{said}.", ""
+
+
+def is_event_stream(response: httpx2.Response) -> bool:
+    """Whether the service has taken up a stream of events."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    return response.is_success and kind.strip().lower() == "text/event-stream"
 
 
 class Following:
@@ -281,4 +305,10 @@ def _body(request: WireModel) -> bytes:
 
 
 def _model(kind: type[M]) -> Callable[[httpx2.Response], M]:
-    return lambda response: kind.model_validate_json(response.content)
+    def read(response: httpx2.Response) -> M:
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise problem_of(response) from error
+
+    return read

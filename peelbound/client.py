@@ -56,9 +56,7 @@ class Client:
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
         self._timeout = timeout
-        self._http = httpx2.Client(
-            base_url=endpoint.url, headers=endpoint.headers, timeout=timeout, follow_redirects=True
-        )
+        self._http = httpx2.Client(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -143,9 +141,10 @@ class Client:
         with self._http.sse(
             calls.audit_path(audit_id, "events"),
             headers={"Last-Event-ID": str(following.after)},
+            follow_redirects=True,
             timeout=httpx2.Timeout(self._timeout, read=calls.SILENCE_SECONDS),
         ) as source:
-            if source.response.is_error:
+            if not calls.is_event_stream(source.response):
                 source.response.read()
                 raise calls.problem_of(source.response)
             following.begin(source.response)
@@ -245,7 +244,8 @@ class Client:
             headers=call.headers,
             content=call.content,
             timeout=self._timeout + call.extra_seconds,
+            follow_redirects=call.method == "GET",
         )
-        if response.is_error:
+        if not response.is_success:
             raise calls.problem_of(response)
         return call.read(response)

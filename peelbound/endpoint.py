@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
+
 from peelbound.errors import EndpointInvalid, ServiceNotFound
 from peelbound.local import default_state_dir, read_token, running_url
 
@@ -29,22 +31,34 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
     address and token are both known, the state directory is not looked at.
 
     Raises:
-        EndpointInvalid: the token holds what no header may.
+        EndpointInvalid: the address is no URL, or the token holds what no header may.
         ServiceNotFound: none of the three.
     """
     address = url or os.environ.get("PEELBOUND_URL")
     token = _clean(token or os.environ.get("PEELBOUND_TOKEN") or "")
     if address and token:
-        return Endpoint(address.rstrip("/"), token)
+        return Endpoint(_base(address), token)
     state_dir = state_dir or default_state_dir()
     running = running_url(state_dir)
     address = address or running
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")
-    address = address.rstrip("/")
+    address = _base(address)
     if token is None and address == running:
         token = read_token(state_dir)
     return Endpoint(address, token)
+
+
+def _base(address: str) -> str:
+    """The address without a slash at its end; paths are put after it."""
+    address = address.strip().rstrip("/")
+    try:
+        httpx2.URL(address).raw_host.decode("ascii").encode("idna")  # refused only when a connection is made
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise EndpointInvalid(
+            f"The service's address is no URL; it is the one given, or PEELBOUND_URL: {error}"
+        ) from None
+    return address
 
 
 def _clean(token: str) -> str | None:

@@ -35,7 +35,7 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except _EXPECTED as error:
             raise Failure(str(error)) from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:  # also one that is redirected in a circle
             raise Failure(f"The service cannot be reached: {error}") from error
         except KeyboardInterrupt:
             raise SystemExit(130) from None

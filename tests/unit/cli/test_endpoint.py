@@ -86,3 +86,11 @@ def test_a_token_that_no_header_may_carry_is_refused_and_not_quoted(given: str) 
     with pytest.raises(EndpointInvalid) as refused:
         find_endpoint(URL, given)
     assert "peel_" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://host:port", "http://a\nb", "http://.example"])
+def test_an_address_that_is_no_url_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("PEELBOUND_URL", address)
+    for token in (None, "theirs"):
+        with pytest.raises(EndpointInvalid, match="PEELBOUND_URL"):
+            find_endpoint(token=token)
