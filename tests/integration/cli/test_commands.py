@@ -102,6 +102,11 @@ def test_a_refused_request_is_exit_code_3_with_field_and_remedy(served: Run) -> 
         ("report",),
         ("report", "x", "--out", "report.pdf"),
         ("list", "--label", "x"),
+        ("audit", "~no-such-user/ckpt", "--calibration", "/data/t"),
+        ("audit", "/data/ckpt", "--calibration", "/data/t", "--out", "/dev/null/out"),
+        ("wait", "x", "--out", "/dev/null/out"),
+        ("webhook", "create", ""),
+        ("webhook", "update", "x", "--description", "a\nb"),
         ("frobnicate",),
         ("up", "--host", "0.0.0.0"),
         ("up", "--workers", "5000"),
@@ -111,6 +116,7 @@ def test_wrong_usage_is_exit_code_2(served: Run, words: tuple[str, ...]) -> None
     done = served(*words)
     assert done.returncode == 2, done.stderr
     assert "Error" in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
