@@ -110,6 +110,7 @@ def test_a_refused_request_is_exit_code_3_with_field_and_remedy(served: Run) -> 
         ("frobnicate",),
         ("up", "--host", "0.0.0.0"),
         ("up", "--workers", "5000"),
+        ("up", "--allow", "~no-such-user/data"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(served: Run, words: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from peelbound.client import Client
 from peelbound.embedded import embedded
 from peelbound.extras import ServerExtraMissing, require_server_extra
 from peelbound.local import StartFailed, StateDirBusy, running_url
+from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.settings import Settings
 from tests.integration.cli.conftest import PEELBOUND, STAND_IN, Run, stand_ins
 from tests.waiting import DEADLINE_SECONDS, until
@@ -68,8 +69,9 @@ def test_help_names_every_command_and_the_exit_codes(run: Run) -> None:
 
 def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    command = [PEELBOUND, "up", "--state-dir", state, "--port", "0", "--allow", tmp_path, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
+    (tmp_path / "models").mkdir()
+    command = [PEELBOUND, "up", "--state-dir", state, "--port", "0", "--allow", "models/../models", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as up:
         assert up.stdout is not None
         said = json.loads(up.stdout.readline())
         token = Path(said["token_file"])
@@ -78,6 +80,9 @@ def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -
         assert running_url(state) == said["url"]
         with Client(said["url"], token.read_text().strip()) as client:
             assert client.page().items == []
+            models = str(tmp_path / "models")
+            record = client.submit(AuditRequest(checkpoint=models, calibration=Calibration(uri=models)))
+            client.cancel(record.id)
         children = psutil.Process(up.pid).children(recursive=True)
         assert children
         up.send_signal(signal.SIGTERM)
