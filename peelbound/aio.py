@@ -49,14 +49,14 @@ class AsyncClient:
         timeout: seconds that an answer may take.
 
     Raises:
+        EndpointInvalid: the address or the token cannot be one.
         ServiceNotFound: no service is given and none runs.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
-        headers = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token}"}
         self._timeout = timeout
-        self._http = httpx2.AsyncClient(base_url=endpoint.url, headers=headers, timeout=timeout, follow_redirects=True)
+        self._http = httpx2.AsyncClient(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -133,6 +133,7 @@ class AsyncClient:
                     yield event
                 if (await self.get(audit_id)).state.ended:
                     return
+                await asyncio.sleep(following.rest())
             except httpx2.TransportError as error:
                 await asyncio.sleep(following.pause(error))
             except ProblemError as error:
@@ -144,11 +145,13 @@ class AsyncClient:
         async with self._http.sse(
             calls.audit_path(audit_id, "events"),
             headers={"Last-Event-ID": str(following.after)},
+            follow_redirects=True,
             timeout=httpx2.Timeout(self._timeout, read=calls.SILENCE_SECONDS),
         ) as source:
-            if source.response.is_error:
+            if not calls.is_event_stream(source.response):
                 await source.response.aread()
                 raise calls.problem_of(source.response)
+            following.begin(source.response)
             async for message in source:
                 yield following.take(message)
 
@@ -245,7 +248,8 @@ class AsyncClient:
             headers=call.headers,
             content=call.content,
             timeout=self._timeout + call.extra_seconds,
+            follow_redirects=call.method == "GET",
         )
-        if response.is_error:
+        if not response.is_success:
             raise calls.problem_of(response)
         return call.read(response)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
@@ -35,6 +36,7 @@ from peelbound.service.schemas.webhook import (
     WebhookRequest,
     WebhookWithSecret,
 )
+from peelbound.service.webhooks.retry_after import seconds_asked
 
 T = TypeVar("T")
 M = TypeVar("M", bound=WireModel)
@@ -44,7 +46,8 @@ PLAN_SECONDS = 90.0
 SILENCE_SECONDS = 45.0
 """An event stream sends a comment every 15 seconds; three missed ones mean that the connection is dead."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0)
-"""Pauses between attempts to reach the service again before giving up."""
+"""Pauses between attempts to reach the service again before giving up; a longer wait that it asks for (`Retry-After`)
+is kept to, up to the longest of these."""
 
 
 @dataclass(frozen=True)
@@ -214,14 +217,37 @@ def _webhook_path(webhook_id: str, *below: str) -> str:
 
 
 def problem_of(response: httpx2.Response) -> ProblemError:
-    """The error that a refused request deserves, also when something before the service answered."""
+    """The error for an answer that is not what was asked for, also when something before the service gave it."""
     try:
-        return ProblemError(Problem.model_validate_json(response.content))
+        problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        detail = f"{response.request.url} answered {response.status_code} {response.reason_phrase}."
-        return ProblemError(
-            Problem.make("not-a-problem", "Not an answer of this service", max(400, response.status_code), detail)
+        problem = Problem.make(
+            "not-a-problem", "Not an answer of this service", max(400, response.status_code), *_stranger(response)
         )
+    return ProblemError(problem, retry_after=_asked_wait(response))
+
+
+def _stranger(response: httpx2.Response) -> tuple[str, str]:
+    """What something else than the service answered, and what to do."""
+    said = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+    if response.next_request is not None:
+        # Followed as 301 and 302 mostly are, by a GET without the body, it would seem to be done, and would not be.
+        url = response.next_request.url
+        there = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        return (
+            f"{said}, which sends a {response.request.method} on to {there}; only a GET follows.",
+            "Give the service's own address (PEELBOUND_URL).",
+        )
+    if response.is_success:
+        kind = response.headers.get("Content-Type", "").partition(";")[0] or "no content type"
+        return f"{said} with {kind}, which is not this service's.", "Check PEELBOUND_URL, and what stands before it."
+    return f"{said}.", ""
+
+
+def is_event_stream(response: httpx2.Response) -> bool:
+    """Whether the service has taken up a stream of events."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    return response.is_success and kind.strip().lower() == "text/event-stream"
 
 
 class Following:
@@ -231,24 +257,47 @@ class Following:
         self.after = after
         self.ended = False
         self._failures = 0
+        self._asked: float | None = None
+
+    def begin(self, response: httpx2.Response) -> None:
+        """The service has taken up the stream: attempts that failed before count no more, though no event may come."""
+        self._failures = 0
+        self._asked = _asked_wait(response)
 
     def take(self, message: httpx2.ServerSentEvent) -> Event:
         """The event in a message."""
         event = Event.model_validate_json(message.data)
         self.after = event.number
         self.ended = event.type is EventType.STATE and AuditState(event.data["state"]).ended
-        self._failures = 0
         return event
+
+    def rest(self) -> float:
+        """Seconds to wait before connecting again after a stream that ended in order, but before its audit.
+
+        The replica that sent it is about to end, and may be asked again before its load balancer knows.
+        """
+        return _at_least(RECONNECT_SECONDS[0], self._asked)
 
     def pause(self, error: Exception) -> float:
         """Seconds to wait before connecting again; the error itself when it has failed too often."""
         if self._failures == len(RECONNECT_SECONDS):
             raise error
         self._failures += 1
-        return RECONNECT_SECONDS[self._failures - 1]
+        asked = error.retry_after if isinstance(error, ProblemError) else None
+        return _at_least(RECONNECT_SECONDS[self._failures - 1], asked)
 
 
 _JSON = {"Content-Type": "application/json"}
+
+
+def _asked_wait(response: httpx2.Response) -> float | None:
+    value = response.headers.get("Retry-After")
+    return None if value is None else seconds_asked(value, datetime.now(UTC))
+
+
+def _at_least(seconds: float, asked: float | None) -> float:
+    """The pause, or the longer one that the service asks for, within reason."""
+    return max(seconds, min(asked or 0.0, max(RECONNECT_SECONDS)))
 
 
 def _body(request: WireModel) -> bytes:
@@ -256,4 +305,10 @@ def _body(request: WireModel) -> bytes:
 
 
 def _model(kind: type[M]) -> Callable[[httpx2.Response], M]:
-    return lambda response: kind.model_validate_json(response.content)
+    def read(response: httpx2.Response) -> M:
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise problem_of(response) from error
+
+    return read

@@ -49,14 +49,14 @@ class Client:
         timeout: seconds that an answer may take.
 
     Raises:
+        EndpointInvalid: the address or the token cannot be one.
         ServiceNotFound: no service is given and none runs.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
-        headers = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token}"}
         self._timeout = timeout
-        self._http = httpx2.Client(base_url=endpoint.url, headers=headers, timeout=timeout, follow_redirects=True)
+        self._http = httpx2.Client(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +129,7 @@ class Client:
                 yield from self._connected(audit_id, following)
                 if self.get(audit_id).state.ended:
                     return
+                time.sleep(following.rest())
             except httpx2.TransportError as error:
                 time.sleep(following.pause(error))
             except ProblemError as error:
@@ -140,11 +141,13 @@ class Client:
         with self._http.sse(
             calls.audit_path(audit_id, "events"),
             headers={"Last-Event-ID": str(following.after)},
+            follow_redirects=True,
             timeout=httpx2.Timeout(self._timeout, read=calls.SILENCE_SECONDS),
         ) as source:
-            if source.response.is_error:
+            if not calls.is_event_stream(source.response):
                 source.response.read()
                 raise calls.problem_of(source.response)
+            following.begin(source.response)
             for message in source:
                 yield following.take(message)
 
@@ -241,7 +244,8 @@ class Client:
             headers=call.headers,
             content=call.content,
             timeout=self._timeout + call.extra_seconds,
+            follow_redirects=call.method == "GET",
         )
-        if response.is_error:
+        if not response.is_success:
             raise calls.problem_of(response)
         return call.read(response)

@@ -77,10 +77,13 @@ def embedded(
     with holding(settings.state_dir):
         with private_files():
             token, reading_token = _prepare(settings)
-        with _listening(settings.host, settings.port) as listener, _serving(settings, listener):
-            url = f"http://{_authority(settings, listener)}"
+        with _listening(settings.host, settings.port) as listener:
+            host, port = _authority(settings, listener)
+            if host not in settings.allowed_hosts:  # what is published is answered
+                settings = settings.model_copy(update={"allowed_hosts": [*settings.allowed_hosts, host]})
+            url = f"http://{host}:{port}"
             log_path = controller_log or settings.state_dir / "controller.log"
-            with _supervised(settings, controller, log_path):
+            with _serving(settings, listener), _supervised(settings, controller, log_path):
                 if announce:
                     publish_url(settings.state_dir, url)
                 yield Running(url, token, f"{url}/?token={reading_token}", log_path)
@@ -117,12 +120,12 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _authority(settings: Settings, listener: socket.socket) -> str:
+def _authority(settings: Settings, listener: socket.socket) -> tuple[str, int]:
     """Host and port under which the service answers: a wildcard address is not one."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
-        return f"{settings.allowed_hosts[-1]}:{port}"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return settings.allowed_hosts[-1], port
+    return f"[{host}]" if ":" in host else host, port
 
 
 @contextmanager
@@ -175,13 +178,16 @@ def _supervised(settings: Settings, command: list[str] | None, log_path: Path) -
 def _supervise(settings: Settings, command: list[str], log_path: Path, stop: threading.Event) -> None:
     """Keep one controller alive until told to stop; one that keeps dying is started ever more slowly."""
     pause = 0.5
+    # What the settings leave at its default must not come from our own environment instead.
+    configured = {f"PEELBOUND_{name.upper()}" for name in Settings.model_fields}
+    environment = {name: value for name, value in os.environ.items() if name.upper() not in configured}
     while not stop.is_set():
         began = time.monotonic()
         with log_path.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
                 cwd=settings.state_dir,
-                env=os.environ | settings.environment(),
+                env=environment | settings.environment(),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

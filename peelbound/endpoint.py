@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from peelbound.errors import ServiceNotFound
+import httpx2
+
+from peelbound.errors import EndpointInvalid, ServiceNotFound
 from peelbound.local import default_state_dir, read_token, running_url
 
 
@@ -15,23 +17,57 @@ class Endpoint:
     url: str
     token: str | None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request carries."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
 
 def find_endpoint(url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> Endpoint:
     """The service given, else the one in `PEELBOUND_URL`, else the embedded one that runs on the state directory.
 
     The token is the one given, else `PEELBOUND_TOKEN`. The token file of the state directory is read for one address
-    only: that of the service which holds the directory now. Whatever else listens on loopback may be anybody's.
+    only: that of the service which holds the directory now. Whatever else listens on loopback may be anybody's. Where
+    address and token are both known, the state directory is not looked at.
 
     Raises:
+        EndpointInvalid: the address is no URL, or the token holds what no header may.
         ServiceNotFound: none of the three.
     """
+    address = url or os.environ.get("PEELBOUND_URL")
+    token = _clean(token or os.environ.get("PEELBOUND_TOKEN") or "")
+    if address and token:
+        return Endpoint(_base(address), token)
     state_dir = state_dir or default_state_dir()
     running = running_url(state_dir)
-    address = url or os.environ.get("PEELBOUND_URL") or running
+    address = address or running
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")
-    address = address.rstrip("/")
-    token = token or os.environ.get("PEELBOUND_TOKEN")
+    address = _base(address)
     if token is None and address == running:
         token = read_token(state_dir)
     return Endpoint(address, token)
+
+
+def _base(address: str) -> str:
+    """The address without a slash at its end; paths are put after it."""
+    address = address.strip().rstrip("/")
+    try:
+        httpx2.URL(address).raw_host.decode("ascii").encode("idna")  # refused only when a connection is made
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise EndpointInvalid(
+            f"The service's address is no URL; it is the one given, or PEELBOUND_URL: {error}"
+        ) from None
+    return address
+
+
+def _clean(token: str) -> str | None:
+    """A token as a header may carry it; None for an empty one.
+
+    Secrets that come out of files end in a newline, and the HTTP library quotes a header that it refuses: whatever it
+    would refuse must not get that far.
+    """
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise EndpointInvalid("The token holds more than printable ASCII; it is the one given, or PEELBOUND_TOKEN.")
+    return token or None

@@ -8,12 +8,18 @@ class ProblemError(Exception):
 
     Attributes:
         problem: what went wrong, where (`pointer`) and what to do (`remedy`).
+        retry_after: seconds after which the service asks to be asked again (`Retry-After`), if it does.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, retry_after: float | None = None) -> None:
         where = f" ({problem.pointer})" if problem.pointer else ""
         super().__init__(f"{problem.title}{where}: {problem.detail} {problem.remedy}".strip())
         self.problem = problem
+        self.retry_after = retry_after
+
+
+class EndpointInvalid(Exception):
+    """The address or the token that is configured cannot be one; the message never quotes the token."""
 
 
 class ServiceNotFound(Exception):

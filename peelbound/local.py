@@ -23,7 +23,7 @@ def default_state_dir() -> Path:
 
 
 def read_token(state_dir: Path) -> str | None:
-    """The service's token for programs, or None before its first start."""
+    """The service's token for programs, or None before its first start, or where we may not read it."""
     return _read(state_dir / "token")
 
 
@@ -67,15 +67,17 @@ def ensure_secret(path: Path) -> str:
 
 
 def running_url(state_dir: Path) -> str | None:
-    """The address of the service that runs on this state directory, or None."""
+    """The address of the service that runs on this state directory, or None; also where we may not look inside."""
     try:
         descriptor = os.open(state_dir / "lock", os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:  # none yet, not ours, or a home that is no directory, as containers have it
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _read(state_dir / "url")
+    except OSError:  # a file system without locks: nobody can hold it
+        return None
     finally:
         os.close(descriptor)
     return None
@@ -123,5 +125,5 @@ def publish_url(state_dir: Path, url: str) -> None:
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="ascii").strip() or None
-    except FileNotFoundError:
+    except OSError:
         return None

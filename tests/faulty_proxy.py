@@ -44,6 +44,7 @@ class FaultyProxy:
         endpoint_url: where the proxy listens.
         faults: how many answers were cut so far.
         held: set once a request is held back.
+        heads_only: whether answers end after their first piece, which holds the head.
         fault: what happens to every connection that is used from now on; None: nothing.
         struck: how many connections met such a fault.
     """
@@ -55,6 +56,7 @@ class FaultyProxy:
     endpoint_url: str = ""
     faults: int = 0
     held: threading.Event = field(default_factory=threading.Event)
+    heads_only: bool = False
     fault: Fault | None = None
     struck: int = 0
     _sent: int = 0
@@ -141,6 +143,8 @@ def faulty_proxy(
                         client.close()
                     return
                 client.sendall(data)
+                if proxy.heads_only:
+                    return
 
     class Server(ThreadingTCPServer):
         daemon_threads = True

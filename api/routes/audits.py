@@ -16,7 +16,7 @@ from peelbound.api.errors import ParameterInvalid
 from peelbound.api.problems import Responses, responses
 from peelbound.service.retention.erasing import erase
 from peelbound.service.schemas.record import AuditPage, AuditRecord, AuditState
-from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.schemas.request import LABEL_LENGTH, AuditRequest
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def page(
         caller.tenant,
         state=state,
         run=run,
-        label=None if label is None else _key_and_value(label),
+        labels=None if label is None else _meant(label),
         checkpoint_prefix=checkpoint_prefix,
         cursor=cursor,
         limit=limit,
@@ -99,11 +99,12 @@ def page(
     return json_answer(found.model_copy(update={"items": [with_links(record) for record in found.items]}))
 
 
-def _key_and_value(label: str) -> tuple[str, str]:
-    key, colon, value = label.partition(":")
-    if not colon:
+def _meant(label: str) -> list[tuple[str, str]]:
+    """Every key and value that the text can mean: keys may hold colons, and so may values."""
+    if ":" not in label:
         raise ParameterInvalid(f"label is {label!r}.", remedy="Write it as key:value.", parameter="label")
-    return key, value
+    pairs = [(label[:at], label[at + 1 :]) for at, character in enumerate(label) if character == ":"]
+    return [pair for pair in pairs if all(1 <= len(part) <= LABEL_LENGTH for part in pair)]
 
 
 @router.get(

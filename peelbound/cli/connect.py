@@ -17,8 +17,17 @@ from peelbound.local import default_state_dir, make_private
 
 
 def as_uri(place: str) -> str:
-    """A URI as it is, a path made absolute with its symlinks resolved."""
-    return place if "://" in place else str(Path(place).expanduser().resolve())
+    """A URI as it is, a path made absolute with its symlinks resolved.
+
+    Raises:
+        click.UsageError: it begins with the home of a user who is not known, or its symlinks go in a circle.
+    """
+    if "://" in place:
+        return place
+    try:
+        return str(Path(place).expanduser().resolve())
+    except RuntimeError as error:
+        raise click.UsageError(f"{place} is no path: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
                     "tenant_allow": {},
                     "host": "127.0.0.1",
                     "port": 0,
+                    "allowed_hosts": ["127.0.0.1"],  # the environment's names are those of a server
+                    "controller_metrics_port": None,  # a controller that runs here already may answer there
                     "collect_seconds": 0.0,  # the store is shared, and this database knows none of its audits
                 }
             )

@@ -7,13 +7,17 @@ from typing import ParamSpec, TypeVar
 import click
 import httpx2
 
-from peelbound.errors import ProblemError, ServiceNotFound
+from peelbound.errors import EndpointInvalid, ProblemError, ServiceNotFound
 from peelbound.extras import ServerExtraMissing
 from peelbound.local import StartFailed
 from peelbound.workers.errors import PeelboundError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_EXPECTED = (ProblemError, PeelboundError, EndpointInvalid, ServiceNotFound, ServerExtraMissing, StartFailed)
+"""What says in its message all that a user needs."""
 
 
 class Failure(click.ClickException):
@@ -29,9 +33,9 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except (ProblemError, PeelboundError, ServiceNotFound, ServerExtraMissing, StartFailed) as error:
+        except _EXPECTED as error:
             raise Failure(str(error)) from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:  # also one that is redirected in a circle
             raise Failure(f"The service cannot be reached: {error}") from error
         except KeyboardInterrupt:
             raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """The end of `audit` and `wait`: print what came out and turn it into an exit code."""
 
+import tempfile
 from pathlib import Path
 
 import click
@@ -13,8 +14,22 @@ from peelbound.client import Client
 from peelbound.service.schemas.record import AuditState
 
 
+def make_writable(out: Path) -> None:
+    """Make the directory that reports are saved in, before the hours that they take.
+
+    Raises:
+        click.UsageError: nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):  # root may write anywhere, and nobody on a read-only file system
+            pass
+    except OSError as error:
+        raise click.BadParameter(f"{out} cannot be written to: {error.strerror}.", param_hint="--out") from None
+
+
 def follow_and_judge(client: Client, audit_id: str, *, rule: frozenset[str], out: Path | None, as_json: bool) -> None:
-    """Wait for the audit, print its verdict, and exit with 1 if it breaks the rule.
+    """Wait for the audit, save and print its verdict, and exit with 1 if it breaks the rule. `out` was made already.
 
     Raises:
         Failure: the audit failed or was cancelled.
@@ -28,7 +43,6 @@ def follow_and_judge(client: Client, audit_id: str, *, rule: frozenset[str], out
         why = f": {record.problem.detail} {record.problem.remedy}".rstrip() if record.problem else ""
         raise Failure(f"The audit {'was ' if record.state is AuditState.CANCELLED else ''}{record.state}{why}")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").write_bytes(client.report_json(audit_id))
         (out / "report.html").write_text(client.report_html(audit_id), encoding="utf-8")
         console.print(f"Saved {out / 'report.html'} and report.json", markup=False, highlight=False)

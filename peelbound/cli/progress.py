@@ -1,5 +1,6 @@
-"""Progress on standard error: a bar for people, a line per phase for logs."""
+"""Progress on standard error: a bar for people; for logs a line per phase, and per minute of a long one."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,15 @@ from rich.progress import Progress as Bar
 
 from peelbound.service.schemas.record import Progress
 
+LINE_SECONDS = 60.0
+"""A log gets a line at least so often, where progress comes."""
+
 
 @contextmanager
-def showing(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """A function that shows how far an audit is."""
+def showing(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[Progress], None]]:
+    """A function that shows how far an audit is; `clock` counts seconds."""
     if not console.is_terminal:
-        yield _PhaseLines(console)
+        yield _PhaseLines(console, clock)
         return
     columns = (
         TextColumn("{task.fields[phase]}", markup=False),
@@ -33,13 +37,14 @@ def showing(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 class _PhaseLines:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._phase = ""
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._console, self._clock = console, clock
+        self._phase, self._said_at = "", 0.0
 
     def __call__(self, progress: Progress) -> None:
-        if progress.phase != self._phase:
-            self._phase = progress.phase
+        now = self._clock()
+        if progress.phase != self._phase or now - self._said_at >= LINE_SECONDS:
+            self._phase, self._said_at = progress.phase, now
             line = f"{100 * progress.fraction:3.0f}% {_phase(progress)}, {_detail(progress)}"
             self._console.print(line, markup=False, highlight=False)
 

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, bindparam, delete, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    RowMapping,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 from ulid import ULID
 
 from peelbound.service import tracing
@@ -207,12 +219,12 @@ class Audits:
         *,
         state: AuditState | None = None,
         run: str | None = None,
-        label: tuple[str, str] | None = None,
+        labels: Sequence[tuple[str, str]] | None = None,
         checkpoint_prefix: str | None = None,
         cursor: str | None = None,
         limit: int = 50,
     ) -> AuditPage:
-        """A page of audits, newest first; each filter that is not None narrows it.
+        """A page of audits, newest first; each filter that is not None narrows it. Of `labels`, one must fit.
 
         The cursor names the last audit of the page before, so audits that come or go meanwhile shift nothing.
 
@@ -224,7 +236,7 @@ class Audits:
         filters: dict[str, dict[str, Any]] = {
             "state": {} if state is None else {"state": state},
             "run": {} if run is None else {"run": run},
-            "label": {} if label is None else {"label_name": label[0], "label_value": label[1]},
+            "labels": {} if labels is None else {"labels": labels},
             "checkpoint": {} if prefix is None else {"prefix": prefix, "prefix_length": len(prefix)},
             "cursor": {} if cursor is None else {"before": decode_cursor(cursor)},
         }
@@ -372,11 +384,10 @@ def _key(tenant: str, audit_id: str) -> tuple[ColumnElement[bool], ColumnElement
 _FILTERS = {
     "state": AuditRow.state == bindparam("state"),
     "run": AuditRow.run == bindparam("run"),
-    "label": AuditRow.id.in_(
+    "labels": AuditRow.id.in_(
         select(LabelRow.audit_id).where(
             LabelRow.tenant == bindparam("tenant"),
-            LabelRow.name == bindparam("label_name"),
-            LabelRow.value == bindparam("label_value"),
+            tuple_(LabelRow.name, LabelRow.value).in_(bindparam("labels", expanding=True)),
         )
     ),
     "checkpoint": func.substr(AuditRow.checkpoint, 1, bindparam("prefix_length")) == bindparam("prefix"),

@@ -151,7 +151,8 @@ class AuditOptions(WireModel):
     `full` solves in full precision whatever the weights are."""
 
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\w.\-/:@+ ]+$")]
+LABEL_LENGTH = 128
+Label = Annotated[str, StringConstraints(min_length=1, max_length=LABEL_LENGTH, pattern=r"^[\w.\-/:@+ ]+$")]
 
 
 class AuditRequest(WireModel):

@@ -8,7 +8,7 @@ from httpx2 import TransportError
 from peelbound.cli.connect import service_for
 from peelbound.cli.fail_on import fail_on_option
 from peelbound.cli.failures import Failure, reporting
-from peelbound.cli.judging import follow_and_judge
+from peelbound.cli.judging import follow_and_judge, make_writable
 from peelbound.cli.output import json_option, print_json
 from peelbound.cli.request_options import request_options
 from peelbound.client import Client
@@ -42,6 +42,8 @@ def command(
     if no_wait:
         _submit_only(request, idempotency_key, as_json)
         return
+    if out is not None:
+        make_writable(out)
     with service_for(places, with_controller=True) as service:
         record = service.client.submit(request, idempotency_key=idempotency_key)
         try:

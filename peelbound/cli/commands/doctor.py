@@ -11,7 +11,7 @@ from peelbound.cli.failures import reporting
 from peelbound.cli.output import json_option
 from peelbound.client import Client
 from peelbound.endpoint import find_endpoint
-from peelbound.errors import ProblemError, ServiceNotFound
+from peelbound.errors import EndpointInvalid, ProblemError, ServiceNotFound
 from peelbound.extras import require_server_extra
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def _service(settings: "Settings") -> "Finding":
         endpoint = find_endpoint(state_dir=settings.state_dir)
     except ServiceNotFound:
         return skipped(part, "PEELBOUND_URL is not set, and no service runs on the state directory.")
+    except EndpointInvalid as error:
+        return wrong(part, str(error), "Mend PEELBOUND_URL and PEELBOUND_TOKEN.")
     try:
         with Client(endpoint.url, endpoint.token) as client:
             client.page(limit=1)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import threading
 from ipaddress import ip_address
@@ -100,4 +101,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _prefix(text: str) -> str:
-    return text if "://" in text else str(Path(text).expanduser().absolute())
+    """A URI as it is, a path made absolute: without `..`, which the service refuses, and with its symlinks."""
+    if "://" in text:
+        return text
+    try:
+        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - absolute() keeps `..`, resolve() no symlinks
+    except RuntimeError as error:
+        raise click.UsageError(f"{text} is no path: {error}") from None

@@ -6,7 +6,7 @@ import click
 
 from peelbound.cli.fail_on import fail_on_option
 from peelbound.cli.failures import reporting
-from peelbound.cli.judging import follow_and_judge
+from peelbound.cli.judging import follow_and_judge, make_writable
 from peelbound.cli.output import json_option
 from peelbound.client import Client
 
@@ -19,5 +19,7 @@ from peelbound.client import Client
 @reporting
 def command(audit_id: str, out: Path | None, fail_on: frozenset[str], as_json: bool) -> None:
     """Wait for an audit to end and judge the verdict, as `audit` does."""
+    if out is not None:
+        make_writable(out)
     with Client() as client:
         follow_and_judge(client, audit_id, rule=fail_on, out=out, as_json=as_json)

@@ -1,10 +1,14 @@
 """`peelbound webhook`."""
 
+from typing import TypeVar
+
 import click
+from pydantic import ValidationError
 
 from peelbound.cli.failures import reporting
-from peelbound.cli.output import json_option, print_columns, print_json
+from peelbound.cli.output import json_option, print_columns, print_json, said
 from peelbound.client import Client
+from peelbound.service.schemas.base import WireModel
 from peelbound.service.schemas.webhook import (
     Delivery,
     DeliveryPage,
@@ -16,6 +20,8 @@ from peelbound.service.schemas.webhook import (
     WebhookRequest,
     WebhookWithSecret,
 )
+
+M = TypeVar("M", bound=WireModel)
 
 event_option = click.option(
     "--event",
@@ -40,8 +46,9 @@ def command() -> None:
 def create(url: str, events: tuple[str, ...], description: str, as_json: bool) -> None:
     """Have the ends of audits posted to URL (all of them, unless --event says which)."""
     chosen = [WebhookEvent(event) for event in events] or list(WebhookEvent)
+    request = _checked(WebhookRequest, url=url, events=chosen, description=description)
     with Client() as client:
-        made = client.create_webhook(WebhookRequest(url=url, events=chosen, description=description))
+        made = client.create_webhook(request)
     _print_secret(made, as_json)
 
 
@@ -76,7 +83,7 @@ def update(
 ) -> None:
     """Change an endpoint; what is not given stays."""
     chosen = [WebhookEvent(event) for event in events] or None
-    change = WebhookChange(url=url, events=chosen, description=description, enabled=enabled)
+    change = _checked(WebhookChange, url=url, events=chosen, description=description, enabled=enabled)
     with Client() as client:
         webhook = client.update_webhook(webhook_id, change)
     if as_json:
@@ -145,6 +152,18 @@ def test(webhook_id: str, as_json: bool) -> None:
     _print_delivery(delivery, as_json)
 
 
+def _checked(kind: type[M], **fields: object) -> M:
+    """What the options say.
+
+    Raises:
+        click.UsageError: it cannot be.
+    """
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise click.UsageError(said(error)) from None
+
+
 def _print_secret(webhook: WebhookWithSecret, as_json: bool) -> None:
     if as_json:
         print_json(webhook)
@@ -172,7 +191,7 @@ def _print_deliveries(page: DeliveryPage, as_json: bool) -> None:
     rows = []
     for delivery in page.items:
         last = delivery.attempts[-1] if delivery.attempts else None
-        said = "" if last is None else last.error or f"status {last.status}"
+        outcome = "" if last is None else last.error or f"status {last.status}"
         waits = "" if delivery.next_attempt_at is None else f"{delivery.next_attempt_at:%Y-%m-%d %H:%M:%S}"
         rows.append(
             (
@@ -182,7 +201,7 @@ def _print_deliveries(page: DeliveryPage, as_json: bool) -> None:
                 delivery.state,
                 str(len(delivery.attempts)),
                 waits,
-                said,
+                outcome,
             )
         )
     print_columns(("id", "type", "audit", "state", "attempts", "next (UTC)", "last attempt"), rows)

@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.client.harness import Service, service
@@ -15,6 +17,15 @@ __all__ = ["service"]
 
 PEELBOUND = Path(sysconfig.get_path("scripts"), "peelbound")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# A module of the standard library in the controller's place: it starts quickly and runs until it is told to stop.
+STAND_IN = [sys.executable, "-P", "-m", "peelbound.leash", "http.server", "--bind", "127.0.0.1", "0"]
+
+
+def stand_ins() -> list[psutil.Process]:
+    """Those that this process has started, and that are alive."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "peelbound.leash" in child.cmdline()]
 
 
 @pytest.fixture

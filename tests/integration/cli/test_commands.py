@@ -102,15 +102,22 @@ def test_a_refused_request_is_exit_code_3_with_field_and_remedy(served: Run) -> 
         ("report",),
         ("report", "x", "--out", "report.pdf"),
         ("list", "--label", "x"),
+        ("audit", "~no-such-user/ckpt", "--calibration", "/data/t"),
+        ("audit", "/data/ckpt", "--calibration", "/data/t", "--out", "/dev/null/out"),
+        ("wait", "x", "--out", "/dev/null/out"),
+        ("webhook", "create", ""),
+        ("webhook", "update", "x", "--description", "a\nb"),
         ("frobnicate",),
         ("up", "--host", "0.0.0.0"),
         ("up", "--workers", "5000"),
+        ("up", "--allow", "~no-such-user/data"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(served: Run, words: tuple[str, ...]) -> None:
     done = served(*words)
     assert done.returncode == 2, done.stderr
     assert "Error" in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
@@ -145,6 +152,14 @@ def test_without_a_service_the_message_says_how_to_get_one(run: Run, words: tupl
     done = run(*words)
     assert done.returncode == 3
     assert "peelbound up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("token", ["peel_secret\n", "peel_secret\nX: y", "peel_sécret"])
+def test_a_token_is_never_printed(run: Run, service: Service, token: str) -> None:
+    done = run("list", PEELBOUND_URL=service.url, PEELBOUND_TOKEN=token)
+    assert done.returncode == 3, "it is none of the service's"
+    assert "cret" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

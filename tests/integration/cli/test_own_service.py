@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from peelbound import embedded
 from peelbound.cli.connect import as_uri, service_for
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.request import AuditRequest, Calibration
+from tests.integration.cli.conftest import STAND_IN, stand_ins
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -48,6 +51,19 @@ def test_its_audits_end_with_it_and_its_queue_is_nobodys(places: list[str], tmp_
             service.client.submit(request)
     assert not (tmp_path / "state" / "peelbound.db").exists()
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_what_the_environment_says_of_a_server_is_not_for_it(
+    places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEELBOUND_ALLOWED_HOSTS", '["peelbound.example"]')
+    monkeypatch.setenv("PEELBOUND_CONTROLLER_METRICS_PORT", "9100")
+    monkeypatch.setattr(embedded, "CONTROLLER", STAND_IN)
+    with service_for(places, with_controller=True) as service:
+        assert list(service.client.iterate()) == []
+        until(lambda: len(stand_ins()) == 1)
+        (controller,) = stand_ins()
+        assert "PEELBOUND_CONTROLLER_METRICS_PORT" not in controller.environ()
 
 
 def test_paths_become_absolute_and_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

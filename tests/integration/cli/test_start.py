@@ -16,17 +16,10 @@ from peelbound.client import Client
 from peelbound.embedded import embedded
 from peelbound.extras import ServerExtraMissing, require_server_extra
 from peelbound.local import StartFailed, StateDirBusy, running_url
+from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.settings import Settings
-from tests.integration.cli.conftest import PEELBOUND, Run
+from tests.integration.cli.conftest import PEELBOUND, STAND_IN, Run, stand_ins
 from tests.waiting import DEADLINE_SECONDS, until
-
-# A module of the standard library in the controller's place: it starts quickly and runs until it is told to stop.
-STAND_IN = [sys.executable, "-P", "-m", "peelbound.leash", "http.server", "--bind", "127.0.0.1", "0"]
-
-
-def stand_ins() -> list[psutil.Process]:
-    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "peelbound.leash" in child.cmdline()]
 
 
 def test_without_the_server_packages_the_message_says_what_to_install() -> None:
@@ -76,8 +69,9 @@ def test_help_names_every_command_and_the_exit_codes(run: Run) -> None:
 
 def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    command = [PEELBOUND, "up", "--state-dir", state, "--port", "0", "--allow", tmp_path, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
+    (tmp_path / "models").mkdir()
+    command = [PEELBOUND, "up", "--state-dir", state, "--port", "0", "--allow", "models/../models", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as up:
         assert up.stdout is not None
         said = json.loads(up.stdout.readline())
         token = Path(said["token_file"])
@@ -86,6 +80,9 @@ def test_up_says_where_it_is_answers_and_leaves_nothing_behind(tmp_path: Path) -
         assert running_url(state) == said["url"]
         with Client(said["url"], token.read_text().strip()) as client:
             assert client.page().items == []
+            models = str(tmp_path / "models")
+            record = client.submit(AuditRequest(checkpoint=models, calibration=Calibration(uri=models)))
+            client.cancel(record.id)
         children = psutil.Process(up.pid).children(recursive=True)
         assert children
         up.send_signal(signal.SIGTERM)
@@ -123,6 +120,13 @@ def test_a_restart_keeps_token_and_audits(tmp_path: Path) -> None:
     with embedded(settings, controller=None) as second, Client(second.url, first.token) as client:
         assert second.token == first.token
         assert client.get(audit_id).id == audit_id
+
+
+def test_it_answers_under_the_address_that_it_publishes(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, host="127.0.0.2", port=0, allowed_hosts=["peelbound.example"])
+    with embedded(settings, controller=None) as running, Client(running.url, running.token) as client:
+        assert running.url.startswith("http://127.0.0.2:")
+        assert client.page().items == []
 
 
 def test_one_service_to_a_state_directory(tmp_path: Path) -> None:

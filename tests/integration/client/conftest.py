@@ -1,5 +1,5 @@
 """Fixtures of the client's tests."""
 
-from tests.integration.client.harness import service
+from tests.integration.client.harness import draining, service
 
-__all__ = ["service"]
+__all__ = ["draining", "service"]

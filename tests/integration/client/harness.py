@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from peelbound import embedded as module
+from peelbound.api.draining import Draining
 from peelbound.embedded import embedded
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.report import Report
@@ -53,6 +55,22 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    settings = Settings(state_dir=tmp_path / "state", port=0, allow=["/data"])
+    with _served(tmp_path / "state") as service:
+        yield service
+
+
+@pytest.fixture
+def draining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A service that is about to end for as long as the test runs: it answers, and ends every stream at once."""
+    begun = Draining()
+    begun.begin()
+    monkeypatch.setattr(module, "Draining", lambda: begun)
+    with _served(tmp_path / "draining") as service:
+        yield service
+
+
+@contextmanager
+def _served(state_dir: Path) -> Iterator[Service]:
+    settings = Settings(state_dir=state_dir, port=0, allow=["/data"])
     with embedded(settings, controller=None) as running, acting_controller(settings) as controller:
         yield Service(running.url, running.token, settings.state_dir, controller)

@@ -2,9 +2,13 @@
 
 import asyncio
 import inspect
+from types import SimpleNamespace
 
+import httpx2
 import pytest
 
+from peelbound import aio as module
+from peelbound import calls
 from peelbound.aio import AsyncClient
 from peelbound.client import Client
 from peelbound.errors import ProblemError
@@ -64,6 +68,59 @@ def test_events_survive_broken_connections(service: Service) -> None:
         assert numbers == list(range(1, 64))
 
     asyncio.run(story())
+
+
+def test_a_queued_audit_outlasts_any_number_of_cut_streams(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> set[float]:
+        async with (
+            AsyncClient(service.url, service.token) as direct,
+            AsyncClient(proxy.endpoint_url, service.token) as client,
+        ):
+            record = await direct.submit(REQUEST)
+            events = client.events(record.id)
+            await anext(events)  # no other comes while the audit is queued
+            proxy.heads_only = True
+            pauses: list[float] = []
+
+            async def sleep(seconds: float) -> None:
+                pauses.append(seconds)
+                if len(pauses) == 2 * len(calls.RECONNECT_SECONDS):
+                    proxy.heads_only = False
+                    await direct.cancel(record.id)
+
+            monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=sleep))
+            assert [event.data["state"] async for event in events] == ["cancelled"]
+            return set(pauses)
+
+    with faulty_proxy(service.url) as proxy:
+        assert asyncio.run(story()) == {calls.RECONNECT_SECONDS[0]}
+
+
+def test_a_stream_that_a_replica_ends_is_asked_for_again_after_a_pause(
+    draining: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    pauses: list[float] = []
+
+    async def story() -> None:
+        async with AsyncClient(draining.url, draining.token) as client:
+            record = await client.submit(REQUEST)
+
+            async def count(request: httpx2.Request) -> None:
+                if request.url.path.endswith("/events"):
+                    asked.append(request.url.path)
+                    if len(asked) == 3:
+                        await client.cancel(record.id)
+
+            async def sleep(seconds: float) -> None:
+                pauses.append(seconds)
+
+            client._http.event_hooks["request"].append(count)
+            monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=sleep))
+            assert (await client.wait(record.id)).state is AuditState.CANCELLED
+
+    asyncio.run(story())
+    assert pauses == 2 * [calls.RECONNECT_SECONDS[0]]
 
 
 def test_both_clients_offer_the_same() -> None:

@@ -1,10 +1,13 @@
 """The synchronous client, method by method, against a real server."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
+from peelbound import calls
+from peelbound import client as module
 from peelbound.client import Client
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState, Progress
@@ -118,6 +121,59 @@ def test_events_survive_broken_connections_without_loss_or_repetition(service: S
     assert proxy.faults == 3
     assert resumed == whole
     assert [event.number for event in resumed] == list(range(1, 64))
+
+
+def test_a_queued_audit_outlasts_any_number_of_cut_streams(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        Client(service.url, service.token) as direct,
+        faulty_proxy(service.url) as proxy,
+        Client(proxy.endpoint_url, service.token) as client,
+    ):
+        record = direct.submit(REQUEST)
+        events = client.events(record.id)
+        next(events)  # no other comes while the audit is queued
+        proxy.heads_only = True
+        pauses: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 2 * len(calls.RECONNECT_SECONDS):
+                proxy.heads_only = False
+                direct.cancel(record.id)
+
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep))
+        assert [event.data["state"] for event in events] == ["cancelled"]
+    assert set(pauses) == {calls.RECONNECT_SECONDS[0]}
+
+
+def test_a_stream_that_a_replica_ends_is_asked_for_again_after_a_pause(
+    draining: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(draining.url, draining.token) as client:
+        record = client.submit(REQUEST)
+        asked: list[str] = []
+        pauses: list[float] = []
+
+        def count(request: httpx2.Request) -> None:
+            if request.url.path.endswith("/events"):
+                asked.append(request.url.path)
+                if len(asked) == 3:
+                    client.cancel(record.id)
+
+        client._http.event_hooks["request"].append(count)
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pauses.append))
+        assert client.wait(record.id).state is AuditState.CANCELLED
+    assert pauses == 2 * [calls.RECONNECT_SECONDS[0]]
+
+
+def test_a_wait_that_the_service_asks_for_is_kept_to_within_reason() -> None:
+    for asked, kept in (("3", 3.0), ("3600", max(calls.RECONNECT_SECONDS)), ("soon", 0.2), (None, 0.2)):
+        headers = {} if asked is None else {"Retry-After": asked}
+        answer = httpx2.Response(429, headers=headers, request=httpx2.Request("GET", "http://127.0.0.1/"))
+        following = calls.Following(0)
+        assert following.pause(calls.problem_of(answer)) == kept
+        following.begin(answer)
+        assert following.rest() == kept
 
 
 def test_a_server_that_is_gone_for_good_is_an_error(service: Service) -> None:

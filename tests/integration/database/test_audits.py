@@ -107,11 +107,17 @@ class TestPages:
         page = service.audits.page(
             "acme",
             run="r",
-            label=("team", "a"),
+            labels=[("team", "a"), ("te", "am")],
             checkpoint_prefix="s3://models/r/step-2",
             state=AuditState.QUEUED,
         )
         assert [record.id for record in page.items] == [wanted]
+
+    def test_of_several_labels_one_must_fit(self, service: Service) -> None:
+        ids = [service.submit(labels=labels) for labels in ({"a:b": "c"}, {"a": "b:c"}, {"a": "c"}, {"b": "c"})]
+        page = service.audits.page("acme", labels=[("a", "b:c"), ("a:b", "c")])
+        assert [record.id for record in page.items] == ids[1::-1]
+        assert service.audits.page("acme", labels=[]).items == []
 
     def test_a_checkpoint_prefix_is_taken_literally(self, service: Service) -> None:
         exact = service.submit(checkpoint="s3://m/a_%/1")
@@ -178,7 +184,7 @@ class TestDelete:
             service.audits.get("acme", audit)
         with pytest.raises(AuditNotFound):
             service.audits.delete("acme", audit)
-        assert service.audits.page("acme", label=("a", "1")).items == []
+        assert service.audits.page("acme", labels=[("a", "1")]).items == []
 
     def test_without_results_there_is_no_manifest(self, service: Service) -> None:
         audit = service.submit()

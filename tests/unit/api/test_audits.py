@@ -47,6 +47,7 @@ def test_an_idempotency_key_makes_one_audit(api: Api) -> None:
         ({"calibration": {}}, "/calibration", "request-invalid"),
         ({"calibration": {"uri": "/data/t", "fit_sequences": 10**9}}, "/calibration/fit_sequences", "request-invalid"),
         ({"step": 3}, "", "request-invalid"),
+        ({"run": "r/report.html"}, "/run", "request-run-reserved"),
         ({"chekpoint": "x"}, "/chekpoint", "request-invalid"),
         ({"labels": {"a/b": "\n"}}, "/labels/a~1b", "request-invalid"),
     ],
@@ -90,6 +91,10 @@ def test_filters_narrow_the_list(api: Api) -> None:
     ):
         assert [record["id"] for record in api.client.get("/v1/audits", params=params).json()["items"]] == [wanted]
     assert api.client.get("/v1/audits", params={"state": "failed"}).json()["items"] == []
+    colons = api.submit(labels={"k8s:app": "web"})
+    assert [record["id"] for record in api.client.get("/v1/audits?label=k8s:app:web").json()["items"]] == [colons]
+    for label in (":", "k8s:", ":web", "k8s:app:" + "web:" * 10_000):
+        assert api.client.get("/v1/audits", params={"label": label}).json()["items"] == []
     assert problem(api.client.get("/v1/audits?label=team"), 422, "parameter-invalid")["parameter"] == "label"
 
 

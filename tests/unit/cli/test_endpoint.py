@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from peelbound.endpoint import Endpoint, find_endpoint
-from peelbound.errors import ServiceNotFound
-from peelbound.local import ensure_secret, holding, publish_url
+from peelbound.errors import EndpointInvalid, ServiceNotFound
+from peelbound.local import ensure_secret, holding, publish_url, read_token, running_url
 
 URL = "http://127.0.0.1:8734"
 
@@ -52,3 +52,45 @@ def test_an_address_whose_service_has_ended_gets_no_token(tmp_path: Path) -> Non
     assert find_endpoint(URL, state_dir=tmp_path).token is None
     with pytest.raises(ServiceNotFound):
         find_endpoint(state_dir=tmp_path)
+
+
+def test_a_state_directory_that_cannot_be_looked_into_holds_no_service(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "file" / "state"
+    assert running_url(nowhere) is None
+    assert read_token(nowhere) is None
+    assert find_endpoint(URL, state_dir=nowhere) == Endpoint(URL, None)
+    with pytest.raises(ServiceNotFound):
+        find_endpoint(state_dir=nowhere)
+
+
+def test_with_address_and_token_the_state_directory_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", "~no-such-user/state")
+    assert find_endpoint(URL, "theirs") == Endpoint(URL, "theirs")
+
+
+@pytest.mark.parametrize("given", ["peel_X\n", " peel_X\r\n", "peel_X"])
+def test_white_space_around_a_token_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    assert find_endpoint(URL, given) == Endpoint(URL, "peel_X")
+    monkeypatch.setenv("PEELBOUND_TOKEN", given)
+    assert find_endpoint(URL) == Endpoint(URL, "peel_X")
+
+
+def test_a_token_of_white_space_is_none(held: Path, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEELBOUND_TOKEN", "\n")
+    assert find_endpoint(state_dir=held) == Endpoint(URL, token)
+
+
+@pytest.mark.parametrize("given", ["peel_X\nY", "peel_é", "peel_\x00"])
+def test_a_token_that_no_header_may_carry_is_refused_and_not_quoted(given: str) -> None:
+    with pytest.raises(EndpointInvalid) as refused:
+        find_endpoint(URL, given)
+    assert "peel_" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://host:port", "http://a\nb", "http://.example"])
+def test_an_address_that_is_no_url_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("PEELBOUND_URL", address)
+    for token in (None, "theirs"):
+        with pytest.raises(EndpointInvalid, match="PEELBOUND_URL"):
+            find_endpoint(token=token)
