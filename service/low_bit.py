@@ -89,11 +89,12 @@ def _of_blocks(blocks: Sequence[BlockBits], level: float) -> list[Phrase]:
     return [compose(nothing, because=[nats(f"{path}/price/low", blocks[most].price.low)])]
 
 
-def low_bit_caveats(weights: WeightsReport | None) -> list[str]:
-    """What the numbers on a low-bit model do not say."""
+def low_bit_caveats(weights: WeightsReport | None, *, freed: bool) -> list[str]:
+    """What the numbers on a low-bit model do not say; `freed`: whether there are references in full precision."""
     if weights is None or weights.scheme == "full":
         return []
-    caveats = ["Full-precision references of a low-bit model are outside its weight class: no such network fits it."]
+    outside = "Full-precision references of a low-bit model are outside its weight class: no such network fits it."
+    caveats = [outside] if freed else []
     if weights.certainty == "declared":
         caveats.append("The weight class is taken on the word of config or request: latent weights do not show it.")
     if weights.latent:

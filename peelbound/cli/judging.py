@@ -8,7 +8,7 @@ from rich.console import Console
 
 from peelbound.cli.fail_on import offences
 from peelbound.cli.failures import Failure
-from peelbound.cli.output import print_json, print_verdict
+from peelbound.cli.output import print_json, print_verdict, stdout_console
 from peelbound.cli.progress import showing
 from peelbound.client import Client
 from peelbound.service.schemas.record import AuditState
@@ -47,7 +47,7 @@ def follow_and_judge(client: Client, audit_id: str, *, rule: frozenset[str], out
         (out / "report.html").write_text(client.report_html(audit_id), encoding="utf-8")
         console.print(f"Saved {out / 'report.html'} and report.json", markup=False, highlight=False)
     if not as_json:
-        print_verdict(client.report(audit_id), Console())
+        print_verdict(client.report(audit_id), stdout_console())
     if broken := offences(record.summary, rule):
         click.echo(f"The verdict does not pass --fail-on: {', '.join(broken)}.", err=True)
         raise SystemExit(1)

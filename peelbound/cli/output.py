@@ -15,6 +15,7 @@ from peelbound.service.schemas.report import BaselineReport, BlockFinding, Inter
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+_LOG_WIDTH = 110
 _STYLES = {
     BlockFinding.SOUND: "",
     BlockFinding.LAGGING: "yellow",
@@ -45,6 +46,12 @@ def print_columns(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def stdout_console() -> Console:
+    """Standard output; in a log, which has no width, wide enough for a row of a table to be one line."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_LOG_WIDTH)
+
+
 def print_verdict(report: Report, console: Console) -> None:
     """The verdict in words, then a line per block."""
     verdict = report.verdict
@@ -52,7 +59,7 @@ def print_verdict(report: Report, console: Console) -> None:
     for sentence in verdict.sentences:
         console.print(Text(f"  {sentence.text}"))
     console.print(block_table(report))
-    for title, section in (("price of the bits", report.low_bit), ("beside the baseline", report.baseline)):
+    for title, section in (("low-bit weights", report.low_bit), ("beside the baseline", report.baseline)):
         if section is not None and section.sentences:
             console.print(Text(title, "bold"))
             for sentence in section.sentences:

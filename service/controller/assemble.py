@@ -364,7 +364,9 @@ class Assembly:
         ]
         if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
             caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
-        caveats += low_bit_caveats(self._context.checkpoint.weights)
+        caveats += low_bit_caveats(
+            self._context.checkpoint.weights, freed=self._measured.blocks.free_gains() is not None
+        )
         caveats += baseline_caveats() if self._measured.baseline is not None else []
         caveats += what_if_caveats() if self._measured.rounding is not None else []
         if self._measured.residuals:

@@ -3,10 +3,9 @@
 from itertools import islice
 
 import click
-from rich.console import Console
 
 from peelbound.cli.failures import reporting
-from peelbound.cli.output import audit_table, json_option, print_json
+from peelbound.cli.output import audit_table, json_option, print_json, stdout_console
 from peelbound.client import Client
 from peelbound.service.schemas.record import AuditPage, AuditState
 
@@ -42,4 +41,4 @@ def command(
     if as_json:
         print_json(AuditPage(items=records))
     else:
-        Console().print(audit_table(records))
+        stdout_console().print(audit_table(records))

@@ -1,11 +1,10 @@
 """`peelbound plan`."""
 
 import click
-from rich.console import Console
 
 from peelbound.cli.connect import service_for
 from peelbound.cli.failures import reporting
-from peelbound.cli.output import json_option, plan_table, print_json
+from peelbound.cli.output import json_option, plan_table, print_json, stdout_console
 from peelbound.cli.request_options import request_options
 from peelbound.service.schemas.request import AuditRequest
 
@@ -22,4 +21,4 @@ def command(request: AuditRequest, as_json: bool) -> None:
     if as_json:
         print_json(plan)
     else:
-        Console().print(plan_table(plan))
+        stdout_console().print(plan_table(plan))

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from peelbound.cli.failures import reporting
-from peelbound.cli.output import json_option, print_json, print_verdict
+from peelbound.cli.output import json_option, print_json, print_verdict, stdout_console
 from peelbound.client import Client
 
 
@@ -31,7 +30,7 @@ def command(audit_id: str | None, run: str | None, out: Path | None, as_json: bo
         elif as_json:
             click.echo(client.report_json(audit_id))
         else:
-            print_verdict(client.report(audit_id), Console())
+            print_verdict(client.report(audit_id), stdout_console())
 
 
 def _save(client: Client, audit_id: str | None, run: str | None, out: Path) -> None:

@@ -1,10 +1,9 @@
 """`peelbound show`."""
 
 import click
-from rich.console import Console
 
 from peelbound.cli.failures import reporting
-from peelbound.cli.output import json_option, print_json, record_table
+from peelbound.cli.output import json_option, print_json, record_table, stdout_console
 from peelbound.client import Client
 
 
@@ -19,4 +18,4 @@ def command(audit_id: str, as_json: bool) -> None:
     if as_json:
         print_json(record)
     else:
-        Console().print(record_table(record))
+        stdout_console().print(record_table(record))

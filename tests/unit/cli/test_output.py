@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from peelbound.cli.output import print_verdict
+from peelbound.cli.output import print_verdict, stdout_console
 from peelbound.service.schemas.report import Report
 from tests.synthetic_reports.low_bit import low_bit_report, rounded_report
 from tests.synthetic_reports.whole import sound_report
@@ -34,7 +35,7 @@ def test_a_low_bit_model_is_told_the_price_of_its_bits_and_what_quantisation_did
     assert report.low_bit is not None
     assert report.baseline is not None
     lines = printed(report)
-    assert lines.index("price of the bits") < lines.index("beside the baseline")
+    assert lines.index("low-bit weights") < lines.index("beside the baseline")
     assert report.low_bit.sentences[0].text in lines
     assert report.baseline.sentences[0].text in lines
     assert any(line.startswith("1 +0.0410 [+0.0383, +0.0437]") for line in lines)
@@ -43,3 +44,12 @@ def test_a_low_bit_model_is_told_the_price_of_its_bits_and_what_quantisation_did
 def test_of_neither_nothing_is_said() -> None:
     lines = printed(sound_report())
     assert not any("bits" in line or "rounded" in line or "baseline" in line for line in lines)
+
+
+def test_in_a_log_each_block_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    report = sound_report()
+    print_verdict(report, stdout_console())
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.split()[1:2] == ["sound"]]
+    assert len(rows) == len(report.blocks)
+    assert all("[" in row and "]" in row for row in rows)

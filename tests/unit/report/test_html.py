@@ -140,6 +140,17 @@ def test_any_depth_can_be_shown(blocks: int) -> None:
     assert f"{blocks} block" in page.text
 
 
+def test_full_precision_is_spoken_of_only_where_it_was_solved() -> None:
+    """A quick audit of a low-bit model solves its blocks in their class alone."""
+    report = low_bit_report()
+    assert report.low_bit is not None
+    quick = report.low_bit.model_copy(update={"blocks": [], "networks": [], "bound": None, "sentences": []})
+    for low_bit, said in ((report.low_bit, True), (quick, False)):
+        text = Page(render(report.model_copy(update={"low_bit": low_bit}))).text
+        assert ("the same were solved in full precision" in text) is said
+        assert ("What the bits cost was not measured" in text) is not said
+
+
 def test_no_blocks_and_no_caveats_still_make_a_page() -> None:
     page = Page(render(sound_report().model_copy(update={"blocks": [], "caveats": [], "matrix": [], "networks": []})))
     assert "No blocks were measured" in page.text
