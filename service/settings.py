@@ -1,6 +1,7 @@
 """Settings of a Peelbound service: environment variables `PEELBOUND_*`, the same for API and controller."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -13,6 +14,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from peelbound.service.logs import LogFormat
 from peelbound.service.webhooks.targets import Allowed
+
+_HTTP = re.compile(r"https?://\S+", re.IGNORECASE)
+_HOST_NAME = re.compile(r"(?:[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.)*[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.?", re.IGNORECASE)
 
 
 def _absolute(path: Path) -> Path:
@@ -44,7 +48,8 @@ class Settings(BaseSettings):
     store_url: str = ""
     """`file:///directory` or `s3://bucket/prefix`; empty: `objects` in the state directory."""
     s3_endpoint_url: str | None = None
-    """Endpoint of an S3 server that is not AWS; for the store and for `s3://` checkpoints."""
+    """Endpoint of an S3 server that is not AWS, `http://host:port` or https; for the store and for `s3://`
+    checkpoints."""
     s3_region: str | None = None
     """None: boto3's own chain."""
     s3_access_key_id: SecretStr | None = None
@@ -167,6 +172,22 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             example = '["file:///data", "s3://models/"]'
             raise PydanticCustomError("json", "This is no JSON; a list is written {example}", {"example": example})
+        return value
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str | None) -> str | None:
+        if not value:  # Compose's ${VARIABLE:-} sets an empty one
+            return None
+        try:
+            url = urlsplit(value)
+            host, port = url.hostname or "", url.port
+        except ValueError:  # the port is no number, or a bracket is missing
+            host, port = "", 0
+        # boto3 refuses other names (those with an underscore, which Compose permits) in each request.
+        named = _HOST_NAME.fullmatch(host) is not None or ":" in host
+        if not named or port == 0 or not _HTTP.fullmatch(value):
+            raise PydanticCustomError("endpoint", "An endpoint is written http://host:port or https://host")
         return value
 
     @field_validator("webhook_allow")
