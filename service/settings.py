@@ -13,8 +13,10 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peelbound.service.logs import LogFormat
+from peelbound.service.schemas.tenant import LONGEST_KEPT_DAYS
 from peelbound.service.webhooks.targets import Allowed
 
+_LONGEST_SECONDS = LONGEST_KEPT_DAYS * 86_400.0
 _HTTP = re.compile(r"https?://\S+", re.IGNORECASE)
 _HOST_NAME = re.compile(r"(?:[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.)*[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.?", re.IGNORECASE)
 
@@ -80,11 +82,12 @@ class Settings(BaseSettings):
     """How many audits of one tenant may be at work at once; further ones wait."""
     tenant_stored_bytes: int | None = Field(default=None, ge=1)
     """How much one tenant may keep in object storage before new audits are refused."""
-    audit_keep_seconds: float | None = Field(default=None, gt=0)
-    """How long audits are kept after their end, unless `peelbound tenant` says otherwise; None: for ever."""
-    result_grace_seconds: float = Field(default=86_400.0, ge=0)
+    audit_keep_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS)
+    """How long audits are kept after their end, unless `peelbound tenant` says otherwise, up to 36500 days; None: for
+    ever."""
+    result_grace_seconds: float = Field(default=86_400.0, ge=0, le=_LONGEST_SECONDS)
     """How long solved problems stay in object storage after the last audit that used them is gone, or failed."""
-    collect_seconds: float = Field(default=6 * 3600.0, ge=0)
+    collect_seconds: float = Field(default=6 * 3600.0, ge=0, le=_LONGEST_SECONDS)
     """How often each tenant's storage is collected; 0 leaves it to `peelbound gc`."""
     webhook_allow: list[str] = Field(default_factory=list)
     """Addresses, networks and host names that webhooks may reach besides public addresses, and by http too, e.g.

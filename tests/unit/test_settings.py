@@ -83,6 +83,19 @@ def test_an_endpoint_is_a_url_or_empty_for_none(
     assert Settings().s3_endpoint_url == endpoint
 
 
+@pytest.mark.parametrize("name", ["audit_keep_seconds", "result_grace_seconds", "collect_seconds"])
+@pytest.mark.parametrize("written", ["inf", "nan", "1e12", "3153600001"])
+def test_a_time_that_leads_out_of_the_calendar_is_refused(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"PEELBOUND_{name.upper()}", written)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+    monkeypatch.setenv(f"PEELBOUND_{name.upper()}", "3153600000")  # 36,500 days
+    assert getattr(Settings(), name) == 36_500 * 86_400
+
+
 def test_a_relative_state_directory_is_one_of_the_directory_that_the_process_started_in(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
