@@ -234,7 +234,7 @@ class Following:
 
     def take(self, message: httpx2.ServerSentEvent) -> Event:
         """The event in a message."""
-        event = Event.model_validate_json(message.data)
+        event = Event.model_validate_json(message.data, extra="ignore")
         self.after = event.number
         self.ended = event.type is EventType.STATE and AuditState(event.data["state"]).ended
         self._failures = 0
@@ -256,4 +256,4 @@ def _body(request: WireModel) -> bytes:
 
 
 def _model(kind: type[M]) -> Callable[[httpx2.Response], M]:
-    return lambda response: kind.model_validate_json(response.content)
+    return lambda response: kind.model_validate_json(response.content, extra="ignore")

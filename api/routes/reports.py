@@ -127,7 +127,7 @@ def _json(context: Context, tenant: str, audit_id: str) -> Response:
 
 
 def _page(context: Context, tenant: str, audit_id: str) -> HTMLResponse:
-    document = Report.model_validate_json(results.report_json(context, tenant, audit_id))
+    document = Report.model_validate_json(results.report_json(context, tenant, audit_id), extra="ignore")
     record = context.audits.get(tenant, audit_id)
     run = record.request.run
     series = context.audits.run_series(tenant, run) if run is not None else None
