@@ -71,7 +71,8 @@ class Settings(BaseSettings):
     allowed_hosts: list[str] = Field(default_factory=lambda: ["127.0.0.1", "localhost", "[::1]"])
     """Values of the `Host` header (without port) that are answered."""
     allowed_origins: list[str] = Field(default_factory=list)
-    """Further values of the `Origin` header that are answered; the service's own origin always is."""
+    """Further values of the `Origin` header that are answered, e.g. `["https://app.example.com"]`: browsers let their
+    pages use the service, with a token and without cookies. The service's own origin always is."""
     requests_per_second: float = Field(default=50.0, ge=0)
     """How fast each token may ask each API replica; 0 sets no limit."""
     request_burst: int = Field(default=200, ge=1)
