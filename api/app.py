@@ -18,6 +18,7 @@ from peelbound.api.hosts import HostGuard
 from peelbound.api.limits import BodyLimit
 from peelbound.api.metrics import RequestMetrics, ServiceMetrics
 from peelbound.api.openapi import document
+from peelbound.api.origins import Origins
 from peelbound.api.planning import Planner
 from peelbound.api.rates import Rates
 from peelbound.api.readiness import Readiness
@@ -62,6 +63,8 @@ def create_app(settings: Settings | None = None, draining: Draining | None = Non
     # The last one added sees a request first.
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     app.add_middleware(Gate, rates=Rates(settings.requests_per_second, settings.request_burst))
+    if settings.allowed_origins:
+        app.add_middleware(Origins, origins=settings.allowed_origins)  # before the gate: preflights bring no token
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, registry=registry)
     app.add_middleware(AccessLog)

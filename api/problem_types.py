@@ -13,6 +13,7 @@ _TYPES = {
     "host-refused": "The Host header must be one of the configured names, or a web page could reach the service "
     "through a name that it rebinds to this address.",
     "origin-refused": "Requests that a browser sends for a page of another origin are refused unless configured.",
+    "preflight-refused": "A browser asked whether a page of another origin may send a request, which it may not.",
     "route-not-found": "The path names no route; /openapi.json lists them.",
     "method-not-allowed": "The route exists but does not take this method.",
     "body-unreadable": "The body must be one JSON document with Content-Type: application/json.",
@@ -36,6 +37,7 @@ _TYPES = {
     "run-not-found": "No audit belongs to a run of this name.",
     "report-not-available": "Only an audit that succeeded has a report.",
     "artifact-not-found": "The audit published no file of this name.",
+    "range-invalid": "The Range header cannot be read, or names no part of the file.",
     "object-missing": "A stored object is gone; it may just have been deleted.",
     "object-corrupt": "A stored object does not match its checksum. It is computed again when the audit is.",
     "plan-unavailable": "The plan could not be computed within its time limit.",

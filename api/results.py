@@ -38,7 +38,7 @@ def manifest(context: Context, tenant: str, audit_id: str) -> Manifest:
             remedy="Its `problem` says why." if state.ended else "Wait until it has succeeded.",
             state=state,
         )
-    return Manifest.model_validate_json(context.store.get(key))
+    return Manifest.model_validate_json(context.store.get(key), extra="ignore")
 
 
 def artifact(context: Context, tenant: str, audit_id: str, name: str) -> Artifact:

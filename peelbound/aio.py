@@ -159,7 +159,7 @@ class AsyncClient:
         """The audit once it has ended, however it ended; `progress` is called as it advances."""
         async for event in self.events(audit_id):
             if progress is not None and event.type is EventType.PROGRESS:
-                progress(Progress.model_validate(event.data))
+                progress(Progress.model_validate(event.data, extra="ignore"))
         return await self.get(audit_id)
 
     async def cancel(self, audit_id: str) -> AuditRecord:

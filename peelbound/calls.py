@@ -266,7 +266,7 @@ class Following:
 
     def take(self, message: httpx2.ServerSentEvent) -> Event:
         """The event in a message."""
-        event = Event.model_validate_json(message.data)
+        event = Event.model_validate_json(message.data, extra="ignore")
         self.after = event.number
         self.ended = event.type is EventType.STATE and AuditState(event.data["state"]).ended
         return event
@@ -307,7 +307,7 @@ def _body(request: WireModel) -> bytes:
 def _model(kind: type[M]) -> Callable[[httpx2.Response], M]:
     def read(response: httpx2.Response) -> M:
         try:
-            return kind.model_validate_json(response.content)
+            return kind.model_validate_json(response.content, extra="ignore")
         except ValidationError as error:
             raise problem_of(response) from error
 

@@ -155,7 +155,7 @@ class Client:
         """The audit once it has ended, however it ended; `progress` is called as it advances."""
         for event in self.events(audit_id):
             if progress is not None and event.type is EventType.PROGRESS:
-                progress(Progress.model_validate(event.data))
+                progress(Progress.model_validate(event.data, extra="ignore"))
         return self.get(audit_id)
 
     def cancel(self, audit_id: str) -> AuditRecord:

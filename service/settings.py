@@ -1,6 +1,7 @@
 """Settings of a Peelbound service: environment variables `PEELBOUND_*`, the same for API and controller."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -12,7 +13,12 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peelbound.service.logs import LogFormat
+from peelbound.service.schemas.tenant import LONGEST_KEPT_DAYS
 from peelbound.service.webhooks.targets import Allowed
+
+_LONGEST_SECONDS = LONGEST_KEPT_DAYS * 86_400.0
+_HTTP = re.compile(r"https?://\S+", re.IGNORECASE)
+_HOST_NAME = re.compile(r"(?:[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.)*[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.?", re.IGNORECASE)
 
 
 def _absolute(path: Path) -> Path:
@@ -44,7 +50,8 @@ class Settings(BaseSettings):
     store_url: str = ""
     """`file:///directory` or `s3://bucket/prefix`; empty: `objects` in the state directory."""
     s3_endpoint_url: str | None = None
-    """Endpoint of an S3 server that is not AWS; for the store and for `s3://` checkpoints."""
+    """Endpoint of an S3 server that is not AWS, `http://host:port` or https; for the store and for `s3://`
+    checkpoints."""
     s3_region: str | None = None
     """None: boto3's own chain."""
     s3_access_key_id: SecretStr | None = None
@@ -64,7 +71,8 @@ class Settings(BaseSettings):
     allowed_hosts: list[str] = Field(default_factory=lambda: ["127.0.0.1", "localhost", "[::1]"])
     """Values of the `Host` header (without port) that are answered."""
     allowed_origins: list[str] = Field(default_factory=list)
-    """Further values of the `Origin` header that are answered; the service's own origin always is."""
+    """Further values of the `Origin` header that are answered, e.g. `["https://app.example.com"]`: browsers let their
+    pages use the service, with a token and without cookies. The service's own origin always is."""
     requests_per_second: float = Field(default=50.0, ge=0)
     """How fast each token may ask each API replica; 0 sets no limit."""
     request_burst: int = Field(default=200, ge=1)
@@ -75,11 +83,12 @@ class Settings(BaseSettings):
     """How many audits of one tenant may be at work at once; further ones wait."""
     tenant_stored_bytes: int | None = Field(default=None, ge=1)
     """How much one tenant may keep in object storage before new audits are refused."""
-    audit_keep_seconds: float | None = Field(default=None, gt=0)
-    """How long audits are kept after their end, unless `peelbound tenant` says otherwise; None: for ever."""
-    result_grace_seconds: float = Field(default=86_400.0, ge=0)
+    audit_keep_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS)
+    """How long audits are kept after their end, unless `peelbound tenant` says otherwise, up to 36500 days; None: for
+    ever."""
+    result_grace_seconds: float = Field(default=86_400.0, ge=0, le=_LONGEST_SECONDS)
     """How long solved problems stay in object storage after the last audit that used them is gone, or failed."""
-    collect_seconds: float = Field(default=6 * 3600.0, ge=0)
+    collect_seconds: float = Field(default=6 * 3600.0, ge=0, le=_LONGEST_SECONDS)
     """How often each tenant's storage is collected; 0 leaves it to `peelbound gc`."""
     webhook_allow: list[str] = Field(default_factory=list)
     """Addresses, networks and host names that webhooks may reach besides public addresses, and by http too, e.g.
@@ -167,6 +176,22 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             example = '["file:///data", "s3://models/"]'
             raise PydanticCustomError("json", "This is no JSON; a list is written {example}", {"example": example})
+        return value
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str | None) -> str | None:
+        if not value:  # Compose's ${VARIABLE:-} sets an empty one
+            return None
+        try:
+            url = urlsplit(value)
+            host, port = url.hostname or "", url.port
+        except ValueError:  # the port is no number, or a bracket is missing
+            host, port = "", 0
+        # boto3 refuses other names (those with an underscore, which Compose permits) in each request.
+        named = _HOST_NAME.fullmatch(host) is not None or ":" in host
+        if not named or port == 0 or not _HTTP.fullmatch(value):
+            raise PydanticCustomError("endpoint", "An endpoint is written http://host:port or https://host")
         return value
 
     @field_validator("webhook_allow")

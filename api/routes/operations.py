@@ -22,12 +22,14 @@ class Alive(WireModel):
     status: str = "ok"
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="getHealth")
 def healthz() -> Alive:
     """The process answers."""
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="getReadiness", responses=responses(503))
 async def readyz(request: Request) -> Ready:
     """Work can be taken and gets done: the database answers, the store takes writes, no audit waits in vain.

@@ -5,11 +5,10 @@ from pathlib import Path as FilePath
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Path
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi import APIRouter, Header, Path, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from peelbound.api import results
+from peelbound.api import files, results
 from peelbound.api.auth import Reader
 from peelbound.api.context import Context, Service
 from peelbound.api.pages import html_page
@@ -29,8 +28,11 @@ _HTML: Responses = {200: {"content": {"text/html": {}}, "description": "A page o
 _EITHER: Responses = {200: {"model": Report, "content": {"text/html": {}}, "description": "The report"}}
 _FILE: Responses = {
     200: {"content": {"*/*": {}}, "description": "The file, of the media type that the list of artifacts says"},
+    206: {"content": {"*/*": {}}, "description": "The parts of the file that `Range` asks for"},
+    304: {"description": "The file is the one of `If-None-Match`"},
     307: {"description": "The file lies behind this short-lived link"},
 }
+_RANGES: Responses = responses(416) | {400: {**responses(400)[400], "description": "The Range header cannot be read"}}
 
 
 @router.get(
@@ -89,15 +91,24 @@ def artifacts(service: Service, caller: Reader, audit_id: AuditId) -> ArtifactPa
     )
 
 
+@router.head("/v1/audits/{audit_id}/artifacts/{name:path}", response_class=Response, include_in_schema=False)
 @router.get(
     "/v1/audits/{audit_id}/artifacts/{name:path}",
     operation_id="getArtifact",
     response_class=Response,
-    responses=_FILE | _PROBLEMS,
+    responses=_FILE | _PROBLEMS | _RANGES,
 )
-def artifact(service: Service, caller: Reader, audit_id: AuditId, name: Annotated[str, Path()]) -> Response:
+def artifact(
+    service: Service, caller: Reader, audit_id: AuditId, name: Annotated[str, Path()], request: Request
+) -> Response:
     """One file, or a redirect to a short-lived link to it."""
     entry = results.artifact(service, caller.tenant, audit_id, name)
+    if files.is_known(request.headers.get("If-None-Match"), entry.sha256):
+        return files.not_changed(entry.sha256)
+    if request.method == "HEAD":  # also where there are links, which are good for GET alone
+        return files.head(
+            sha256=entry.sha256, bytes_=entry.bytes, media_type=entry.media_type, filename=_filename(entry)
+        )
     link = _link(service, entry)
     if link is not None:
         return RedirectResponse(link, 307)
@@ -109,12 +120,13 @@ def artifact(service: Service, caller: Reader, audit_id: AuditId, name: Annotate
     except BaseException:
         folder.cleanup()
         raise
-    return FileResponse(
+    return files.StoredFile(
         path,
+        sha256=entry.sha256,
+        bytes_=entry.bytes,
         media_type=entry.media_type,
         filename=_filename(entry),
-        headers={"X-Content-Type-Options": "nosniff"},
-        background=BackgroundTask(folder.cleanup),
+        clean=folder.cleanup,
     )
 
 
@@ -127,7 +139,7 @@ def _json(context: Context, tenant: str, audit_id: str) -> Response:
 
 
 def _page(context: Context, tenant: str, audit_id: str) -> HTMLResponse:
-    document = Report.model_validate_json(results.report_json(context, tenant, audit_id))
+    document = Report.model_validate_json(results.report_json(context, tenant, audit_id), extra="ignore")
     record = context.audits.get(tenant, audit_id)
     run = record.request.run
     series = context.audits.run_series(tenant, run) if run is not None else None

@@ -5,11 +5,13 @@ from datetime import timedelta
 
 import click
 
+from peelbound.service.schemas.tenant import LONGEST_KEPT_DAYS
+
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
 class Lifetime(click.ParamType["timedelta | None"]):
-    """A time like 90d, 12h or 30m; `never` is None."""
+    """A time like 90d, 12h or 30m, of at most a hundred years; `never` is None."""
 
     name = "lifetime"
 
@@ -24,4 +26,7 @@ class Lifetime(click.ParamType["timedelta | None"]):
         found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", value)
         if found is None:
             self.fail(f"{value!r} is not a time like 90d, 12h, 30m, nor never", param, ctx)
-        return int(found[1]) * _UNITS[found[2]]
+        lasts = int(found[1]) * _UNITS[found[2]]
+        if lasts > timedelta(days=LONGEST_KEPT_DAYS):
+            self.fail(f"{value!r} is longer than {LONGEST_KEPT_DAYS}d; say never", param, ctx)
+        return lasts

@@ -61,5 +61,5 @@ class Stored(TypeDecorator[T]):
 
     @override
     def process_result_value(self, value: str | None, dialect: Dialect) -> T | None:
-        """Parse and validate."""
-        return None if value is None else self._adapter.validate_json(value)
+        """Parse and validate, without what this version does not know: during an upgrade a later one writes too."""
+        return None if value is None else self._adapter.validate_json(value, extra="ignore")

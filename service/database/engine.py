@@ -57,6 +57,9 @@ A machine that is gone, or a path to it, is noticed within 25 s, so that a heart
 to renew has run out. Left to itself a kernel sends for a quarter of an hour, and waits for an answer for ever.
 """
 
+_DRIVERS = {"postgresql": ("psycopg",), "sqlite": ("pysqlite", "")}
+"""Those that we install, by database; without a name SQLAlchemy takes another one for PostgreSQL."""
+
 _READ_ONLY_TRANSACTION = "25006"
 """PostgreSQL's SQLSTATE for a write where only reading is allowed."""
 
@@ -76,39 +79,42 @@ def make_engine(url: str) -> Engine:
     """Connect lazily to `sqlite:///path` or `postgresql+psycopg://…`; a SQLite file's directory is made.
 
     Raises:
-        DatabaseUrlInvalid: another database, or SQLite without a file (memory is not shared between processes).
+        DatabaseUrlInvalid: another database or driver, or SQLite without a file (memory is not shared between
+            processes).
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise _url_invalid("cannot be parsed") from error
-    match parsed.get_backend_name():
-        case "postgresql":
-            return _postgresql(parsed)
-        case "sqlite":
-            return _sqlite(parsed)
-        case other:
-            raise _url_invalid(f"is for {other}")
+    parsed = _parsed(url)
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
 
 
 def sqlite_file(url: str) -> Path | None:
     """The file of a SQLite URL, which `make_engine` would make; None for a server's.
 
     Raises:
-        DatabaseUrlInvalid: it cannot be parsed.
+        DatabaseUrlInvalid: it cannot be parsed, or is of another database or driver.
     """
+    parsed = _parsed(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise _url_invalid("cannot be parsed") from error
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
+        # Without the cause, which may quote a part of the URL.
+        raise _url_invalid("cannot be parsed") from None
+    backend, _, driver = parsed.drivername.partition("+")
+    if backend not in _DRIVERS:
+        raise _url_invalid(f"is for {backend}")
+    if driver not in _DRIVERS[backend]:
+        raise _url_invalid(f"asks for another driver than {_DRIVERS[backend][0]}")
+    return parsed
 
 
 def _url_invalid(what: str) -> DatabaseUrlInvalid:
     # The URL itself stays out of the message: it may hold a password.
     return DatabaseUrlInvalid(
-        f"The database URL {what}.",
-        remedy="Use sqlite:////absolute/path.db or postgresql+psycopg://user@host/database.",
+        f"The database's URL {what}.",
+        remedy="Let PEELBOUND_DATABASE_URL be sqlite:////absolute/path.db or postgresql+psycopg://user@host/database.",
     )
 
 

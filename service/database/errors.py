@@ -109,7 +109,7 @@ class ValueRefused(UserError):
 
 
 class DatabaseUrlInvalid(UserError):
-    """The database URL names a database that Peelbound does not run on."""
+    """The database URL cannot be parsed, or names a database or driver that Peelbound does not run on."""
 
     slug = "database-url-invalid"
     title = "The database URL is not valid"

@@ -11,8 +11,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, exists, func, insert, literal_column, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, WebhookRow
@@ -29,6 +43,10 @@ _FACTOR = 3.0
 _LONGEST_SECONDS = 4 * 3600.0
 _JITTER = 0.2
 _GONE = 410
+_TRIES = 8
+"""How many endpoints a claim tries whose messages somebody has locked who writes down an answer, or redelivers."""
+_TURN = 0x706F7374
+"""Key of the advisory lock under which claims are made."""
 
 
 def backoff(failures: int, chance: float) -> float:
@@ -99,6 +117,43 @@ def oldest_due_seconds(engine: Engine, clock: Clock = database_clock) -> float:
     return (now - due_at).total_seconds() if due_at else 0.0
 
 
+def _in_hand(connection: Connection, now: datetime) -> dict[str, int]:
+    """How many messages of each tenant are being sent; tenants without any are left out."""
+    counted = (
+        select(DeliveryRow.tenant, func.count().label("messages"))
+        .where(DeliveryRow.lease_owner.is_not(None), DeliveryRow.due_at > now)
+        .group_by(DeliveryRow.tenant)
+    )
+    return {row.tenant: row.messages for row in connection.execute(counted)}
+
+
+def _turns(now: datetime, in_hand: dict[str, int]) -> Select[*tuple[Any, ...]]:
+    """The query for the endpoints whose turns come next, first of all one of a tenant with the fewest in hand.
+
+    It looks at each endpoint once, by an index, and not at each message: a tenant may have very many that wait.
+    """
+    pending = DeliveryRow.due_at.is_not(None)
+    first = select(func.min(DeliveryRow.tenant).label("tenant")).where(pending).cte("waiting", recursive=True)
+    following = select(func.min(DeliveryRow.tenant)).where(pending, DeliveryRow.tenant > first.c.tenant)
+    tenants = first.union_all(select(following.scalar_subquery()).where(first.c.tenant.is_not(None)))
+    of_endpoint = DeliveryRow.tenant == WebhookRow.tenant, DeliveryRow.webhook_id == WebhookRow.id
+    busy = exists().where(*of_endpoint, DeliveryRow.lease_owner.is_not(None), DeliveryRow.due_at > now)
+    oldest = select(func.min(DeliveryRow.due_at)).where(*of_endpoint, DeliveryRow.due_at <= now).scalar_subquery()
+    waiting = (
+        select(WebhookRow.tenant, WebhookRow.id, oldest.label("due_at"))
+        .join(tenants, tenants.c.tenant == WebhookRow.tenant)
+        .where(~busy)
+        .subquery()
+    )
+    held = case(in_hand, value=waiting.c.tenant, else_=0) if in_hand else literal(0)
+    return (
+        select(waiting.c.tenant, waiting.c.id)
+        .where(waiting.c.due_at.is_not(None))
+        .order_by(held, waiting.c.due_at, waiting.c.id)
+        .limit(_TRIES)
+    )
+
+
 class Outbox:
     """The messages of all tenants.
 
@@ -123,11 +178,11 @@ class Outbox:
         self._chance = chance
 
     def claim(self, owner: str) -> Parcel | None:
-        """Take the message that has been due for longest; None when there is none.
+        """Take the message whose turn it is; None when there is none.
 
-        Messages of an endpoint that is being sent one wait, so that an endpoint that is slow to answer holds up its own
-        messages and not all deliverers. (It is a courtesy and not exact: two claims at the same moment do not see each
-        other.)
+        Of the tenants with the fewest messages in hand it is the one that has been due for longest. Messages of an
+        endpoint that is being sent one wait, so that an endpoint that is slow to answer holds up its own messages and
+        not all deliverers. Claims are made one at a time, so that each sees all that were made before it.
         """
         with reading(self._engine) as connection:  # most looks find nothing; on SQLite a claim would hold up writers
             due = select(DeliveryRow.id).where(DeliveryRow.due_at <= self._clock(connection)).limit(1)
@@ -135,35 +190,39 @@ class Outbox:
                 return None
         while True:
             with writing(self._engine) as connection:
+                if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+                    connection.execute(select(func.pg_advisory_xact_lock(_TURN)))
                 now = self._clock(connection)
-                found = self._due(connection, now)
+                found = self._next(connection, now)
                 if found is None:
                     return None
                 if parcel := self._take(connection, now, found, owner):
                     return parcel
 
     @staticmethod
-    def _due(connection: Connection, now: datetime) -> Row[*tuple[Any, ...]] | None:
-        other = aliased(DeliveryRow)
-        busy = exists().where(
-            other.tenant == DeliveryRow.tenant,
-            other.webhook_id == DeliveryRow.webhook_id,
-            other.lease_owner.is_not(None),
-            other.due_at > now,
-        )
-        return connection.execute(
-            select(
-                DeliveryRow.tenant,
-                DeliveryRow.id,
-                DeliveryRow.webhook_id,
-                DeliveryRow.attempts,
-                DeliveryRow.body,
+    def _next(connection: Connection, now: datetime) -> Row[*tuple[Any, ...]] | None:
+        """The message whose turn it is, locked; those that another transaction has locked are passed over."""
+        for endpoint in connection.execute(_turns(now, _in_hand(connection, now))).all():
+            oldest = (
+                select(
+                    DeliveryRow.tenant,
+                    DeliveryRow.id,
+                    DeliveryRow.webhook_id,
+                    DeliveryRow.attempts,
+                    DeliveryRow.body,
+                )
+                .where(
+                    DeliveryRow.tenant == endpoint.tenant,
+                    DeliveryRow.webhook_id == endpoint.id,
+                    DeliveryRow.due_at <= now,
+                )
+                .order_by(DeliveryRow.due_at, DeliveryRow.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
             )
-            .where(DeliveryRow.due_at <= now, ~busy)
-            .order_by(DeliveryRow.due_at, DeliveryRow.id)
-            .limit(1)
-            .with_for_update(of=DeliveryRow, skip_locked=True)
-        ).one_or_none()
+            if found := connection.execute(oldest).one_or_none():
+                return found
+        return None
 
     def _take(self, connection: Connection, now: datetime, found: Row[*tuple[Any, ...]], owner: str) -> Parcel | None:
         """Claim the message whose row is locked here; None where its endpoint was disabled as it was written."""

@@ -32,6 +32,7 @@ from peelbound.service.database.tables import AuditRow, CondemnedRow, TenantRow
 from peelbound.service.database.turns import AT_WORK
 from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.record import AuditState
+from peelbound.service.schemas.tenant import LONGEST_KEPT_DAYS
 
 FOR_EVER = 0
 """Seconds to keep a tenant's audits, as its own setting says that they never expire."""
@@ -106,7 +107,9 @@ class Retention:
         if not seconds:
             return []
         with reading(self._engine) as connection:
-            ended_before = self._clock(connection) - timedelta(seconds=seconds)
+            # No more than can be set now: earlier versions took times that lead out of the calendar.
+            kept = timedelta(seconds=min(seconds, LONGEST_KEPT_DAYS * 86_400))
+            ended_before = self._clock(connection) - kept
             return list(
                 connection.scalars(
                     select(AuditRow.id)

@@ -211,6 +211,16 @@ class DeliveryRow(Table):
         _of_audit(),
         Index(None, "tenant", "webhook_id", "id"),
         Index(None, "tenant", "audit_id"),
+        # Those that have not ended, by endpoint: whose turn it is.
+        Index(
+            "ix_webhook_deliveries_pending",
+            "tenant",
+            "webhook_id",
+            "due_at",
+            "id",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
         # Those that are being sent: a handful, whatever waits.
         Index(
             "ix_webhook_deliveries_being_sent",

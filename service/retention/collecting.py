@@ -33,10 +33,10 @@ def make_collector(settings: Settings, engine: Engine, store: ObjectStore) -> Co
 
 
 def _run(settings: Settings, engine: Engine, store: ObjectStore, stop: threading.Event) -> None:
-    retention, collector = Retention(engine), make_collector(settings, engine, store)
-    every = timedelta(seconds=settings.collect_seconds)
     while not stop.wait(LOOK_SECONDS):
         try:
+            retention, collector = Retention(engine), make_collector(settings, engine, store)
+            every = timedelta(seconds=settings.collect_seconds)
             collected = False
             while not stop.is_set() and (tenant := retention.claim(every)) is not None:
                 log.info("collected %s: %s", tenant, collector.collect(tenant))

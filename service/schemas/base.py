@@ -8,7 +8,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 
 
 class WireModel(BaseModel):
-    """Base of all models on the wire: unknown fields are refused, instances are immutable."""
+    """Base of all models on the wire: unknown fields are refused, instances are immutable.
+
+    What a service of another version may have written, in its database or as its answer, is read with
+    ``extra="ignore"``: versions add fields.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null", use_attribute_docstrings=True)
 

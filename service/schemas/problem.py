@@ -1,8 +1,8 @@
 """RFC 9457 problem documents."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from peelbound.service.schemas.base import WireModel
 
@@ -22,6 +22,16 @@ class Problem(WireModel):
     pointer: str | None = None
     """JSON pointer to the field at fault, e.g. `/calibration/uri`."""
     instance: str | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_members(cls, value: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """A problem's further members are part of it, also where unknown fields are ignored (``extra="ignore"``)."""
+        problem = read(value)
+        if isinstance(value, dict) and problem.__pydantic_extra__ is None:
+            further = {name: member for name, member in value.items() if name not in cls.model_fields}
+            object.__setattr__(problem, "__pydantic_extra__", further)
+        return problem
 
     @property
     def slug(self) -> str:

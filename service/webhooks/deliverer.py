@@ -46,7 +46,7 @@ class Deliverer:
         self._outbox, self._sender, self._owner = outbox, sender, owner
 
     def deliver_one(self) -> bool:
-        """Send the message that has been due for longest; False when none is."""
+        """Send the message whose turn it is; False when none is due."""
         parcel = self._outbox.claim(self._owner)
         if parcel is None:
             return False

@@ -51,6 +51,51 @@ def test_a_list_that_is_no_json_is_refused_by_its_name_and_told_how(
     assert error["msg"] == 'This is no JSON; a list is written ["file:///data", "s3://models/"]'
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("minio:9000", "minio", "http://", "https://:9000", "ftp://minio", "http://minio:x", "http://my_minio:9000"),
+        "http://minio:9000 ",
+    ],
+)
+def test_an_endpoint_that_is_no_url_is_refused(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEELBOUND_S3_ENDPOINT_URL", written)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("s3_endpoint_url",)
+    assert "http://host:port" in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("written", "endpoint"),
+    [
+        ("", None),
+        ("http://minio:9000", "http://minio:9000"),
+        ("https://[::1]/s3", "https://[::1]/s3"),
+        ("http://10.0.0.1", "http://10.0.0.1"),
+    ],
+)
+def test_an_endpoint_is_a_url_or_empty_for_none(
+    written: str, endpoint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEELBOUND_S3_ENDPOINT_URL", written)
+    assert Settings().s3_endpoint_url == endpoint
+
+
+@pytest.mark.parametrize("name", ["audit_keep_seconds", "result_grace_seconds", "collect_seconds"])
+@pytest.mark.parametrize("written", ["inf", "nan", "1e12", "3153600001"])
+def test_a_time_that_leads_out_of_the_calendar_is_refused(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"PEELBOUND_{name.upper()}", written)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+    monkeypatch.setenv(f"PEELBOUND_{name.upper()}", "3153600000")  # 36,500 days
+    assert getattr(Settings(), name) == 36_500 * 86_400
+
+
 def test_a_relative_state_directory_is_one_of_the_directory_that_the_process_started_in(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,13 +1,20 @@
 """`peelbound gc`."""
 
 import json
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from peelbound.cli.database import configured, service_database
-from peelbound.cli.failures import reporting
+from peelbound.cli.failures import Failure, reporting
 from peelbound.cli.output import json_option, print_columns
+from peelbound.workers.errors import PeelboundError
+
+if TYPE_CHECKING:
+    from peelbound.service.retention.collector import Collected
 
 
 @click.command("gc")
@@ -20,7 +27,8 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
 
     Controllers do this by themselves, every PEELBOUND_COLLECT_SECONDS; it is safe at any time, also while audits run. A
     result is deleted by the first collection that comes PEELBOUND_RESULT_GRACE_SECONDS after one found it unused.
-    Works on the database and the store of the settings; no server needs to run.
+    Works on the database and the store of the settings; no server needs to run. A tenant whose collection fails is
+    named and holds up no other's; the exit code is then 3.
     """
     settings = configured()
     with service_database() as engine:
@@ -32,11 +40,29 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
         collector = make_collector(settings, engine, store)
         collect = collector.would_collect if dry_run else collector.collect
         tenants = Retention(engine).tenants() if tenant is None else [tenant]
-        collected = {name: asdict(collect(name)) for name in tenants}
+        collected, failed = _each(tenants, collect)
         if not dry_run:
             store.clean()
+    counted = {name: asdict(done) for name, done in collected.items()}
     if as_json:
-        click.echo(json.dumps(collected, indent=2))
-        return
-    titles = ("tenant", "audits expired", "files deleted", "results condemned", "results deleted", "bytes freed")
-    print_columns(titles, [(name, *map(str, counts.values())) for name, counts in collected.items()])
+        click.echo(json.dumps(counted, indent=2))
+    else:
+        titles = ("tenant", "audits expired", "files deleted", "results condemned", "results deleted", "bytes freed")
+        print_columns(titles, [(name, *map(str, counts.values())) for name, counts in counted.items()])
+    if failed:
+        raise Failure(f"The collection failed for {', '.join(failed)}; what was not done is done by the next.")
+
+
+def _each(tenants: Iterable[str], collect: "Callable[[str], Collected]") -> "tuple[dict[str, Collected], list[str]]":
+    """What each tenant's collection did, and whose failed: why is said on standard error."""
+    collected, failed = {}, []
+    for name in tenants:
+        try:
+            collected[name] = collect(name)
+        except PeelboundError as error:
+            click.echo(f"{name}: {error}", err=True)
+            failed.append(name)
+        except Exception:  # a fault of ours in one tenant's storage must not let all the others' grow
+            click.echo(f"{name}: an error that was not expected\n{traceback.format_exc()}", err=True)
+            failed.append(name)
+    return collected, failed

@@ -1,8 +1,12 @@
 """What the API relies on: submit, page, filter, cancel, delete, events, runs."""
 
+import json
+
 import pytest
+from sqlalchemy import text as sql
 
 from peelbound.service.database import audits as audits_module
+from peelbound.service.database.engine import writing
 from peelbound.service.database.errors import (
     AuditEnded,
     AuditNotEnded,
@@ -12,6 +16,7 @@ from peelbound.service.database.errors import (
     RunNotFound,
     ValueRefused,
 )
+from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import Calibration
 from tests.integration.database.harness import PROBLEM, SUMMARY, Service, a_request, at_once
@@ -31,6 +36,29 @@ def test_a_submitted_audit_reads_back_as_it_was_asked_for(service: Service) -> N
     assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 0, None)
     assert record.created_at.utcoffset() is not None
     assert service.events(record.id) == [("state", "queued")]
+
+
+def test_fields_of_a_later_version_are_ignored_where_they_are_read(service: Service) -> None:
+    """During an upgrade both versions work on one database."""
+    record, _ = service.audits.submit("acme", a_request(), "key")
+    claim = service.claim()
+    problem = Problem.make("memory-exceeded", "Too large", 422, "a worker has less", bytes_needed=7)
+    assert service.leases.fail(claim, problem)
+    with writing(service.engine) as connection:
+        for table, column, within in (
+            ("requests", "body", '"calibration": {'),
+            ("requests", "body", "{"),
+            ("audits", "problem", "{"),
+        ):
+            found = connection.exec_driver_sql(f"SELECT {column} FROM {table}").scalar_one()
+            text = json.dumps(json.loads(found)).replace(within, f'{within}"of_a_later_version": {{"x": 1}}, ', 1)
+            assert text.count("of_a_later_version") == found.count("of_a_later_version") + 1
+            connection.execute(sql(f"UPDATE {table} SET {column} = :text"), {"text": text})
+    read = service.audits.get("acme", record.id)
+    assert read.request == record.request
+    assert read.problem is not None
+    assert read.problem.model_extra == {"bytes_needed": 7, "of_a_later_version": {"x": 1}}  # a problem may have any
+    assert service.audits.submit("acme", a_request(), "key") == (read, False)
 
 
 class TestIdempotency:

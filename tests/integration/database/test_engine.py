@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -97,10 +98,26 @@ def test_a_reader_is_not_held_up_by_a_writer(engine: Engine) -> None:
     assert audits.get("acme", record.id).attempt == 9
 
 
-@pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://", "sqlite:///:memory:", "not a url", "postgres://h/d"])
-def test_a_url_of_something_else_is_refused(url: str) -> None:
-    with pytest.raises(DatabaseUrlInvalid):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://host/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "not a url",
+        "postgres://u:secret@h/d",
+        "postgresql://u:secret@h/d",
+        "postgresql+asyncpg://u:secret@h/d",
+        "postgresql+psycopg://u:secret@h:port/d",
+        "postgresql+psycopg://u:pass@h:secret@h/d",
+        "sqlite+aiosqlite:////tmp/a.db",
+    ],
+)
+def test_a_url_of_something_else_is_refused_by_its_variable_without_its_password(url: str) -> None:
+    with pytest.raises(DatabaseUrlInvalid) as caught:
         make_engine(url)
+    assert "PEELBOUND_DATABASE_URL" in str(caught.value)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_an_unreachable_server_is_an_infrastructure_error(tmp_path: Path) -> None:

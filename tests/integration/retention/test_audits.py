@@ -5,15 +5,15 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 from ulid import ULID
 
-from peelbound.service.database.engine import reading
+from peelbound.service.database.engine import reading, writing
 from peelbound.service.database.errors import AuditNotFound
 from peelbound.service.database.log import Log
 from peelbound.service.database.outbox import Outbox
 from peelbound.service.database.retention import FOR_EVER
-from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, EventRow
+from peelbound.service.database.tables import AuditRow, DeliveryAttemptRow, DeliveryRow, EventRow
 from peelbound.service.database.webhooks import Webhooks
 from peelbound.service.retention.collecting import collecting
 from peelbound.service.schemas.webhook import WebhookRequest
@@ -86,6 +86,18 @@ def test_a_tenants_own_time_rules(storage: Storage) -> None:
     assert retention.expired("acme", 30 * DAY) == [audit]
     assert retention.expired("acme", None) == []
     assert retention.expired("other", 30 * DAY) == []
+
+
+def test_a_time_that_leads_out_of_the_calendar_is_a_hundred_years(storage: Storage) -> None:
+    """Earlier versions let it be set."""
+    audit = storage.audit("a").claim.audit_id
+    storage.retention.keep("acme", 999_999 * DAY)
+    assert storage.collector.collect("acme").audits_expired == 0
+    assert storage.retention.expired("acme", None) == []
+    storage.retention.keep("acme", None)
+    assert storage.retention.expired("acme", float("inf")) == []
+    storage.service.clock.push(36_500 * DAY)
+    assert storage.retention.expired("acme", float("inf")) == [audit]
 
 
 def test_files_that_no_audit_published_are_deleted_and_those_of_running_ones_are_not(storage: Storage) -> None:
@@ -185,4 +197,21 @@ def test_the_command_line_collects_and_sets_times(run: Run, storage: Storage, st
     assert "settings" in peelbound("tenant", "set", "acme", "--keep-audits-by-default")
     assert storage.retention.kept("acme") is None
     assert run("tenant", "set", "acme", **store_settings.environment()).returncode == 2
+    assert run("tenant", "set", "acme", "--keep-audits", "36501d", **store_settings.environment()).returncode == 2
     assert run("tenant", "set", "../x", "--keep-audits", "2d", **store_settings.environment()).returncode == 3
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # as above
+def test_a_tenant_whose_collection_fails_is_named_and_holds_up_no_other(
+    run: Run, storage: Storage, store_settings: Settings
+) -> None:
+    broken, other = storage.audit("a").claim, Storage(storage.engine, storage.store, "other")
+    other.delete(other.audit("a"))
+    with writing(storage.engine) as connection:  # where no version of ours puts one
+        connection.execute(update(AuditRow).where(AuditRow.id == broken.audit_id).values(manifest_key="../manifest"))
+    for _ in range(2):
+        done = run("gc", "--json", **(store_settings.environment() | {"PEELBOUND_RESULT_GRACE_SECONDS": "0"}))
+        assert done.returncode == 3
+        assert "failed for acme" in done.stderr
+    assert json.loads(done.stdout)["other"]["results_deleted"] == 1
+    assert not other.has("a")

@@ -269,6 +269,41 @@ def test_a_slow_endpoint_is_sent_one_message_at_a_time_and_holds_up_no_other(hoo
     assert third.webhook_id == slow.id
 
 
+def test_a_tenant_whose_endpoints_never_answer_does_not_starve_others(hooks: Hooks) -> None:
+    for _ in range(6):
+        hooks.hook()
+    hooks.hook("other")
+    hooks.hook("third")
+    end(hooks, "succeeded")
+    end(hooks, "succeeded")
+
+    def turns(number: int) -> list[str]:
+        return [parcel.tenant for _ in range(number) if (parcel := hooks.outbox.claim("slow")) is not None]
+
+    assert turns(2) == [TENANT, TENANT]  # nobody else wants the deliverers
+    hooks.service.clock.push(1)
+    end(hooks, "succeeded", "other")
+    end(hooks, "succeeded", "other")  # its one endpoint is sent one at a time
+    end(hooks, "succeeded", "third")
+    assert turns(7) == ["other", "third", TENANT, TENANT, TENANT, TENANT]
+    hooks.service.clock.push(LEASE_SECONDS)  # all leases have run out, and nobody has anything in hand
+    assert turns(4) == [TENANT, "other", "third", TENANT]
+
+
+def test_claims_at_once_see_each_other(hooks: Hooks) -> None:
+    for tenant in ("a", "b", "c", "d"):
+        for _ in range(2):
+            hooks.hook(tenant)
+        end(hooks, "succeeded", tenant)
+        end(hooks, "succeeded", tenant)
+        hooks.service.clock.push(1)  # by age alone, all of the first tenant's would go first
+    taken = at_once(*[lambda: hooks.outbox.claim("someone") for _ in range(4)])
+    assert sorted(parcel.tenant for parcel in taken if parcel is not None) == ["a", "b", "c", "d"]
+    rest = at_once(*[lambda: hooks.outbox.claim("someone") for _ in range(8)])
+    endpoints = [(p.tenant, p.webhook_id) for p in [*taken, *rest] if p is not None]
+    assert len(endpoints) == len(set(endpoints)) == 8  # one message at a time for each
+
+
 def test_a_message_whose_deliverer_died_is_sent_by_another_and_the_dead_ones_word_does_not_count(hooks: Hooks) -> None:
     webhook = hooks.hook()
     end(hooks, "succeeded")

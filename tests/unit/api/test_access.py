@@ -2,9 +2,13 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
+from httpx2 import Response
 from sqlalchemy import text
+from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
+from peelbound.api.app import create_app
+from peelbound.service.settings import Settings
 from tests.unit.api.harness import BODY, Api, problem
 
 PROTECTED = [
@@ -112,6 +116,50 @@ def test_a_foreign_host_is_refused(api: Api, host: str) -> None:
     assert api.client.get("/healthz", headers={"Host": host}).status_code == 200
     # Prometheus scrapes by address, with a token: past the check of names, and no further.
     problem(api.client.get("/metrics", headers={"Host": host, "Authorization": ""}), 401, "unauthenticated")
+
+
+PAGE = "https://app.example.com"
+
+
+@pytest.fixture
+def open_to_pages(settings: Settings) -> Iterator[TestClient]:
+    """The application for pages of one other origin, with a client that brings no token."""
+    app = create_app(settings.model_copy(update={"allowed_origins": [PAGE]}))
+    with TestClient(app, base_url="http://127.0.0.1:8734") as client:
+        yield client
+
+
+def _preflight(client: TestClient, origin: str, method: str, headers: str) -> Response:
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
+    return client.options("/v1/audits", headers={"Origin": origin} | asked)
+
+
+def test_a_page_of_a_configured_origin_may_use_the_service_with_a_token(open_to_pages: TestClient) -> None:
+    sent = "authorization,content-type,idempotency-key,last-event-id,x-request-id"
+    for method in ("GET", "POST", "PATCH", "DELETE"):
+        allowed = _preflight(open_to_pages, PAGE, method, sent)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == PAGE
+        assert "access-control-allow-credentials" not in allowed.headers
+    answer = open_to_pages.get("/v1/audits", headers={"Origin": PAGE})
+    problem(answer, 401, "unauthenticated")  # and the page can read that
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert answer.headers["access-control-expose-headers"] == "Location, Retry-After, X-Request-Id, ETag"
+    assert "Origin" in answer.headers["vary"]
+
+
+def test_a_page_may_not_send_what_nobody_needs(open_to_pages: TestClient) -> None:
+    problem(_preflight(open_to_pages, PAGE, "PUT", "authorization"), 400, "preflight-refused")
+    problem(_preflight(open_to_pages, PAGE, "GET", "x-other"), 400, "preflight-refused")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", f"{PAGE}.evil.example", "http://app.example.com", "null"])
+def test_a_page_of_another_origin_gets_no_leave(open_to_pages: TestClient, origin: str) -> None:
+    refused = _preflight(open_to_pages, origin, "GET", "authorization")
+    problem(refused, 403, "origin-refused")
+    probed = open_to_pages.get("/healthz", headers={"Origin": origin})  # answered under any name
+    for response in (refused, probed):
+        assert "access-control-allow-origin" not in response.headers
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9999", "LOCALHOST", "[::1]:8734"])

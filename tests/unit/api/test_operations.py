@@ -47,6 +47,13 @@ def ready(api: Api) -> Response:
     return api.client.get("/readyz")
 
 
+def test_probes_may_ask_for_the_head_alone(api: Api) -> None:
+    for path in ("/healthz", "/readyz"):
+        head, whole = api.client.head(path), api.client.get(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"") == (200, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+
+
 def test_ready_says_since_when_work_waits_and_a_controller_was_seen(api: Api) -> None:
     assert ready(api).json() == {
         "status": "ready",

@@ -18,7 +18,7 @@ def test_unknown_routes_and_methods_are_problems(api: Api) -> None:
     problem(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "GET, POST"
     assert api.client.put("/v1/audits/x").headers["allow"] == "DELETE, GET"
-    assert api.client.delete("/healthz").headers["allow"] == "GET"
+    assert api.client.delete("/healthz").headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("value", [True, "8", 8.5])

@@ -1,4 +1,6 @@
 import hashlib
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,71 @@ def test_artifacts_are_listed_and_served_through_the_api(api: Api) -> None:
         assert len(response.content) == item["bytes"]
         assert "attachment" in response.headers["content-disposition"]
         assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.fixture
+def served(api: Api) -> tuple[str, bytes, str]:
+    """An artifact: its path, its content, its tag."""
+    audit_id, content = api.submit(), bytes(range(100))
+    api.controller.publish(api.controller.claim(), **{"a.bin": content})
+    return f"/v1/audits/{audit_id}/artifacts/a.bin", content, f'"{hashlib.sha256(content).hexdigest()}"'
+
+
+def test_an_artifact_is_the_same_by_its_tag_however_often_it_is_asked_for(
+    api: Api, served: tuple[str, bytes, str]
+) -> None:
+    path, content, tag = served
+    for _ in range(2):
+        whole = api.client.get(path)
+        assert (whole.status_code, whole.headers["etag"], whole.content) == (200, tag, content)
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = api.client.get(path, headers={"If-None-Match": known})
+        assert (again.status_code, again.headers["etag"], again.content) == (304, tag, b"")
+    assert api.client.get(path, headers={"If-None-Match": '"other"'}).content == content
+
+
+def test_a_download_that_broke_off_is_continued_where_the_artifact_is_the_same(
+    api: Api, served: tuple[str, bytes, str]
+) -> None:
+    path, content, tag = served
+    rest = {"Range": "bytes=40-"}
+    for headers in (rest, rest | {"If-Range": tag}):
+        part = api.client.get(path, headers=headers)
+        assert (part.status_code, part.headers["content-range"]) == (206, "bytes 40-99/100")
+        assert part.content == content[40:]
+    whole = api.client.get(path, headers=rest | {"If-Range": '"other"'})
+    assert (whole.status_code, whole.content) == (200, content)
+
+
+def test_parts_that_an_artifact_does_not_have_are_refused_as_anything_is(
+    api: Api, served: tuple[str, bytes, str]
+) -> None:
+    path, _, _ = served
+    beyond = api.client.get(path, headers={"Range": "bytes=999-"})
+    assert "100 bytes" in problem(beyond, 416, "range-invalid")["detail"]
+    assert beyond.headers["content-range"] == "bytes */100"
+    assert problem(api.client.get(path, headers={"Range": "bytes=x-y"}), 400, "range-invalid")["instance"] == path
+
+
+def test_the_head_of_an_artifact_says_what_there_is(api: Api, served: tuple[str, bytes, str]) -> None:
+    path, _, tag = served
+    whole, head = api.client.get(path), api.client.head(path)
+    assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", tag)
+    for name in ("content-length", "content-type", "content-disposition", "accept-ranges", "x-content-type-options"):
+        assert head.headers[name] == whole.headers[name]
+    assert api.client.head(f"{path}x").status_code == 404
+    assert api.client.head(path, headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_nothing_is_left_of_an_answer_in_the_folder_for_temporary_files(
+    api: Api, served: tuple[str, bytes, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    for wanted in ("bytes=0-9", "bytes=999-", "bytes=x-y"):
+        api.client.get(served[0], headers={"Range": wanted})
+        assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["nothing.json", "..%2Fmanifest.json", "manifest.json"])
