@@ -29,8 +29,6 @@ def admit(request: AuditRequest, allow: AllowList) -> None:
         allow.resolve(request.baseline, "/baseline")
     if request.calibration.uri is not None:
         allow.resolve(request.calibration.uri, "/calibration/uri")
-    if request.baseline is not None:
-        allow.resolve(request.baseline, "/baseline")
     for row, anchors in enumerate(request.options.maps or ()):
         for column, anchor in enumerate(anchors):
             pointer = f"/options/maps/{row}/{column}"

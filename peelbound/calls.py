@@ -229,7 +229,8 @@ def problem_of(response: httpx2.Response) -> ProblemError:
 
 def _stranger(response: httpx2.Response) -> tuple[str, str]:
     """What something else than the service answered, and what to do."""
-    said = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+    asked = response.request.url.copy_with(userinfo=b"")  # it may hold a password
+    said = f"{asked} answered {response.status_code} {response.reason_phrase}"
     if response.next_request is not None:
         # Followed as 301 and 302 mostly are, by a GET without the body, it would seem to be done, and would not be.
         url = response.next_request.url

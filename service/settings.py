@@ -178,10 +178,15 @@ class Settings(BaseSettings):
             raise PydanticCustomError("json", "This is no JSON; a list is written {example}", {"example": example})
         return value
 
+    @field_validator("s3_region", "s3_access_key_id", "s3_secret_access_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value  # as Compose sets ${VARIABLE:-}
+
     @field_validator("s3_endpoint_url")
     @classmethod
     def _endpoint_is_a_url(cls, value: str | None) -> str | None:
-        if not value:  # Compose's ${VARIABLE:-} sets an empty one
+        if not value:
             return None
         try:
             url = urlsplit(value)

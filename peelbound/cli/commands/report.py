@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from peelbound.cli.failures import reporting
+from peelbound.cli.judging import make_writable
 from peelbound.cli.output import json_option, print_json, print_verdict, stdout_console
 from peelbound.client import Client
 
@@ -23,6 +24,7 @@ def command(audit_id: str | None, run: str | None, out: Path | None, as_json: bo
         raise click.BadParameter("end the file's name in .html or .json", param_hint="--out")
     with Client() as client:
         if out is not None:
+            make_writable(out.parent)
             _save(client, audit_id, run, out)
         elif audit_id is None:
             assert run is not None

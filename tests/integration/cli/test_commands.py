@@ -184,10 +184,13 @@ def test_list_show_report_and_delete(served: Run, service: Service, tmp_path: Pa
     printed = served("report", record.id).stdout
     assert "inert" in printed
     assert Report.model_validate_json(served("report", record.id, "--json").stdout) == frozen_report()
-    for name in ("r.html", "r.json"):
+    for name in ("new/r.html", "r.json"):
         assert served("report", record.id, "--out", str(tmp_path / name)).returncode == 0
         assert (tmp_path / name).stat().st_size > 1000
     assert json.loads(served("report", "--run", "r/1").stdout)["points"][0]["step"] == 5
+    nowhere = served("report", record.id, "--out", str(tmp_path / "r.json" / "r.html"))
+    assert nowhere.returncode == 2
+    assert "cannot be written to" in nowhere.stderr
     assert served("report", "--run", "r/1", "--out", str(tmp_path / "run.html")).returncode == 0
     assert "r/1" in (tmp_path / "run.html").read_text()
     assert json.loads(served("delete", record.id, "--json").stdout) == {"deleted": record.id}

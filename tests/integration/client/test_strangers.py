@@ -106,3 +106,11 @@ def test_the_asynchronous_client_takes_strangers_as_the_other_does(service: Serv
                 await client.submit(REQUEST)
 
     asyncio.run(story())
+
+
+def test_a_password_in_the_address_is_not_repeated(stranger: Stranger) -> None:
+    address = stranger.url.replace("http://", "http://me:hidden@")
+    with Client(address, "t") as client, pytest.raises(ProblemError) as caught:
+        client.get("x")
+    assert stranger.url in str(caught.value)
+    assert "hidden" not in str(caught.value)
