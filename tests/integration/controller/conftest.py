@@ -130,9 +130,10 @@ WHAT_IF: dict[str, Any] = {"what_if": "int3-g16+a8", "preset": "quick"}
 
 
 @pytest.fixture(scope="session")
-def beside(inputs: Inputs) -> AuditRequest:
+def beside(shared: Shared, inputs: Inputs) -> AuditRequest:
     """A quick audit of a ternary model beside the one before quantisation."""
-    return inputs.request(ternary_model(inputs, "quantised"), baseline=str(inputs.model), preset="quick")
+    made = shared.once("quantised-made", lambda: ternary_model(inputs, "quantised").name.encode()).decode()
+    return inputs.request(inputs.directory / made, baseline=str(inputs.model), preset="quick")
 
 
 @pytest.fixture(scope="session")
@@ -142,9 +143,9 @@ def beside_audit(running: Running, beside: AuditRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def beside_baseline(running: Running, beside_audit: str) -> bytes:
+def beside_baseline(request: pytest.FixtureRequest, shared: Shared) -> bytes:
     """Its report, by two workers."""
-    return running.service.succeeded(beside_audit, "baseline")
+    return shared.once("beside-baseline", lambda: _report(request, "beside_audit", "baseline"))
 
 
 @pytest.fixture(scope="session")
@@ -154,9 +155,15 @@ def rounding_audit(running: Running, inputs: Inputs) -> str:
 
 
 @pytest.fixture(scope="session")
-def rounded(running: Running, rounding_audit: str) -> bytes:
+def rounded(request: pytest.FixtureRequest, shared: Shared) -> bytes:
     """Its report, by two workers."""
-    return running.service.succeeded(rounding_audit, "rounded")
+    return shared.once("rounded", lambda: _report(request, "rounding_audit", "rounded"))
+
+
+def _report(request: pytest.FixtureRequest, audit: str, tenant: str) -> bytes:
+    """The report of the audit that a fixture has submitted, which is asked for only by who makes it."""
+    running: Running = request.getfixturevalue("running")
+    return running.service.succeeded(request.getfixturevalue(audit), tenant)
 
 
 @pytest.fixture(scope="session")

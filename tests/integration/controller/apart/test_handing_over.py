@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from peelbound.service.schemas.record import AuditState
-from peelbound.service.schemas.request import Preset
+from peelbound.service.schemas.request import AuditRequest, Preset
 from peelbound.service.settings import Settings
-from tests.integration.controller.conftest import Inputs
+from tests.integration.controller.conftest import WHAT_IF, Inputs
 from tests.integration.controller.harness import (
     LONG_SOLVES,
     ControllerProcess,
@@ -56,6 +56,19 @@ def test_sigterm_hands_the_audit_back_and_another_finishes_it(
     after = service.results()
     assert {name: after[name] for name in before} == before
     assert service.states(audit) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_one_worker_makes_the_reports_of_two(
+    unforgiving: Service,
+    successor: ControllerProcess,
+    inputs: Inputs,
+    beside: AuditRequest,
+    rounded: bytes,
+    beside_baseline: bytes,
+) -> None:
+    assert unforgiving.succeeded(unforgiving.submit(inputs.request(**WHAT_IF))) == rounded
+    assert unforgiving.succeeded(unforgiving.submit(beside)) == beside_baseline
+    assert len(successor.workers()) == 1
 
 
 def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds(
