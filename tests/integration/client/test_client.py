@@ -137,7 +137,7 @@ def test_a_queued_audit_outlasts_any_number_of_cut_streams(service: Service, mon
 
         def sleep(seconds: float) -> None:
             pauses.append(seconds)
-            if len(pauses) == 2 * len(calls.RECONNECT_SECONDS):
+            if len(pauses) == len(calls.RECONNECT_SECONDS) + 1:
                 proxy.heads_only = False
                 direct.cancel(record.id)
 
