@@ -173,6 +173,13 @@ def reference(request: pytest.FixtureRequest, shared: Shared, inputs: Inputs) ->
 
 
 @pytest.fixture(scope="session")
+def kept_reference(running: Running, inputs: Inputs, reference: bytes) -> bytes:
+    """The same, and this process's service has carried the audit out itself, for the tenant `reference`."""
+    assert running.service.succeeded(running.service.submit(inputs.request(), "reference"), "reference") == reference
+    return reference
+
+
+@pytest.fixture(scope="session")
 def quick_reference(request: pytest.FixtureRequest, shared: Shared, inputs: Inputs) -> bytes:
     """The same of a quick audit, for tests that ask no more than whether one is carried out rightly."""
     quick = inputs.request(preset="quick")

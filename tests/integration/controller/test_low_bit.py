@@ -59,7 +59,7 @@ def test_beside_the_baseline_its_loss_is_that_of_its_own_audit(beside_baseline: 
 def test_the_baseline_is_read_by_itself_and_once_more_beside_the_audited_checkpoint(
     running: Running, beside_audit: str, beside_baseline: bytes
 ) -> None:
-    assert beside_baseline
+    assert running.service.succeeded(beside_audit, "baseline") == beside_baseline
     timings = running.service.timings(beside_audit, "baseline")
     assert (timings["walks"], timings["baseline"]["walks"]) == (4, 2)
     assert timings["baseline"]["bytes_read"] < 2.5 * timings["baseline"]["checkpoint_bytes"]

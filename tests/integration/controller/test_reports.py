@@ -31,25 +31,27 @@ def test_the_report_holds_all_that_a_standard_audit_measures(reference: bytes) -
     assert BlockFinding.UNTRAINED not in {block.finding for block in report.blocks}  # … and so none stands out
 
 
-def test_a_repeated_audit_is_answered_from_what_is_kept(running: Running, inputs: Inputs, reference: bytes) -> None:
+def test_a_repeated_audit_is_answered_from_what_is_kept(
+    running: Running, inputs: Inputs, kept_reference: bytes
+) -> None:
     service = running.service
     kept = service.results(tenant="reference")
     named = inputs.request(run="r", step=7, training_loss=5.5, labels={"a": "b"})
     for request in (inputs.request(), named):
         audit = service.submit(request, "reference")
-        assert service.succeeded(audit, "reference") == reference
+        assert service.succeeded(audit, "reference") == kept_reference
         assert service.timings(audit, "reference")["reused"]
     assert service.results(tenant="reference") == kept
 
 
 def test_a_copied_checkpoint_is_read_once_and_nothing_is_solved(
-    running: Running, inputs: Inputs, reference: bytes
+    running: Running, inputs: Inputs, kept_reference: bytes
 ) -> None:
     service = running.service
     kept = service.results(tenant="reference")
     copy = aged(Path(shutil.copytree(inputs.model, inputs.directory / "copy")))
     audit = service.submit(request_for(copy, inputs.documents), "reference")
-    assert but_request(service.succeeded(audit, "reference")) == but_request(reference)
+    assert but_request(service.succeeded(audit, "reference")) == but_request(kept_reference)
     timings = service.timings(audit, "reference")
     assert (timings["reused"], timings["walks"]) == (False, 1)
     progress = service.record(audit, "reference").progress
