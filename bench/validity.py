@@ -37,7 +37,7 @@ OPTIONS = AuditOptions(network_steps=160)
 """Reference networks are solved in fewer steps than the preset takes, so that ten audits take half an hour: their
 bounds are looser. What is said of blocks does not depend on them."""
 BLOCKS_ONLY = AuditOptions(maps=[], matrix_band=0)
-"""Without reference networks and matrix, in a third of the time: the evidence on blocks and the positive control."""
+"""Without reference networks and matrix: the evidence on blocks and the positive control alone."""
 
 
 def models(out: Path, corpus: Corpus, seeds: int, steps: int) -> dict[tuple[int, str], Path]:
