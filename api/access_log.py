@@ -5,11 +5,9 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from peelbound.api.hosts import PROBES
+from peelbound.api.hosts import MONITORED
 
 log = logging.getLogger(__name__)
-
-_QUIET = PROBES | {"/metrics"}
 
 
 class AccessLog:
@@ -20,7 +18,7 @@ class AccessLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
-        if scope["type"] != "http" or scope["path"] in _QUIET or not log.isEnabledFor(logging.INFO):
+        if scope["type"] != "http" or scope["path"] in MONITORED or not log.isEnabledFor(logging.INFO):
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()

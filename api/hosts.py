@@ -12,9 +12,10 @@ from peelbound.service.schemas.problem import Problem
 
 PROBES = frozenset({"/healthz", "/readyz"})
 """What orchestrators ask; there is nothing to learn or change."""
-BY_ADDRESS = PROBES | {"/metrics"}
-"""Answered under any name: orchestrators probe and Prometheus scrapes by address. For metrics a page on the web would
-need a token with the scope `admin`, which no cookie holds."""
+MONITORED = PROBES | {"/metrics"}
+"""What machines ask again and again: neither logged nor traced, and answered under any name, since orchestrators probe
+and Prometheus scrapes by address. For metrics a page on the web would need a token with the scope `admin`, which no
+cookie holds."""
 
 
 class HostGuard:
@@ -27,7 +28,7 @@ class HostGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
-        if scope["type"] != "http" or scope["path"] in BY_ADDRESS:
+        if scope["type"] != "http" or scope["path"] in MONITORED:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)

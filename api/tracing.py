@@ -3,10 +3,8 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from peelbound.api.hosts import PROBES
+from peelbound.api.hosts import MONITORED
 from peelbound.service import tracing
-
-_QUIET = PROBES | {"/metrics"}
 
 
 class Traced:
@@ -17,7 +15,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
-        if not tracing.enabled() or scope["type"] != "http" or scope["path"] in _QUIET:
+        if not tracing.enabled() or scope["type"] != "http" or scope["path"] in MONITORED:
             await self.app(scope, receive, send)
             return
         method: str = scope["method"]

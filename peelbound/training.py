@@ -52,7 +52,7 @@ class AuditCheckpoints(TrainerCallback):
         self._uri, self._labels = uri, dict(labels or {})
         self._service = (url, token)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002 - the library's
         """Submit the checkpoint that was just saved; on the first process alone."""
         if not state.is_world_process_zero:
             return

@@ -34,6 +34,6 @@ def test_an_event_is_read_without_fields_that_are_not_known() -> None:
 
 def test_a_request_with_fields_that_are_not_known_is_refused() -> None:
     body = {"checkpoint": "/data/ckpt", "calibration": {"uri": "/data/text.jsonl"}}
-    for odd in (body | LATER, body | {"calibration": body["calibration"] | LATER}):  # type: ignore[operator]
+    for odd in (body | LATER, body | {"calibration": body["calibration"] | LATER}):  # type: ignore[operator] # JSON: a dict
         with pytest.raises(ValidationError):
             AuditRequest.model_validate_json(json.dumps(odd))

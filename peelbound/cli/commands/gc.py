@@ -59,10 +59,9 @@ def _each(tenants: Iterable[str], collect: "Callable[[str], Collected]") -> "tup
     for name in tenants:
         try:
             collected[name] = collect(name)
-        except PeelboundError as error:
-            click.echo(f"{name}: {error}", err=True)
-            failed.append(name)
-        except Exception:  # a fault of ours in one tenant's storage must not let all the others' grow
-            click.echo(f"{name}: an error that was not expected\n{traceback.format_exc()}", err=True)
+        except Exception as error:  # a fault of ours in one tenant's storage must not let all the others' grow
+            expected = isinstance(error, PeelboundError)
+            why = str(error) if expected else f"an error that was not expected\n{traceback.format_exc()}"
+            click.echo(f"{name}: {why}", err=True)
             failed.append(name)
     return collected, failed
