@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     cluster_workers: int | None = Field(default=None, ge=1)
     """How many workers the cluster has room for once it has grown as far as it may; None: as many as now."""
     worker_start_seconds: float = Field(default=120.0, gt=0)
-    """How long workers may take to start, where no other audits hold them up."""
+    """How long the cluster may take to answer, and its workers to start where no other audits hold them up."""
     worker_idle_seconds: float = Field(default=300.0, ge=0)
     """A controller that has had nothing to do for this long gives its workers back; 5 s while other audits are at work
     on the same cluster."""

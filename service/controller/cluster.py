@@ -10,12 +10,13 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ray
 from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
+from peelbound.service.controller.ray_head import await_head
 from peelbound.service.settings import Settings
 from peelbound.workers.actor import THREADS
 from peelbound.workers.errors import InfrastructureError
@@ -35,16 +36,33 @@ class RayFailed(InfrastructureError):
     title = "The cluster failed"
 
 
-def start_ray(settings: Settings) -> None:
+def start_ray(settings: Settings, check: Callable[[], None] = lambda: None) -> None:
     """Connect to the cluster at `ray_address`, or start a Ray of our own on this machine, bound to loopback.
 
+    Args:
+        settings: the service's.
+        check: called while a cluster that does not answer is asked again; may raise to end the wait.
+
     Raises:
-        RayFailed: no cluster answers, it refuses the token, or a Ray of our own does not start.
+        RayFailed: no cluster answers within `worker_start_seconds`, it refuses the token, or a Ray of our own does not
+            start.
     """
+    if settings.ray_address not in (None, "auto"):
+        _await_head(settings.ray_address, settings.worker_start_seconds, check)
     try:
         _start_ray(settings)
     except Exception as error:  # `ray.init` raises all sorts, a plain Exception when a node is slow to start
         raise _not_started(settings, error) from error
+
+
+def _await_head(address: str, seconds: float, check: Callable[[], None]) -> None:
+    def waiting(waited: float, reason: str) -> None:
+        log.warning("waiting for the Ray cluster at %s, %.0f s of at most %g s: %s", address, waited, seconds, reason)
+
+    if (reason := await_head(address, seconds, check, waiting)) is not None:
+        raise RayFailed(
+            f"No Ray cluster answers at {address}: {reason}. It was asked for {seconds:g} s.", remedy=RAY_REMEDY
+        )
 
 
 def _start_ray(settings: Settings) -> None:
@@ -61,6 +79,8 @@ def _start_ray(settings: Settings) -> None:
         if settings.ray_address:
             if os.environ.get("RAY_AUTH_MODE") != "token":
                 log.warning("RAY_AUTH_MODE is not token: whoever reaches the cluster's ports runs code on it")
+            # Or it tries again for 14 minutes, deaf to signals, should the head have ended since it was asked.
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address=settings.ray_address, log_to_driver=False)
             return
         ray.init(

@@ -76,7 +76,7 @@ def start_pool(settings: Settings, store: ResultStore, check: Callable[[], None]
     Raises:
         RayFailed: no cluster answers at `ray_address`, or a Ray of our own does not start.
     """
-    start_ray(settings)
+    start_ray(settings, check)
     return Pool(settings, store, check)
 
 

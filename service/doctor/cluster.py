@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from peelbound.service.controller.ray_head import unreachable
 from peelbound.service.doctor.findings import Finding, ok, skipped, warning, wrong
 from peelbound.service.settings import Settings
 
@@ -31,7 +31,7 @@ def examine_cluster(settings: Settings) -> Finding:
         return wrong(part, f"{address} is a Ray Client's address, which controllers do not use.", remedy)
     if (missing := _missing_token()) is not None:
         return wrong(part, missing, _AUTHENTICATE)
-    if address != "auto" and (error := _unreachable(address)) is not None:
+    if address != "auto" and (error := unreachable(address)) is not None:
         remedy = "See that PEELBOUND_RAY_ADDRESS is the head's host:port, that it runs and can be reached."
         return wrong(part, f"Nothing answers at {address}: {error}.", remedy)
     return _connected(part, address, settings)
@@ -45,15 +45,6 @@ def _missing_token() -> str | None:
         return None if path.read_text(encoding="utf-8").strip() else f"The token file {path} is empty."
     except OSError as error:
         return f"RAY_AUTH_MODE is token, and the token file {path} cannot be read: {error.strerror}."
-
-
-def _unreachable(address: str) -> str | None:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
-            return None
-    except (OSError, ValueError) as error:
-        return str(error)
 
 
 def _connected(part: str, address: str, settings: Settings) -> Finding:

@@ -1,11 +1,7 @@
 """`peelbound doctor` among real servers: it says which of several things that can be wrong it is."""
 
 import json
-import os
-import secrets
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +20,7 @@ from peelbound.service.doctor.store import examine_store
 from peelbound.service.settings import Settings
 from tests.integration.cli.conftest import Run
 from tests.integration.client.harness import Service
+from tests.ray_cluster import ENVIRONMENT, ray_cluster
 from tests.s3_server import S3Server, free_ports, s3_server
 
 __all__ = ["s3_server"]
@@ -149,40 +146,16 @@ def test_a_token_that_nobody_knows_and_a_setting_that_cannot_be_read_are_named(r
     assert (misspelt["status"], "PEELBOUND_WORKERS" in misspelt["detail"]) == ("wrong", True)
 
 
-@pytest.fixture
-def ray_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray head that asks for a token: its address; the token is in the environment."""
-    token = secrets.token_hex(32)
-    (port,) = free_ports(1)
-    command = [
-        Path(sys.executable).with_name("ray"),
-        *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"),
-        *("--include-dashboard=false", "--object-store-memory=100000000", "--disable-usage-stats"),
-    ]
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or Ray takes the machine's address for loopback
-    with (tmp_path / "head.log").open("wb") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(timeout=30)
-        finally:
-            if head.poll() is None:
-                os.killpg(head.pid, signal.SIGKILL)
-
-
 def test_a_wrong_ray_token_is_named_and_room_for_the_workers_is_counted(
-    ray_head: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(ray_address=ray_head, workers=1)
-    while "Nothing answers" in (found := examine_cluster(settings)).detail:
-        pass  # the head is not up yet
-    assert (found.status, found.detail) == ("ok", f"{ray_head}: 1 nodes with 1 CPUs and 0 GPUs.")
-    assert examine_cluster(settings.model_copy(update={"workers": 2})).status == "warning"
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    stranger = examine_cluster(settings)
+    with ray_cluster(tmp_path, 1) as cluster:
+        settings = Settings(ray_address=cluster.address, workers=1)
+        for name, value in (ENVIRONMENT | cluster.environment()).items():
+            monkeypatch.setenv(name, value)
+        found = examine_cluster(settings)
+        assert (found.status, found.detail) == ("ok", f"{cluster.address}: 1 nodes with 1 CPUs and 0 GPUs.")
+        assert examine_cluster(settings.model_copy(update={"workers": 2})).status == "warning"
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+        stranger = examine_cluster(settings)
     assert (stranger.status, "RAY_AUTH_TOKEN" in stranger.remedy) == ("wrong", True), stranger

@@ -45,8 +45,9 @@ def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for_for_ever(
 
 
 def test_an_address_without_a_cluster_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RayFailed, match=r"127\.0\.0\.1:1") as caught:
-        start_pool(Settings(ray_address="nowhere://127.0.0.1:1"), DirectoryStore(tmp_path), lambda: None)
+    nowhere = Settings(ray_address="127.0.0.1:1", worker_start_seconds=0.1)
+    with pytest.raises(RayFailed, match=r"127\.0\.0\.1:1: .* asked for 0\.1 s") as caught:
+        start_pool(nowhere, DirectoryStore(tmp_path), lambda: None)
     assert "PEELBOUND_RAY_ADDRESS" in caught.value.remedy
 
 
