@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.checkpoint.decoders import RawTensor
-from peelbound.workers.checkpoint.gguf.decoder import Gguf
+from peelbound.workers.checkpoint.gguf.decoder import Gguf, dequantised
 from peelbound.workers.checkpoint.gguf.header import Skipped, read_header
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.reader import Reader
@@ -117,6 +117,17 @@ def test_any_block_is_dequantised_as_the_package_does_and_lies_on_its_grid(kind)
     assert (grid is None) == (kind in OTHERS)
     if grid is not None:
         assert torch.equal(grid.quantise(values), values)
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q6_K", "BF16"])
+def test_however_many_blocks_there_are_each_is_dequantised_in_its_place(kind):
+    number = gguf.GGMLQuantizationType[kind]
+    size = GGML_QUANT_SIZES[number][1]
+    blocks = np.tile(random_blocks(kind, 1, 7).reshape(7, size), (293, 1))
+    assert len(blocks) > 2048  # two whole rows, and a rest
+    assert len(blocks) % 1024
+    one_by_one = np.concatenate([gguf.dequantize(block[None], number)[0] for block in blocks])
+    assert np.array_equal(dequantised(RawTensor(kind, one_by_one.shape, blocks.reshape(-1))), one_by_one)
 
 
 def test_rows_of_heads_and_their_grid_are_put_in_the_library_s_order():

@@ -53,6 +53,10 @@ _LEVELS = {
 _ONE_SCALE = {"Q8_0": (slice(0, 2), -128, 127), "TQ1_0": (slice(52, 54), -1, 1), "TQ2_0": (slice(64, 66), -1, 1)}
 """Types with one fp16 scale a block: where it lies, smallest and largest code."""
 
+_ROW_BLOCKS = 1024
+"""The package takes 16 rows at a time, which for a matrix as it is, or for single blocks, is mostly its own calls: rows
+of so many blocks take a seventh of the time for a block of a 135M model in Q4_1, and two megabytes a piece."""
+
 
 @dataclass(frozen=True)
 class Gguf(Decoder):
@@ -128,13 +132,15 @@ _PLAIN = _Levels(1, 1, slice(0), affine=False)
 def dequantised(raw: RawTensor) -> NDArray[np.float32]:
     """Any type as fp32, by the gguf package."""
     number = gguf.GGMLQuantizationType[raw.dtype]
+    return _values(raw.data.reshape(-1, GGML_QUANT_SIZES[number][1]), number).reshape(raw.shape)
+
+
+def _values(blocks: NDArray[np.uint8], number: gguf.GGMLQuantizationType) -> NDArray[np.float32]:
+    """Blocks [n, bytes] as their values, one after the other, in rows of our choice: each block is on its own."""
+    whole = len(blocks) // _ROW_BLOCKS * _ROW_BLOCKS
+    rows = blocks[:whole].reshape(-1, _ROW_BLOCKS * blocks.shape[1]), blocks[whole:].reshape(1, -1)
     with np.errstate(all="ignore"):  # a NaN scale is found in the values
-        return gguf.dequantize(_rows(raw, number), number).reshape(raw.shape)
-
-
-def _rows(raw: RawTensor, number: gguf.GGMLQuantizationType) -> NDArray[np.uint8]:
-    items, size = GGML_QUANT_SIZES[number]
-    return raw.data.reshape(-1, (raw.shape[-1] if raw.shape else 1) // items * size)
+        return np.concatenate([gguf.dequantize(row, number).ravel() for row in rows if row.size])
 
 
 def _grid(raw: RawTensor) -> HeldGrid | None:
@@ -158,8 +164,7 @@ def _grid(raw: RawTensor) -> HeldGrid | None:
     for code in (0x00, 0xFF):
         same = blocks.copy()
         same[:, levels.codes] = code
-        with np.errstate(all="ignore"):
-            values = gguf.dequantize(same, number).reshape(-1, levels.group)[:, 0]
+        values = _values(same, number).reshape(-1, levels.group)[:, 0]
         ends.append(torch.from_numpy(values.reshape(out, -1, 1)))
     low, high = ends
     step = (high - low) / (levels.count - 1)
