@@ -24,6 +24,8 @@ def write_gguf(
     kind: str = "F32",
     metadata: dict[str, Any] | None = None,
     tokenizer: dict[str, Any] | None = None,
+    sliding_window: int | None = None,
+    shared_gate: tuple[int, ...] = (-1,),
 ) -> dict[str, NDArray[np.float32]]:
     """Write the model; matrices of the blocks in the type `kind`, all else in F32.
 
@@ -33,6 +35,8 @@ def write_gguf(
         kind: a type that gguf-py can quantise.
         metadata: further keys, as strings.
         tokenizer: `tokens`, `merges`, `types` of a byte-level tokenizer.
+        sliding_window: instead of the model's; 0 says that there is none.
+        shared_gate: in which shape the gate of a shared expert is stored: older converters made a row of it.
 
     Returns:
         What was written, before quantisation, by the file's names.
@@ -62,8 +66,8 @@ def write_gguf(
     else:
         names = ("layer_norm_epsilon", "norm_epsilon", "layer_norm_eps", "norm_eps")
         writer.add_layer_norm_eps(next(getattr(config, n) for n in names if hasattr(config, n)))
-    if getattr(config, "sliding_window", None):
-        writer.add_sliding_window(config.sliding_window)
+    if sliding_window is not None or getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window if sliding_window is None else sliding_window)
     if name.endswith("moe"):
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -79,6 +83,8 @@ def write_gguf(
         writer.add_token_types(tokenizer["types"])
     written = _tensors(model, name, heads, groups)
     for key, values in written.items():
+        if key.endswith("ffn_gate_inp_shexp.weight"):
+            values = values.reshape(shared_gate)
         packed = key.startswith("blk.") and values.ndim > 1 and "norm" not in key
         number = gguf.GGMLQuantizationType[kind if packed else "F32"]
         values = np.ascontiguousarray(values)
@@ -127,8 +133,6 @@ def _converted(values: NDArray[np.float32], key: str, name: str, heads: int, gro
     if name == "bloom" and "attn_qkv" in key:
         # [heads, 3, size] rows become [3, heads, size].
         return values.reshape(heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
-    if key.endswith("ffn_gate_inp_shexp.weight"):
-        return values.reshape(-1)
     return values
 
 

@@ -117,7 +117,7 @@ def compressed_whole(weight: Tensor) -> Packed:
     return {"weight": codes.to(torch.int8), "weight_scale": scale}, codes * scale.float()
 
 
-def fp8_tiles(weight: Tensor, tile: int) -> Packed:
+def fp8_tiles(weight: Tensor, tile: int, scale: str = "weight_scale_inv") -> Packed:
     """8-bit floats with a scale for each tile, the last ones cut off."""
     down, across = -(-weight.shape[0] // tile), -(-weight.shape[1] // tile)
     codes, scales, dense = torch.empty_like(weight), torch.empty(down, across), torch.empty_like(weight)
@@ -127,7 +127,7 @@ def fp8_tiles(weight: Tensor, tile: int) -> Packed:
             scales[i, j] = weight[here].abs().max() / 448
             codes[here] = (weight[here] / scales[i, j]).to(torch.float8_e4m3fn).float()
             dense[here] = codes[here] * scales[i, j]
-    return {"weight": codes.to(torch.float8_e4m3fn), "weight_scale_inv": scales}, dense
+    return {"weight": codes.to(torch.float8_e4m3fn), scale: scales}, dense
 
 
 def fp8_channels(weight: Tensor) -> Packed:

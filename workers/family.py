@@ -35,6 +35,12 @@ _LIMITS = {
 }
 # The same for numbers of experts, which may be 0 or absent where a family's blocks can be dense.
 _MOST_EXPERTS = 2**14
+# Numbers that some family makes a list of so many items from before anything of the model is built.
+_LISTED = ("first_k_dense_replace", "num_mtp_layers", "num_nextn_predict_layers")
+_MOST_LISTED = 2**12
+_SHARES = ("partial_rotary_factor", "rotary_pct", "rotary_percent", "rope_pct")
+# Layers times heads: one family makes a module for each head of each layer. Published models have at most 20,000.
+_MOST_HEADS_IN_ALL = 2**16
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
 # Bounds on the whole, whatever made it large.
 _MOST_PARAMETERS = 2**42
@@ -43,8 +49,12 @@ _MOST_DETAIL = 1000
 _SHARING = ("num_kv_shared_layers", "hidden_size_per_layer_input", "hybrid_layer_ids", "num_mem_blocks")
 _REMEDY = "Audit a decoder-only transformer of a family that transformers knows; docs/families.md lists them."
 # Of attention and experts the machine's choice is made here, not where the checkpoint was written; auto_map names code.
-# What is packed is unpacked by `checkpoint/encoding.py`, so the model is that of dense weights.
+# What is packed is unpacked by `checkpoint/encoding.py`, so the model is that of dense weights. Labels are a
+# classifier's, and the library makes a dictionary of `num_labels` names.
 _NOT_OURS = (
+    "num_labels",
+    "id2label",
+    "label2id",
     "auto_map",
     "attn_implementation",
     "_attn_implementation",
@@ -188,11 +198,36 @@ def _check_sizes(raw: dict[str, Any], attribute_map: dict[str, str]) -> None:
         value = raw.get(name)
         if isinstance(value, int) and not 0 <= value <= _MOST_EXPERTS:
             raise _invalid(f"config.json: {name} = {value!r} is not a number of experts from 0 to {_MOST_EXPERTS}.")
+    counts = {name: raw.get(name) for name in _LISTED}
+    counts |= {"attention_types": _longest(raw.get("attention_types"))}
+    for name, value in counts.items():
+        if isinstance(value, int) and value > _MOST_LISTED:
+            raise _invalid(f"config.json: {name} has {value!r}; at most {_MOST_LISTED} layers are read.")
+    layers = sizes.get("num_hidden_layers", 1)
+    if layers * sizes.get("num_attention_heads", 1) > _MOST_HEADS_IN_ALL:
+        raise _invalid(f"config.json calls for more than {_MOST_HEADS_IN_ALL} attention heads over all layers.")
+    _check_rotary(raw)
     heads, width, groups = (sizes.get(n) for n in ("num_attention_heads", "hidden_size", "num_key_value_heads"))
     if heads and width and "head_dim" not in sizes and width % heads:
         raise _invalid(f"config.json: hidden_size {width} is not divisible by {heads} attention heads.")
     if heads and groups and heads % groups:
         raise _invalid(f"config.json: {heads} attention heads are not divisible by {groups} key-value heads.")
+
+
+def _check_rotary(section: dict[str, Any]) -> None:
+    """The share of a head's channels that is rotated, wherever the families say it."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            _check_rotary(value)
+        elif name in _SHARES and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise _invalid(f"config.json: {name} = {value!r} is no share of a head.")
+
+
+def _longest(types: Any) -> int:
+    """The largest number in gpt_neo's `[[["global", "local"], 12]]`: how often a pattern of layers is repeated."""
+    if isinstance(types, list):
+        return max(map(_longest, types), default=0)
+    return types if isinstance(types, int) else 0
 
 
 def _check_total(model: PreTrainedModel) -> None:

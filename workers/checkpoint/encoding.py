@@ -1,5 +1,6 @@
 """How the weights are stored: what `quantization_config` says, and which stored tensors make which weight."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ _AUTO_ROUND_AWQ = ("auto_round:auto_awq", "auto_round:awq")
 _COMPRESSED_FORMATS = (
     "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mixed-precision", "dense",
 )  # fmt: skip
+_PLAIN_NAME = re.compile(r"[\w.]+")
+_IN_A_BLOCK = re.compile(r"\.\d+\.")
 _CACHE_SCALES = (".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point")
 """Of an 8-bit cache of keys and values: an audit keeps none."""
 
@@ -100,10 +103,11 @@ def _read(settings: dict[str, Any], stored: Stored) -> tuple[Encoding, Weights]:
         case "bitnet":
             return _bitnet(settings, stored)
         case "gptq":
-            form = settings.get("checkpoint_format") or "gptq"
-            if form not in _GPTQ_FORMATS:
-                raise _refused(f"checkpoint_format {quoted(form)} of gptq is not read")
-            return _gptq("gptq", settings, stored, lowered=_GPTQ_FORMATS[form])
+            # transformers' GPTQConfig: `format` by its present name, the older one first.
+            form = settings.get("checkpoint_format") or settings.get("format") or "gptq"
+            if not isinstance(form, str) or form.lower() not in _GPTQ_FORMATS:
+                raise _refused(f"format {quoted(form)} of gptq is not read")
+            return _gptq("gptq", settings, stored, lowered=_GPTQ_FORMATS[form.lower()])
         case "awq":
             layout = str(settings.get("version") or settings.get("format") or "gemm").lower()
             if layout != "gemm":
@@ -129,6 +133,7 @@ def _bitnet(settings: dict[str, Any], stored: Stored) -> tuple[Encoding, Weights
         raise _refused("use_rms_norm of bitnet puts norms into linear maps, which are not audited")
     scheme = Scheme("ternary", activation_bits=8)
     if kind == "autobitlinear" and mode == "online":
+        _refuse_full_maps(settings, stored)
         detail = "Latent weights of quantisation-aware training, ternary by absmean in each pass; 8-bit activations."
         return Encoding("bitnet", scheme, False, detail), {}
     found = bitnet.weights(stored, divides=kind == "bitlinear")
@@ -154,7 +159,10 @@ def _auto_round(settings: dict[str, Any], stored: Stored) -> tuple[Encoding, Wei
     form, kind = settings.get("packing_format") or "auto_round:auto_gptq", settings.get("data_type") or "int"
     if kind != "int":
         raise _refused(f"data_type {quoted(kind)} of auto-round is not read")
-    for module, own in (settings.get("extra_config") or {}).items():
+    extra = settings.get("extra_config") or {}
+    if not isinstance(form, str) or not isinstance(extra, dict):
+        raise _refused(f"packing_format {quoted(form)} or extra_config {quoted(extra)} of auto-round is not read")
+    for module, own in extra.items():
         # Modules left at 16 bits are stored as they are; other settings of their own would need their own layout.
         if not isinstance(own, dict) or own.get("bits", 16) not in (16, 32, settings.get("bits")):
             raise _refused(f"auto-round with settings of its own for {quoted(module)} ({quoted(own)}) is not read")
@@ -179,14 +187,18 @@ def _compressed(settings: dict[str, Any], stored: Stored) -> tuple[Encoding, Wei
         raise _refused(f"config_groups of compressed-tensors are {quoted(groups)}")
     layouts: list[compressed.Layout] = []
     schemes: set[Scheme | None] = set()
+    tiles: set[tuple[int, int] | None] = set()
+    rounded = False  # activations, in a way that is not done here
     for group in groups.values():
         weights, inputs = group.get("weights"), group.get("input_activations")
         if not isinstance(weights, dict):
             raise _refused(f"weights of a group of compressed-tensors are {quoted(weights)}")
-        eight = isinstance(inputs, dict) and inputs.get("type", "int") == "int" and inputs.get("num_bits") == 8
+        eight = isinstance(inputs, dict) and _per_token(inputs)
+        rounded |= bool(inputs) and not eight
         if weights.get("type", "int") == "float":
             _whole(weights, "num_bits", (8,))
             schemes.add(None)
+            tiles.add(_tile(weights.get("block_structure")) if weights.get("strategy") == "block" else None)
             continue
         bits, size = _whole(weights, "num_bits", tuple(range(2, 9))), None
         strategy = weights.get("strategy")
@@ -196,17 +208,45 @@ def _compressed(settings: dict[str, Any], stored: Stored) -> tuple[Encoding, Wei
             raise _refused(f"strategy {quoted(strategy)} of compressed-tensors is not read")
         layouts.append(compressed.Layout(bits, size))
         schemes.add(Scheme("int", bits, size, 8 if eight else None))
-    found = compressed.weights(stored, tuple(dict.fromkeys(layouts)))
+    if len(tiles) > 1:
+        raise _refused("compressed-tensors with 8-bit floats in tiles of several sizes is not read")
+    found = compressed.weights(stored, tuple(dict.fromkeys(layouts)), tile=tiles.pop() if tiles else None)
     scheme = schemes.pop() if len(schemes) == 1 else None
     detail = f"compressed-tensors, {form}: {scheme or 'several weight classes, or 8-bit floats'}."
+    if rounded:
+        detail += " Its activations are rounded in use, in a way that the audit leaves out."
     return Encoding("compressed-tensors", scheme, True, detail), found
 
 
-def _fp8(method: str, tile: Any, stored: Stored) -> tuple[Encoding, Weights]:
-    valid = isinstance(tile, list | tuple) and len(tile) == 2 and all(type(side) is int and side > 0 for side in tile)
-    if tile is not None and not valid:
-        raise _invalid(f"weight_block_size is {quoted(tile)} and not two sizes")
-    found = fp8.weights(stored, tile=(tile[0], tile[1]) if tile else None)
+def _per_token(inputs: Mapping[str, Any]) -> bool:
+    """Whether activations are rounded as `+a8` does: to 8 bits, symmetrically, each token by its own largest."""
+    wanted = {"type": "int", "num_bits": 8, "strategy": "token", "dynamic": True, "symmetric": True}
+    return {"type": "int", "symmetric": True, **inputs}.items() >= wanted.items()
+
+
+def _refuse_full_maps(settings: Mapping[str, Any], stored: Stored) -> None:
+    """Of latent weights nothing shows which maps of a block were left out of the training in ternaries."""
+    kept = settings.get("modules_to_not_convert") or []
+    # The library takes them for regular expressions too; a checkpoint's are never run: they can take for ever.
+    if not isinstance(kept, list) or not all(isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in kept):
+        raise _refused(f"modules_to_not_convert of bitnet is {quoted(kept)}; plain names of modules are read")
+    for name in stored.modules("weight"):
+        if _IN_A_BLOCK.search(name) and any(name.endswith(key) or f"{name}.".startswith(f"{key}.") for key in kept):
+            raise _refused(f"modules_to_not_convert of bitnet leaves {name} in full precision")
+
+
+def _tile(sizes: Any) -> tuple[int, int]:
+    valid = (
+        isinstance(sizes, list | tuple) and len(sizes) == 2 and all(type(side) is int and side > 0 for side in sizes)
+    )
+    if not valid:
+        raise _invalid(f"the size of its tiles is {quoted(sizes)} and not two numbers")
+    return sizes[0], sizes[1]
+
+
+def _fp8(method: str, sizes: Any, stored: Stored) -> tuple[Encoding, Weights]:
+    tile = None if sizes is None else _tile(sizes)
+    found = fp8.weights(stored, tile=tile)
     scales = f"a scale for each tile of {tile[0]} by {tile[1]}" if tile else "a scale per tensor or output channel"
     return Encoding(method, None, True, f"8-bit floats with {scales}."), found
 

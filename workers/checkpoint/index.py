@@ -104,8 +104,13 @@ def _read_weight_map(reader: Reader, layout: Layout, limits: Limits) -> dict[str
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _index_invalid(file, f"weight_map is {quoted(weight_map)} and not an object of tensor and file names")
-    if len(weight_map) > limits.tensors:
-        raise _index_invalid(file, f"it lists {len(weight_map):,} tensors; at most {limits.tensors:,} are read")
+    if len(weight_map) > limits.indexed_tensors:
+        raise CheckpointError(
+            f"{file} lists {len(weight_map):,} tensors; at most {limits.indexed_tensors:,} are read.",
+            slug="checkpoint-index-too-large",
+            remedy="Models of so many tensors are not audited: save experts fused, as transformers does, or as GGUF.",
+            pointer="/checkpoint",
+        )
     for tensor, shard in weight_map.items():
         if not _is_plain_name(shard, layout.suffix, limits):
             raise _index_invalid(

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what a checkpoint may ask of its reader; the defaults hold every published dense model."""
+    """Bounds on what a checkpoint may ask of its reader; the defaults hold published models, mixtures among them."""
 
     config_bytes: int = 4 << 20
     header_bytes: int = 4 << 20
     """Of one safetensors file: 200 bytes for each tensor. The reference implementation allows 100 MB, but hostile JSON
     takes 25 times its size once it is parsed, and several headers are read at once."""
-    index_bytes: int = 4 << 20
+    index_bytes: int = 16 << 20
+    """100 bytes for each tensor."""
     gguf_header_bytes: int = 64 << 20
     """Of a GGUF file, whose header holds the tokenizer as well: 10 MB for 260,000 tokens and their merges."""
     gguf_keys: int = 4096
@@ -25,7 +26,9 @@ class Limits:
     tokenizer_bytes: int = 256 << 20
     shards: int = 4096
     tensors: int = 20_000
-    """Over all shards; 512 blocks of 30 tensors are fewer."""
+    """Of one file; 512 blocks of 30 tensors are fewer."""
+    indexed_tensors: int = 200_000
+    """Over all shards: 94 blocks of 128 experts, each with three maps of four tensors (GPTQ), are 144,000."""
     dimensions: int = 8
     """Of one tensor."""
     name_length: int = 512

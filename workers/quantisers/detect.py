@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from peelbound.workers.checkpoint.encoding import Encoding
@@ -105,11 +106,14 @@ def detect(
     if declared.scheme is not None and not declared.packed:
         why = f"{declared.detail} The weights themselves lie on no grid."
         return _of(WeightClass(declared.scheme, latent=True), "declared", why, seen, set(seen.sizes))
-    return _dense(seen, declared)
+    coarse = all(torch.equal(matrices[0], matrices[0].bfloat16().float()) for matrices in rows.values())
+    return _dense(seen, declared, coarse=coarse)
 
 
-def _dense(seen: _Seen, declared: Encoding) -> Finding:
+def _dense(seen: _Seen, declared: Encoding, *, coarse: bool) -> Finding:
     why = f"None of the {len(seen.sizes)} linear maps of block 1 lies on a grid."
+    if coarse:
+        why += " One of 6 bits or more would not show in bfloat16."
     return _of(WeightClass(), "none", f"{declared.detail} {why}", seen, set())
 
 

@@ -91,7 +91,9 @@ def held_grid(weight: Tensor, scheme: Scheme) -> HeldGrid | None:
         case "ternary-twn":
             return _ternary(grouped, _largest(grouped))
         case "int" | "gguf" | "gguf-affine":
-            return _symmetric(grouped) or _affine(grouped)
+            # Codes with a zero point are multiples of a step as well, of twice as many: the fewer levels are the grid.
+            found = [grid for grid in (_symmetric(grouped), _affine(grouped)) if grid is not None]
+            return min(found, key=lambda grid: grid.levels, default=None)
     return None
 
 

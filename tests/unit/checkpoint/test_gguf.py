@@ -16,8 +16,10 @@ from tokenizers import Tokenizer
 
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.checkpoint.decoders import RawTensor
+from peelbound.workers.checkpoint.gguf.config import config_of
 from peelbound.workers.checkpoint.gguf.decoder import Gguf, dequantised
-from peelbound.workers.checkpoint.gguf.header import Skipped, read_header
+from peelbound.workers.checkpoint.gguf.header import GgufHeader, Skipped, read_header
+from peelbound.workers.checkpoint.header import StoredTensor
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.reader import Reader
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
@@ -28,7 +30,8 @@ from tests.unit.checkpoint.losses import audited_loss, ids_of, library_loss
 FILE = "model.gguf"
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 _OWN = {
-    "gemma3_text": {"layer_types": None},
+    "gemma2": {"query_pre_attn_scalar": 8},
+    "gemma3_text": {"layer_types": None, "query_pre_attn_scalar": 8},
     "qwen3": {"head_dim": 16},
     "qwen2_moe": {
         "num_experts": 4,
@@ -53,6 +56,32 @@ def test_every_architecture_comes_out_as_the_model_that_was_written(tmp_path, fi
     assert checkpoint.parameters == model.num_parameters()
     assert not checkpoint.encoding.packed
     assert checkpoint.encoding.method == "gguf"
+
+
+def test_a_window_of_zero_is_none(tmp_path, files):
+    write_gguf(tmp_path / FILE, random_model("phi3"), sliding_window=0)
+    assert Checkpoint.open(files.under(tmp_path)).config["sliding_window"] is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "blocks", "scaled_by"),
+    [("gemma2", 26, 256), ("gemma2", 42, 256), ("gemma2", 46, 144), ("gemma3", 48, 256), ("gemma3", 62, 144)],
+)
+def test_attention_is_scaled_as_llama_cpp_does_by_the_number_of_blocks(architecture, blocks, scaled_by):
+    own = {"block_count": blocks, "embedding_length": 4608, "attention.head_count": 32, "attention.key_length": 256}
+    metadata = {f"{architecture}.{key}": value for key, value in own.items()} | {"general.architecture": architecture}
+    embedding = StoredTensor("token_embd.weight", FILE, "F32", (96, 4608), 0, 0)
+    assert config_of(GgufHeader(FILE, metadata, (embedding,)))["query_pre_attn_scalar"] == scaled_by
+
+
+def test_a_gate_of_the_shared_expert_is_read_as_a_row_or_as_a_matrix(tmp_path, files):
+    model = random_model("qwen2_moe", **_OWN["qwen2_moe"])
+    losses = []
+    for name, shape in (("row", (-1,)), ("matrix", (1, -1))):
+        (tmp_path / name).mkdir()
+        write_gguf(tmp_path / name / FILE, model, shared_gate=shape)
+        losses.append(audited_loss(Checkpoint.open(files.under(tmp_path / name))))
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
@@ -291,6 +320,21 @@ def test_an_unknown_architecture_is_refused_by_name(sound, files, refused):
 def test_what_the_metadata_cannot_say_is_refused(tmp_path, files, refused, metadata, slug, culprit):
     write_gguf(tmp_path / FILE, random_model("llama"), metadata=metadata)
     refused(lambda: Checkpoint.open(files.under(tmp_path)), slug, culprit)
+
+
+@pytest.mark.parametrize("token", [[1, 2], Skipped(5000), "</s>", True], ids=str)
+def test_a_token_that_is_no_number_is_refused(refused, token):
+    metadata = {"general.architecture": "llama", "tokenizer.ggml.eos_token_id": token}
+    embedding = StoredTensor("token_embd.weight", FILE, "F32", (96, 32), 0, 0)
+    refused(lambda: config_of(GgufHeader(FILE, metadata, (embedding,))), "checkpoint-header-invalid", "eos_token_id")
+
+
+@pytest.mark.parametrize("rotated", [0, 9, 64])
+def test_more_channels_than_a_head_has_are_not_rotated(refused, rotated):
+    own = {"embedding_length": 32, "attention.head_count": 4, "rope.dimension_count": rotated}
+    metadata = {"general.architecture": "phi3"} | {f"phi3.{key}": value for key, value in own.items()}
+    embedding = StoredTensor("token_embd.weight", FILE, "F32", (96, 32), 0, 0)
+    refused(lambda: config_of(GgufHeader(FILE, metadata, (embedding,))), "checkpoint-header-invalid", str(rotated))
 
 
 def test_settings_that_do_not_fit_the_tensors_are_refused(sound, files, refused):

@@ -106,7 +106,7 @@ def test_index_and_shards_must_agree(reader, refused, changes, culprits):
     ("limits", "slug"),
     [
         (Limits(index_bytes=10), "checkpoint-index-too-large"),
-        (Limits(tensors=2), "checkpoint-index-invalid"),
+        (Limits(indexed_tensors=2), "checkpoint-index-too-large"),
         (Limits(shards=1), "checkpoint-index-invalid"),
     ],
 )

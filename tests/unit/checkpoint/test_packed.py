@@ -126,6 +126,11 @@ CASES = {
         packers.fp8_channels,
         None,
     ),
+    "compressed, fp8 in tiles": (
+        compressed("float-quantized", num_bits=8, type="float", strategy="block", block_structure=[40, 40]),
+        partial(packers.fp8_tiles, tile=40, scale="weight_scale"),
+        None,
+    ),
     "fp8": ({"quant_method": "fp8", "weight_block_size": [40, 40]}, partial(packers.fp8_tiles, tile=40), None),
     "fbgemm": ({"quant_method": "fbgemm_fp8"}, packers.fp8_channels, None),
 }
@@ -221,11 +226,59 @@ def test_latent_weights_of_bitnet_are_told_from_packed_ones(tmp_path, files):
     assert "Latent" in encoding.detail
 
 
-def test_activation_bits_are_told(tmp_path, files):
+@pytest.mark.parametrize(
+    ("inputs", "scheme"),
+    [
+        ({"dynamic": True, "strategy": "token"}, "int8+a8"),
+        ({"dynamic": True, "strategy": "token", "symmetric": False}, "int8"),
+        ({"dynamic": False, "strategy": "tensor"}, "int8"),
+        ({"dynamic": True, "strategy": "token", "num_bits": 4}, "int8"),
+        ({"dynamic": True, "strategy": "token", "type": "float"}, "int8"),
+    ],
+    ids=str,
+)
+def test_activations_are_rounded_as_in_use_or_it_is_said_that_they_are_not(tmp_path, files, inputs, scheme):
     settings = compressed("int-quantized", num_bits=8, type="int", strategy="channel")
-    settings["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8, "type": "int", "dynamic": True}
+    settings["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8, "type": "int", **inputs}
     packed, _ = write(tmp_path, settings, packers.compressed_whole)
-    assert str(Checkpoint.open(files.under(packed)).encoding.scheme) == "int8+a8"
+    encoding = Checkpoint.open(files.under(packed)).encoding
+    assert str(encoding.scheme) == scheme
+    assert ("activations" in encoding.detail) == (scheme == "int8")
+
+
+def test_a_format_of_gptq_is_taken_by_either_of_its_names(tmp_path, files):
+    packed, dense = write(
+        tmp_path,
+        {"quant_method": "gptq", "format": "GPTQ_v2", **INTEGERS},
+        partial(packers.gptq, bits=4, group=32, lowered=False),
+    )
+    tensors = Checkpoint.open(files.under(packed)).read_part(1).tensors()
+    expected = Checkpoint.open(files.under(dense)).read_part(1).tensors()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("kept", "refused_with"),
+    [
+        (["lm_head"], None),
+        (["lm_head", "down_proj"], "layers.0.mlp.down_proj"),
+        (["model.layers.1"], "layers.1."),
+        (["(a+)+$"], "plain names"),
+        ("lm_head", "plain names"),
+    ],
+    ids=str,
+)
+def test_maps_that_bitnet_left_in_full_precision_are_not_taken_for_ternaries(
+    tmp_path, files, refused, kept, refused_with
+):
+    settings = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+    latent, _ = write(
+        tmp_path, settings | {"modules_to_not_convert": kept}, lambda weight: ({"weight": weight}, weight)
+    )
+    if refused_with is None:
+        assert Checkpoint.open(files.under(latent)).encoding.scheme == Scheme("ternary", activation_bits=8)
+    else:
+        refused(lambda: Checkpoint.open(files.under(latent)), "model-quantised", refused_with)
 
 
 def test_scales_of_activations_and_of_the_cache_are_not_read(tmp_path, files):
@@ -292,6 +345,9 @@ def named(value: object) -> str:
         ({"group_size": 0}, "checkpoint-config-invalid", "group_size is 0"),
         ({"group_size": "32"}, "checkpoint-config-invalid", "group_size"),
         ({"checkpoint_format": "marlin"}, "model-quantised", "'marlin'"),
+        ({"format": ["gptq"]}, "model-quantised", "['gptq']"),
+        ({"quant_method": "auto-round", "packing_format": ["x"]}, "model-quantised", "packing_format"),
+        ({"quant_method": "auto-round", "extra_config": ["x"]}, "model-quantised", "extra_config"),
         ({"dynamic": {"x": {"bits": 8}}}, "model-quantised", "dynamic"),
         ({"quant_method": "hqq"}, "model-quantised", "'hqq'"),
         ({"quant_method": None}, "model-quantised", "None"),

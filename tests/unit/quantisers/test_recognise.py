@@ -56,6 +56,20 @@ def test_weights_stored_in_bfloat16_are_still_seen_on_their_grid(made: str) -> N
     assert str(found.scheme) == made
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_zero_points_make_no_bit_more(bits: int) -> None:
+    grouped = drawn(3).reshape(-1, 64)
+    low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
+    scale = (high - low) / (2**bits - 1)
+    zero = (-low / scale).round()
+    codes = (grouped / scale + zero).round().clamp(0, 2**bits - 1)
+    weight = ((codes - zero) * scale).reshape(drawn(3).shape).half().float()
+    found = recognise(weight)
+    assert found is not None
+    assert str(found.scheme) == f"int{bits}-g64"
+    assert found.grid.levels == 2**bits
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_dense_weights_are_on_no_grid(seed: int, dtype: torch.dtype) -> None:

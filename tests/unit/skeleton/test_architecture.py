@@ -191,6 +191,10 @@ def test_what_cannot_be_peeled_is_refused(config: dict[str, Any], slug: str) -> 
         {"intermediate_size": -1},
         {"layer_types": ["full_attention"]},
         {"hidden_act": "no such function"},
+        {"partial_rotary_factor": 3.0},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.5}},
+        {"num_hidden_layers": 2**11, "num_attention_heads": 64, "hidden_size": 64},
+        {"num_mtp_layers": 10**7},
     ],
     ids=str,
 )
@@ -214,11 +218,17 @@ def test_sizes_are_checked_under_a_familys_own_names() -> None:
         ("opt", {"ffn_dim": 10**15}),
         ("stablelm", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1e11}}),
         ("gptj", {"rotary_dim": 10**9}),
+        ("gpt_neo", {"attention_types": [[["global"], 2_000_000]]}),
     ],
 )
 def test_sizes_that_only_the_family_knows_are_found_in_a_dry_run(family: str, changes: dict[str, Any]) -> None:
     error = refusal(lambda: Architecture.from_config_json({**tiny_config(family), **changes}))
     assert error.slug == "checkpoint-config-invalid"
+
+
+def test_a_classifiers_labels_cost_nothing() -> None:
+    raw = {**tiny_config("llama"), "num_labels": 10**9}  # the library would make so many names
+    assert Architecture.from_config_json(raw).name == "LlamaForCausalLM"
 
 
 def test_remote_code_beside_a_known_family_is_not_run() -> None:

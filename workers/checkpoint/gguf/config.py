@@ -47,12 +47,16 @@ _MORE: dict[str, dict[str, str]] = {
         "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     },
     "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
+    "nemotron": {"attention.layer_norm_epsilon": "norm_eps"},
     "gemma2": {
         "attn_logit_softcapping": "attn_logit_softcapping",
         "final_logit_softcapping": "final_logit_softcapping",
     },
 }
 """Keys that the library's tables lack."""
+_SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
+"""Blocks of the one model of a family whose attention is scaled by width / heads, and not by the size of a head: no key
+says it (llama.cpp, src/models: gemma2 and gemma3 of type 27B)."""
 
 
 def config_of(header: GgufHeader) -> dict[str, Any]:
@@ -93,10 +97,14 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
         "model_type": model_type,
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": name in _TIED or "output.weight" not in names,
-        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
     }
+    for role, key in (("eos", "eos_token_id"), ("bos", "bos_token_id"), ("pad", "padding_token_id")):
+        token = metadata.get(f"tokenizer.ggml.{key}")
+        if token is not None and type(token) is not int:
+            raise _invalid(header, f"tokenizer.ggml.{key} is no number")
+        config[f"{role}_token_id"] = token
+    if config.get("sliding_window") == 0:  # llama.cpp's way to say that there is none (Phi-4)
+        config["sliding_window"] = None
     _add_heads(header, name, own, config)
     _add_biases(name, set(names), config)
     return config
@@ -127,10 +135,13 @@ def _add_heads(header: GgufHeader, name: str, own: Mapping[str, Any], config: di
         raise _invalid(header, f"it has {quoted(heads)} attention heads and a width of {quoted(width)}")
     size = own.get("attention.key_length", width // heads)
     rotated = own.get("rope.dimension_count", size)
-    if type(size) is not int or type(rotated) is not int or size < 1:
+    if type(size) is not int or type(rotated) is not int or not 0 < rotated <= size:
         raise _invalid(header, f"its heads have {quoted(size)} channels, {quoted(rotated)} of them rotated")
     if name in _HEAD_DIM:
         config["head_dim"] = size
+    if name in _SCALED_BY_WIDTH:
+        by_width = own.get("block_count") == _SCALED_BY_WIDTH[name]
+        config["query_pre_attn_scalar"] = width // heads if by_width else size
     if name in _PARTIAL_ROTARY:
         config["partial_rotary_factor"] = rotated / size
     elif rotated != size:

@@ -114,6 +114,8 @@ class Gguf(Decoder):
         """What the library does after dequantising: rows of a head reordered, norms lowered by one, maps turned."""
         if self.name in ("output.weight", "token_embd.weight"):
             return values
+        if "ffn_gate_inp_shexp" in self.name and values.ndim == 2:  # the library makes a matrix of it, which it is
+            return values
         config = {
             "num_attention_heads": self.heads[0],
             "num_key_value_heads": self.heads[1],

@@ -107,19 +107,20 @@ class Compressed(CodedDecoder):
         return torch.from_numpy(codes.astype(np.float32)) - (1 << (self.bits - 1))
 
 
-def weights(stored: Stored, layouts: Sequence[Layout]) -> dict[str, Weight]:
+def weights(stored: Stored, layouts: Sequence[Layout], tile: tuple[int, int] | None = None) -> dict[str, Weight]:
     """Every linear map that has a `weight_packed`, or a `weight_scale` beside its `weight`.
 
     Args:
         stored: what the files hold; what is used is taken.
         layouts: those that the config names; a weight has the one that fits its width.
+        tile: rows and columns of 8-bit floats that share a scale; None: by channel or tensor.
     """
     found = {}
     for module in stored.modules("weight_packed"):
         found[f"{module}.weight"] = _packed(stored, module, layouts)
         stored.drop(module, *_UNREAD)
     for module in stored.modules("weight_scale"):
-        found[f"{module}.weight"] = _whole(stored, module, layouts)
+        found[f"{module}.weight"] = _whole(stored, module, layouts, tile)
         stored.drop(module, *_UNREAD)
     return found
 
@@ -150,9 +151,9 @@ def _packed(stored: Stored, module: str, layouts: Sequence[Layout]) -> Weight:
     return Weight((outputs, inputs), decoder, tuple(parts))
 
 
-def _whole(stored: Stored, module: str, layouts: Sequence[Layout]) -> Weight:
+def _whole(stored: Stored, module: str, layouts: Sequence[Layout], tile: tuple[int, int] | None) -> Weight:
     if stored.dtype(module, "weight") in fp8.DTYPES:
-        return fp8.weight(stored, module, "weight_scale")
+        return fp8.weight(stored, module, "weight_scale", tile)
     weight = matrix(stored.take(module, "weight", "I8"))
     outputs, inputs = weight.shape
     scale = stored.take(module, "weight_scale", *FLOATS)
