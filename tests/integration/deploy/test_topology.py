@@ -57,12 +57,17 @@ class Kept:
             if self._stopped.is_set():  # meanwhile, and the signal went to the one before
                 self._process.send_signal(signal.SIGTERM)
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL to it and what it started where it does not end; it is not started again."""
+    def tell(self) -> None:
+        """SIGTERM; it is not started again."""
         self._stopped.set()
         self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """The same where it was not told yet, and SIGKILL to it and what it started where it does not end."""
+        if not self._stopped.is_set():
+            self.tell()
         try:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=DEADLINE_SECONDS)
         finally:
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -212,3 +217,5 @@ def test_two_replicas_and_two_controllers_come_up_and_end_an_audit(topology: Top
         assert "peelbound_controllers 2.0" in scraped.text
         with Client(f"http://127.0.0.1:{ports[0]}", metrics_token) as scraper, pytest.raises(ProblemError):
             scraper.get(audit.id)
+        for kept in (*replicas, *controllers):  # each takes some seconds to end, and all of them the same ones
+            kept.tell()
