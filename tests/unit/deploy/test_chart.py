@@ -160,6 +160,7 @@ def test_the_ray_cluster_asks_for_tokens_scales_itself_and_may_outlive_its_head(
     assert most["spec"]["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
     pinned = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     assert least["spec"]["rayVersion"] == pinned["ray"]
+    assert least["spec"]["upgradeStrategy"] == {"type": "Recreate"}  # or an upgrade changes controllers alone
     controllers = of_kind(documents(LEAST), "Deployment")["demo-peelbound-controller"]
     environment = {e["name"]: e for e in controllers["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert environment["PEELBOUND_RAY_ADDRESS"]["value"] == f"{least['metadata']['name']}-head-svc:6379"
