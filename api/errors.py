@@ -71,10 +71,3 @@ class ReplicaEnding(InfrastructureError):
 
     slug = "replica-ending"
     title = "The replica is about to end"
-
-
-class ControllerAbsent(InfrastructureError):
-    """Audits wait and no controller has been seen for longer than a lease."""
-
-    slug = "controller-absent"
-    title = "Audits wait and no controller runs"

@@ -45,7 +45,6 @@ _TYPES = {
     "schema-too-new": "The database's schema is newer than the service; whoever runs it must upgrade the service.",
     "database-unavailable": "The database did not answer; try again.",
     "replica-ending": "The replica was told to stop; others go on.",
-    "controller-absent": "Audits wait and no controller has been seen for a while: start one.",
     "lease-lost": "The controller that held the audit was lost, too often to try again.",
     "settings-invalid": "The service's own settings are wrong; whoever runs it must mend them.",
     "database-url-invalid": "The service's own settings are wrong; whoever runs it must mend them.",

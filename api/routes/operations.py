@@ -32,9 +32,9 @@ def healthz() -> Alive:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="getReadiness", responses=responses(503))
 async def readyz(request: Request) -> Ready:
-    """Work can be taken and gets done: the database answers, the store takes writes, no audit waits in vain.
+    """This replica can answer: the database answers, the store takes writes, and it is not about to end.
 
-    The answer is up to two seconds old.
+    The answer is up to two seconds old. It says how many controllers there are, and is the same when there are none.
     """
     readiness: Readiness = request.app.state.readiness
     return await readiness.ask()
