@@ -48,21 +48,13 @@ def start_ray(settings: Settings, check: Callable[[], None] = lambda: None) -> N
             start.
     """
     if settings.ray_address not in (None, "auto"):
-        _await_head(settings.ray_address, settings.worker_start_seconds, check)
+        failure = await_head(settings.ray_address, settings.worker_start_seconds, check)
+        if failure is not None:
+            raise RayFailed(failure, remedy=RAY_REMEDY)
     try:
         _start_ray(settings)
     except Exception as error:  # `ray.init` raises all sorts, a plain Exception when a node is slow to start
         raise _not_started(settings, error) from error
-
-
-def _await_head(address: str, seconds: float, check: Callable[[], None]) -> None:
-    def waiting(waited: float, reason: str) -> None:
-        log.warning("waiting for the Ray cluster at %s, %.0f s of at most %g s: %s", address, waited, seconds, reason)
-
-    if (reason := await_head(address, seconds, check, waiting)) is not None:
-        raise RayFailed(
-            f"No Ray cluster answers at {address}: {reason}. It was asked for {seconds:g} s.", remedy=RAY_REMEDY
-        )
 
 
 def _start_ray(settings: Settings) -> None:

@@ -1,11 +1,23 @@
-"""Whether a Ray cluster's head takes connections: asked before Ray is, which would try for 14 minutes in silence."""
+"""Whether a Ray cluster's head takes connections: asked before Ray is, which would try for 14 minutes in silence.
 
+`python -m peelbound.service.controller.ray_head` waits for the head of the settings: the image asks before `ray start`.
+"""
+
+import logging
 import socket
+import sys
 import time
 from collections.abc import Callable
 
+from pydantic import ValidationError
+
+from peelbound.service.logs import configure_logs
+from peelbound.service.settings import Settings
+
 CONNECT_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def unreachable(address: str) -> str | None:
@@ -18,26 +30,44 @@ def unreachable(address: str) -> str | None:
         return str(error)
 
 
-def await_head(
-    address: str, seconds: float, check: Callable[[], None], waiting: Callable[[float, str], None]
-) -> str | None:
-    """Ask until something takes a connection at `host:port`.
+def await_head(address: str, seconds: float, check: Callable[[], None] = lambda: None) -> str | None:
+    """Ask until something takes a connection at `host:port`, and say so in the log meanwhile.
 
     Args:
         address: of the head.
         seconds: after which to give up.
         check: called before each further try; may raise to end the wait.
-        waiting: told before each further try for how long it was asked, in seconds, and why it does not answer.
 
     Returns:
-        None once it answers; why it does not when the time is over.
+        None once it answers; that it does not, and why, when the time is over.
     """
     began = time.monotonic()
     while (reason := unreachable(address)) is not None:
         waited = time.monotonic() - began
         if waited >= seconds:
-            return reason
+            return f"No Ray cluster answers at {address}: {reason}. It was asked for {seconds:g} s."
         check()
-        waiting(waited, reason)
+        log.warning("waiting for the Ray cluster at %s, %.0f s of at most %g s: %s", address, waited, seconds, reason)
         time.sleep(min(ASK_AGAIN_SECONDS, seconds - waited))
     return None
+
+
+def main() -> int:
+    """Wait for the head that the settings name, where they name one."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    configure_logs(settings.log_format)
+    if settings.ray_address in (None, "auto"):
+        return 0
+    failure = await_head(settings.ray_address, settings.worker_start_seconds)
+    if failure is None:
+        return 0
+    log.error("%s", failure)
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
