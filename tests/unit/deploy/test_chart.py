@@ -123,6 +123,15 @@ def test_every_variable_is_a_setting_that_can_be_read(values: dict[str, Any], mo
             assert settings.allow == values.get("settings", {}).get("allow", []) or not ours
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(16777216, "16777216"), (10**13, "10000000000000"), (0.5, "0.5"), (0, "0"), (1e-07, "1e-07")]
+)
+def test_a_number_is_written_as_settings_read_it(value: float, text: str) -> None:
+    for name, deployment in of_kind(documents(LEAST | {"settings": {"retry_seconds": value}}), "Deployment").items():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert {"name": "PEELBOUND_RETRY_SECONDS", "value": text} in container["env"], name
+
+
 @pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
 def test_every_container_is_confined_and_probed(values: dict[str, Any]) -> None:
     for pod in pods(documents(values)):

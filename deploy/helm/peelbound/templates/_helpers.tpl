@@ -49,6 +49,17 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* A setting as the text of its variable. Helm reads every number as a float, and prints large ones as 1.6777216e+07. */}}
+{{- define "peelbound.setting" -}}
+{{- if or (kindIs "slice" .) (kindIs "map" .) -}}
+{{- toJson . -}}
+{{- else if and (kindIs "float64" .) (eq . (floor .)) (lt . 9007199254740992.0) -}}
+{{- int64 . -}}
+{{- else -}}
+{{- toString . -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Settings as environment variables; argument: root */}}
 {{- define "peelbound.environment" -}}
 - name: PEELBOUND_DATABASE_URL
@@ -73,7 +84,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 - name: PEELBOUND_{{ upper $name }}
-  value: {{ if or (kindIs "slice" $value) (kindIs "map" $value) }}{{ toJson $value | quote }}{{ else }}{{ toString $value | quote }}{{ end }}
+  value: {{ include "peelbound.setting" $value | quote }}
 {{- end }}
 {{- end -}}
 
