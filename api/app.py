@@ -13,6 +13,7 @@ from peelbound.api import problems
 from peelbound.api.access_log import AccessLog
 from peelbound.api.context import Context
 from peelbound.api.draining import Draining
+from peelbound.api.failures import Failures
 from peelbound.api.gate import Gate
 from peelbound.api.hosts import HostGuard
 from peelbound.api.limits import BodyLimit
@@ -66,6 +67,7 @@ def create_app(settings: Settings | None = None, draining: Draining | None = Non
     if settings.allowed_origins:
         app.add_middleware(Origins, origins=settings.allowed_origins)  # before the gate: preflights bring no token
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
+    app.add_middleware(Failures)
     app.add_middleware(RequestMetrics, registry=registry)
     app.add_middleware(AccessLog)
     app.add_middleware(Traced)

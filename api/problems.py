@@ -18,6 +18,11 @@ RETRY_SECONDS = 5
 CLOSE = {"Connection": "close"}
 """For an answer that comes before the body was read: the rest never is, so the connection cannot be used again."""
 
+INTERNAL = Problem.make(
+    "internal", "Internal error", 500, "The service met an error that it did not expect.", "Report when it was."
+)
+"""The caller learns nothing of our insides: the log holds the traceback."""
+
 _BY_STATUS = {
     400: ("body-unreadable", "The body cannot be read", "Send one JSON document with Content-Type: application/json."),
     404: ("route-not-found", "No such route", "See /openapi.json for the routes there are."),
@@ -89,7 +94,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PeelboundError, _peelbound_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(Exception, _unexpected)  # of a middleware outside `Failures`
 
 
 def problem_at(request: Request, problem: Problem) -> Problem:
@@ -123,15 +128,7 @@ def _methods_at(request: Request) -> list[str]:
 
 
 def _unexpected(request: Request, _error: Exception) -> Response:
-    """The server logs the traceback; the caller learns nothing of our insides."""
-    problem = Problem.make(
-        "internal",
-        "Internal error",
-        500,
-        "The service met an error that it did not expect.",
-        "Report when it was.",
-    )
-    return problem_response(problem_at(request, problem))
+    return problem_response(problem_at(request, INTERNAL))
 
 
 def _validation_error(request: Request, error: Exception) -> Response:

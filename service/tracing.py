@@ -105,6 +105,17 @@ def ended_span(name: str, seconds: float, attributes: Mapping[str, Any]) -> None
     _tracer.start_span(name, attributes=attributes, start_time=now - int(seconds * 1e9)).end(now)
 
 
+def failed(error: Exception) -> None:
+    """Mark the current span as failed by an exception that goes no further."""
+    if _tracer is None:
+        return
+    from opentelemetry.trace import Status, StatusCode, get_current_span
+
+    current = get_current_span()
+    current.record_exception(error)
+    current.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))  # as `span` does
+
+
 def traceparent() -> str | None:
     """The current span as a `traceparent`; None where there is none, or it is not kept."""
     if _tracer is None:

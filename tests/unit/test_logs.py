@@ -5,9 +5,15 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from starlette.responses import StreamingResponse
 
+from peelbound.service import tracing
 from peelbound.service.logs import LogFormat, configure_logs, log_context
-from tests.unit.api.harness import Api, api, settings
+from tests.unit.api.harness import Api, api, problem, settings
 
 __all__ = ["api", "settings"]
 
@@ -80,3 +86,38 @@ def test_a_request_is_logged_with_its_id_and_without_its_query(api: Api, capsys:
     assert all("secret" not in json.dumps(line) for line in found if line["logger"].startswith("peelbound"))
     (accepted,) = [line for line in found if line["logger"] == "peelbound.api.routes.audits"]
     assert (accepted["audit_id"], accepted["request_id"]) == (audit_id, "mine")
+
+
+def test_an_unexpected_error_is_logged_counted_and_traced_as_of_its_request(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("test"))
+    api.client.app.add_api_route("/broken", broken)
+    configure_logs("json")
+    response = api.client.get("/broken", headers={"X-Request-Id": "mine"})
+    problem(response, 500, "internal")
+    assert (response.headers["x-request-id"], response.headers["connection"]) == ("mine", "close")
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (told,) = [line for line in found if "RuntimeError: broken" in line.get("exception", "")]
+    (access,) = [line for line in found if line["logger"] == "peelbound.api.access_log"]
+    assert (told["request_id"], access["request_id"], access["status"]) == ("mine", "mine", 500)
+    counted = 'peelbound_http_requests_total{method="GET",route="/broken",status="500"} 1.0'
+    assert counted in api.client.get("/metrics").text
+    (span,) = spans.get_finished_spans()
+    assert (span.status.status_code, span.attributes["http.response.status_code"]) == (StatusCode.ERROR, 500)
+    assert [event.name for event in span.events] == ["exception"]
+
+
+def test_an_answer_that_breaks_off_is_not_answered_twice(api: Api) -> None:
+    def begun() -> Iterator[str]:
+        yield "begun"
+        raise RuntimeError("broken")
+
+    api.client.app.add_api_route("/begun", lambda: StreamingResponse(begun()))
+    assert api.client.get("/begun").text == "begun"
