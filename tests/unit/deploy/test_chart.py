@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from helm_python import HelmError
+from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 from peelbound import __version__
 from peelbound.api.__main__ import LAST_SECONDS
@@ -31,12 +32,12 @@ MOST: dict[str, Any] = {
         "tokenSecret": "token",
         "gcsFaultTolerance": {"enabled": True, "redisAddress": "redis:6379", "passwordSecret": {"name": "redis"}},
         "groups": [
-            {"name": "cpu", "min": 0, "max": 4, "resources": {"limits": {"cpu": "2"}}},
+            {"name": "cpu", "min": 0, "max": 4, "resources": {"limits": {"cpu": "2", "memory": "8Gi"}}},
             {
                 "name": "gpu",
                 "min": 0,
                 "max": 2,
-                "resources": {"limits": {"nvidia.com/gpu": 1}},
+                "resources": {"limits": {"cpu": 4, "memory": "16Gi", "nvidia.com/gpu": 1}},
                 "sharedMemory": "8Gi",
                 "nodeSelector": {"gpu": "h100"},
                 "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
@@ -147,6 +148,19 @@ def test_every_container_is_confined_and_probed(values: dict[str, Any]) -> None:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
             assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
             assert "livenessProbe" in container or pod.get("restartPolicy") == "Never"
+
+
+@pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
+def test_rays_object_store_fits_into_shared_memory(values: dict[str, Any]) -> None:
+    looked = 0
+    for pod in pods(documents(values)):
+        for volume in pod["volumes"]:
+            if volume["name"] == "shared-memory" and "sizeLimit" in volume["emptyDir"]:
+                (container,) = pod["containers"]
+                memory = parse_quantity(container["resources"]["limits"]["memory"])
+                assert parse_quantity("0.3") * memory <= parse_quantity(volume["emptyDir"]["sizeLimit"]) < memory
+                looked += 1
+    assert looked == 2  # of the others the limit is the pod's own
 
 
 @pytest.mark.parametrize("drain", [None, 0, 5.5, 600])
