@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from helm_python import HelmError
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 from peelbound import __version__
@@ -56,6 +57,12 @@ MOST: dict[str, Any] = {
 }
 
 
+def with_limits(limits: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Values with one group whose pods have these limits."""
+    group = {"name": "one", "min": 0, "max": 3, "resources": {"limits": limits}}
+    return LEAST | {"ray": {"groups": [group]}, "settings": settings}
+
+
 def documents(values: dict[str, Any]) -> list[dict[str, Any]]:
     with helm_python.Chart.load(CHART) as chart:
         rendered = chart.render(values, name="demo", namespace="prod")
@@ -74,6 +81,13 @@ def pods(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if document["kind"] == "RayCluster":
             for group in [document["spec"]["headGroupSpec"], *document["spec"]["workerGroupSpecs"]]:
                 yield group["template"]["spec"]
+
+
+def autoscaled(cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What Ray's own autoscaler makes of the groups; it raises for one without CPUs."""
+    there = cluster | {"metadata": cluster["metadata"] | {"namespace": "prod"}}
+    found = _derive_autoscaling_config_from_ray_cr(there)["available_node_types"]
+    return {name: kind for name, kind in found.items() if name != "headgroup"}
 
 
 @pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
@@ -101,6 +115,9 @@ def test_what_is_rendered_is_valid(values: dict[str, Any]) -> None:
         (LEAST | {"api": {"replicaz": 3}}, "replicaz"),
         (LEAST | {"monitoring": {"enabled": True}}, "name"),
         (LEAST | {"ray": {"groups": []}}, "groups"),
+        (with_limits({"memory": "8Gi", "nvidia.com/gpu": 1}), "cpu"),
+        (with_limits({"cpu": 1}), "memory"),
+        (with_limits({"cpu": "two", "memory": "8Gi"}), "cpu"),
         (LEAST | {"ray": {"gcsFaultTolerance": {"enabled": True}}}, "redisAddress"),
     ],
 )
@@ -189,6 +206,15 @@ def test_the_ray_cluster_asks_for_tokens_scales_itself_and_may_outlive_its_head(
     assert environment["PEELBOUND_RAY_ADDRESS"]["value"] == f"{least['metadata']['name']}-head-svc:6379"
     token = environment["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
     assert token == {"name": least["metadata"]["name"], "key": "auth_token"}
+
+
+@pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
+def test_rays_autoscaler_understands_every_group(values: dict[str, Any]) -> None:
+    (cluster,) = of_kind(documents(values), "RayCluster").values()
+    groups = cluster["spec"]["workerGroupSpecs"]
+    assert {name: kind["max_workers"] for name, kind in autoscaled(cluster).items()} == {
+        group["groupName"]: group["maxReplicas"] for group in groups
+    }
 
 
 def test_only_the_api_is_open_to_others_and_budgets_match_what_runs() -> None:
