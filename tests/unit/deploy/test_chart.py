@@ -16,6 +16,7 @@ from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 from peelbound import __version__
 from peelbound.api.__main__ import LAST_SECONDS
+from peelbound.service.controller.cluster import fitting
 from peelbound.service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -215,6 +216,41 @@ def test_rays_autoscaler_understands_every_group(values: dict[str, Any]) -> None
     assert {name: kind["max_workers"] for name, kind in autoscaled(cluster).items()} == {
         group["groupName"]: group["maxReplicas"] for group in groups
     }
+
+
+CPUS = {"cpu": "3", "memory": "8Gi"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        LEAST,
+        MOST,
+        with_limits(CPUS | {"cpu": 2.5}),
+        with_limits(CPUS | {"cpu": "1500m"}),
+        with_limits(CPUS | {"nvidia.com/gpu": 2}, worker_gpus=0.3),
+        with_limits(CPUS | {"nvidia.com/gpu": "4"}, worker_gpus=2),
+        with_limits(CPUS | {"nvidia.com/gpu": 8}, worker_gpus=1),
+    ],
+)
+def test_pools_may_grow_as_far_as_the_groups(values: dict[str, Any]) -> None:
+    found = documents(values)
+    (cluster,) = of_kind(found, "RayCluster").values()
+    share = values.get("settings", {}).get("worker_gpus", 0)
+    room = sum(kind["max_workers"] * fitting(kind["resources"], share) for kind in autoscaled(cluster).values())
+    deployments = of_kind(found, "Deployment")
+    (controller,) = deployments["demo-peelbound-controller"]["spec"]["template"]["spec"]["containers"]
+    given = {entry["name"]: entry.get("value") for entry in controller["env"]}
+    assert room > 0
+    assert given["PEELBOUND_CLUSTER_WORKERS"] == str(room)
+
+
+def test_how_far_pools_grow_may_be_set_and_must_not_be_nothing() -> None:
+    found = of_kind(documents(LEAST | {"settings": {"cluster_workers": 5}}), "Deployment")
+    (controller,) = found["demo-peelbound-controller"]["spec"]["template"]["spec"]["containers"]
+    assert [entry["value"] for entry in controller["env"] if entry["name"] == "PEELBOUND_CLUSTER_WORKERS"] == ["5"]
+    with pytest.raises(HelmError, match="not a single worker fits"):
+        documents(with_limits(CPUS, worker_gpus=1))
 
 
 def test_only_the_api_is_open_to_others_and_budgets_match_what_runs() -> None:

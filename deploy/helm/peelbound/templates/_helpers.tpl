@@ -88,6 +88,33 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{/* How many workers fit when every group is at its largest: what Ray makes of the limits, by the rule of
+peelbound.service.controller.cluster.fitting. */}}
+{{- define "peelbound.clusterWorkers" -}}
+{{- $share := .Values.settings.worker_gpus | default 0 | float64 -}}
+{{- $sum := 0 -}}
+{{- range .Values.ray.groups -}}
+{{- $cpu := toString .resources.limits.cpu -}}
+{{- $fitting := hasSuffix "m" $cpu | ternary (divf (trimSuffix "m" $cpu) 1000) $cpu | ceil | int64 -}}
+{{- if gt $share 0.0 -}}
+{{- $gpus := 0 -}}
+{{- range $name, $number := .resources.limits -}}
+{{- if hasSuffix "gpu" $name -}}{{- $gpus = int64 $number -}}{{- end -}}
+{{- end -}}
+{{- if ge $share 1.0 -}}
+{{- $fitting = min $fitting (divf $gpus $share | floor | int64) -}}
+{{- else -}}
+{{- $fitting = min $fitting (mul $gpus (divf 1 $share | floor | int64)) -}}
+{{- end -}}
+{{- end -}}
+{{- $sum = add $sum (mul .max $fitting) -}}
+{{- end -}}
+{{- if not $sum -}}
+{{- fail "ray.groups: not a single worker fits; each takes one CPU, and settings.worker_gpus of a GPU" -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
 {{- define "peelbound.rayToken" -}}
 - name: RAY_AUTH_MODE
   value: token
