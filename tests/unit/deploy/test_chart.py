@@ -50,6 +50,7 @@ MOST: dict[str, Any] = {
         "apiFrom": [{"namespaceSelector": {}}],
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
         "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+        "headEgress": [{"to": [{"ipBlock": {"cidr": "172.20.0.1/32"}}], "ports": [{"port": 443}]}],
     },
     "monitoring": {"enabled": True, "labels": {"release": "prometheus"}, "tokenSecret": {"name": "metrics"}},
     "data": {"claim": "models"},
@@ -267,6 +268,23 @@ def test_only_the_api_is_open_to_others_and_budgets_match_what_runs() -> None:
     for name, own in labels.items():
         assert budgets[name]["spec"]["selector"]["matchLabels"].items() <= own.items()
     assert set(budgets) == {*labels, "demo-peelbound-ray-head"}
+
+
+def test_the_head_reaches_what_its_autoscaler_asks_where_egress_is_restricted() -> None:
+    policies = of_kind(documents(MOST), "NetworkPolicy")
+    assert all("Egress" in policy["spec"]["policyTypes"] for policy in policies.values())
+    assert policies["demo-peelbound-ray-head"]["spec"] == {
+        "podSelector": {
+            "matchLabels": {"ray.io/cluster": "demo-peelbound-ray"},
+            "matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": ["head", "redis-cleanup"]}],
+        },
+        "policyTypes": ["Egress"],
+        "egress": MOST["networkPolicy"]["headEgress"],
+    }
+    open_ = of_kind(documents(LEAST), "NetworkPolicy")
+    assert all(policy["spec"]["policyTypes"] == ["Ingress"] for policy in open_.values())
+    with pytest.raises(HelmError, match="headEgress"):
+        documents(LEAST | {"networkPolicy": {"egress": MOST["networkPolicy"]["egress"]}})
 
 
 def test_the_rules_are_the_alerts_and_the_chart_is_this_versions() -> None:
