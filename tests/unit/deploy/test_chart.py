@@ -270,6 +270,18 @@ def test_only_the_api_is_open_to_others_and_budgets_match_what_runs() -> None:
     assert set(budgets) == {*labels, "demo-peelbound-ray-head"}
 
 
+def test_prometheus_reaches_what_it_is_to_scrape() -> None:
+    prometheus = MOST["networkPolicy"]["metricsFrom"]
+    policies = of_kind(documents(MOST), "NetworkPolicy")
+    (api,) = policies["demo-peelbound-api"]["spec"]["ingress"]
+    assert api["from"] == MOST["networkPolicy"]["apiFrom"] + prometheus
+    assert {"ports": [{"port": 9464}], "from": prometheus} in policies["demo-peelbound-ray"]["spec"]["ingress"]
+    monitored = LEAST | {"monitoring": MOST["monitoring"]}
+    with pytest.raises(HelmError, match="metricsFrom"):
+        documents(monitored)
+    assert documents(monitored | {"networkPolicy": {"enabled": False}})
+
+
 def test_the_head_reaches_what_its_autoscaler_asks_where_egress_is_restricted() -> None:
     policies = of_kind(documents(MOST), "NetworkPolicy")
     assert all("Egress" in policy["spec"]["policyTypes"] for policy in policies.values())
