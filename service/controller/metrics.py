@@ -63,8 +63,29 @@ HEARTBEATS_MISSED = Counter(
     "peelbound_heartbeats_missed", "Signs of life that did not reach the database.", registry=REGISTRY
 )
 
+CAUSES = (
+    "database-unavailable",
+    "infrastructure",
+    "internal",
+    "lease-lost",
+    "object-corrupt",
+    "object-missing",
+    "out-of-memory",
+    "ray-error",
+    "ray-token-refused",
+    "storage-full",
+    "storage-unavailable",
+    "worker-error",
+    "worker-lost",
+    "workers-differ",
+    "workers-unavailable",
+)
+"""Slugs of what ends an attempt that is tried again; a test finds those that are missing."""
+
 for _how in ("solved", "found"):  # a counter that is not there yet has no rate
     PROBLEMS.labels(_how)
+for _cause in CAUSES:  # nor an increase when it first appears with 1
+    RETRIES.labels(_cause)
 
 
 @contextmanager
