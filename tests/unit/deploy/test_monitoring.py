@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
-from promql_parser import AggregateExpr, VectorSelector, parse, walk
+from promql_parser import AggregateExpr, Call, VectorSelector, parse, walk
 
 from peelbound.service.controller import metrics
 from tests.unit.api.harness import Api
@@ -113,6 +113,12 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["annotations"]["summary"]
+
+
+def test_replicas_that_are_all_gone_are_missed() -> None:
+    (down,) = (rule for rule in RULES if rule["alert"] == "PeelboundApiDown")
+    called = [node for node in nodes(down["expr"]) if isinstance(node, Call)]
+    assert [(call.func.name, str(call.args[0])) for call in called] == [("absent", 'up{job="peelbound-api"}')]
 
 
 def test_the_documented_table_is_the_metrics(api: Api) -> None:
