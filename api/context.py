@@ -78,7 +78,12 @@ class Context:
             states=States(audits),
             records=Records(audits, turn),
             callers=Callers(tokens, turn),
-            leases=Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
+            leases=Leases(
+                engine,
+                lease_seconds=settings.lease_seconds,
+                max_attempts=settings.max_attempts,
+                tenant_running=settings.tenant_running_audits,
+            ),
             tokens=tokens,
             webhooks=Webhooks(engine),
             log=Log(engine),

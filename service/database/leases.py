@@ -21,7 +21,7 @@ from peelbound.service.database.deadlines import end_overdue, overdue
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
 from peelbound.service.database.transitions import advance, record
-from peelbound.service.database.turns import AT_WORK, at_work, is_there_work, next_audit, take_turn
+from peelbound.service.database.turns import AT_WORK, at_work, is_there_work, next_audit, oldest_claimable, take_turn
 from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState, EventType, Progress
@@ -64,7 +64,8 @@ class Health:
     """Whether work moves."""
 
     oldest_claimable_seconds: float | None
-    """How long the longest-waiting audit has been claimable; None when none is."""
+    """How long the longest-waiting audit has been claimable; None when none is, or those that are wait for their
+    tenant's turn."""
     controller_seen_seconds: float | None
     """Since the last sign of life of any controller; None when none ever gave one."""
     controllers: int
@@ -300,9 +301,7 @@ class Leases:
         """Since when work waits, and since when no controller was seen."""
         with reading(self._engine) as connection:
             now = self._clock(connection)
-            waiting_since = connection.scalar(
-                select(func.min(AuditRow.claimable_at)).where(AuditRow.claimable_at <= now)
-            )
+            waiting_since = oldest_claimable(connection, now, self._tenant_running)
             seen_at = connection.scalar(select(func.max(ControllerRow.seen_at)))
             alive = select(func.count()).where(ControllerRow.seen_at > now - self._lease)
             controllers = connection.scalars(alive).one()

@@ -70,15 +70,25 @@ class TestLimit:
         leases.fail(held, PROBLEM)
         assert leases.claim("three") is not None
 
-    def test_what_waits_is_due_and_a_living_controller_is_seen(self, service: Service) -> None:
+    def test_what_waits_for_its_tenants_turn_is_not_the_queues_age(self, service: Service) -> None:
         leases = limited(service, 1)
-        service.submit()
-        service.submit()
-        claim = leases.claim("one")
-        assert claim is not None
+        service.submit("full")
+        service.submit("full")
+        held = leases.claim("one")
+        assert held is not None
         service.clock.push(LEASE_SECONDS / 2)
-        leases.heartbeat(claim)
-        assert leases.health().oldest_claimable_seconds is not None
+        assert leases.heartbeat(held) is Lease.HELD
+        assert leases.health().oldest_claimable_seconds is None
+        assert service.leases.health().oldest_claimable_seconds is not None  # without a limit
+        service.submit("other")
+        service.clock.push(5)
+        waited = leases.health().oldest_claimable_seconds
+        assert waited is not None
+        assert 5 <= waited < LEASE_SECONDS / 2
+        leases.fail(held, PROBLEM)
+        waited = leases.health().oldest_claimable_seconds
+        assert waited is not None
+        assert waited >= LEASE_SECONDS / 2
 
     def test_a_look_that_finds_nothing_to_take_needs_no_turn(self, service: Service) -> None:
         """Idle controllers look all the time, and would hold up whoever claims, or wait for it."""

@@ -3,10 +3,15 @@ from datetime import UTC, datetime, timedelta
 from httpx2 import Response
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
+from starlette.testclient import TestClient
 
+from peelbound.api.app import create_app
+from peelbound.api.context import Context
 from peelbound.api.readiness import Readiness
 from peelbound.service.database.tables import AuditRow
-from tests.unit.api.harness import BODY, Api
+from peelbound.service.settings import Settings
+from tests.acting_controller import ActingController
+from tests.unit.api.harness import ALL, BODY, Api
 
 
 def samples(api: Api) -> dict[tuple[str, ...], float]:
@@ -78,6 +83,19 @@ def test_a_replica_stays_in_service_while_work_waits_in_vain(api: Api) -> None:
     assert response.json()["controllers"] == 0
     assert response.json()["oldest_claimable_seconds"] > 3000
     assert api.client.get("/v1/audits").status_code == 200
+
+
+def test_the_queues_age_is_of_what_a_controller_could_take(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"tenant_running_audits": 1}))
+    with TestClient(app, base_url="http://127.0.0.1:8734") as client:
+        context: Context = app.state.context
+        client.headers["Authorization"] = f"Bearer {context.tokens.create('default', 'test', ALL)}"
+        api = Api(client, context, ActingController(context.engine, context.store))
+        api.submit()
+        api.submit()
+        assert ready(api).json()["oldest_claimable_seconds"] is not None
+        api.controller.claim()
+        assert ready(api).json()["oldest_claimable_seconds"] is None
 
 
 def test_not_ready_when_the_store_takes_no_writes(api: Api) -> None:
