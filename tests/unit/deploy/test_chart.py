@@ -112,6 +112,7 @@ def test_what_is_rendered_is_valid(values: dict[str, Any]) -> None:
         ({}, "url"),
         ({"store": {"url": "bucket"}}, "url"),
         (LEAST | {"settings": {"database_url": "x"}}, "database_url"),
+        (LEAST | {"settings": {"tenant_alow": {}}}, "tenant_alow"),
         (LEAST | {"settings": {"drain_seconds": -1}}, "drain_seconds"),
         (LEAST | {"settings": {"drain_seconds": "long"}}, "drain_seconds"),
         (LEAST | {"api": {"replicaz": 3}}, "replicaz"),
@@ -150,6 +151,21 @@ def test_a_number_is_written_as_settings_read_it(value: float, text: str) -> Non
     for name, deployment in of_kind(documents(LEAST | {"settings": {"retry_seconds": value}}), "Deployment").items():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         assert {"name": "PEELBOUND_RETRY_SECONDS", "value": text} in container["env"], name
+
+
+def test_the_schema_takes_all_settings_but_those_that_the_chart_makes() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    taken = schema["properties"]["settings"]["propertyNames"]["enum"]
+    without = {name: value for name, value in MOST.items() if name != "settings"}
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["settings"]
+    made = {
+        entry["name"].removeprefix("PEELBOUND_").lower()
+        for pod in pods(documents(without))
+        for container in pod["containers"]
+        for entry in container.get("env", [])
+        if entry["name"].startswith("PEELBOUND_")
+    } - {*defaults, "cluster_workers"}  # which may be set, too
+    assert taken == [name for name in Settings.model_fields if name not in made]
 
 
 @pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
