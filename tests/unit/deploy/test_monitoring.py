@@ -21,8 +21,8 @@ ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_tex
 RULES: list[dict[str, Any]] = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "peelbound.json").read_text(encoding="utf-8"))
 
-SCRAPED = {"job", "instance"}
-"""Labels that Prometheus adds, also to `up`."""
+SCRAPED = {"job", "instance", "namespace"}
+"""Labels that Prometheus adds, also to `up`; the last one on Kubernetes only."""
 _ROW = re.compile(r"^\| `((?:peelbound|process)_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
 
@@ -113,6 +113,14 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["annotations"]["summary"]
+
+
+def test_alerts_tell_installations_apart() -> None:
+    for rule in RULES:
+        for node in nodes(rule["expr"]):
+            if isinstance(node, AggregateExpr):
+                assert node.modifier is not None, rule["alert"]
+                assert "namespace" in node.modifier.labels, rule["alert"]
 
 
 def test_replicas_that_are_all_gone_are_missed() -> None:
