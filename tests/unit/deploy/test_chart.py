@@ -29,7 +29,16 @@ LEAST: dict[str, Any] = {"store": {"url": "s3://bucket/results"}}
 MOST: dict[str, Any] = {
     "store": {"url": "s3://bucket/results", "endpoint": "https://s3", "region": "r", "secret": {"name": "keys"}},
     "settings": {"allow": ["s3://models"], "workers": 4, "worker_gpus": 0.5, "tenant_active_audits": 50},
-    "api": {"hosts": ["peelbound.example"], "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"}},
+    "api": {
+        "hosts": ["peelbound.example"],
+        "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"},
+        "extraEnv": [{"name": "FORWARDED_ALLOW_IPS", "value": "10.0.0.0/8"}],
+    },
+    "controller": {
+        "extraEnv": [
+            {"name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": {"secretKeyRef": {"name": "otlp", "key": "headers"}}}
+        ]
+    },
     "ray": {
         "tokenSecret": "token",
         "gcsFaultTolerance": {"enabled": True, "redisAddress": "redis:6379", "passwordSecret": {"name": "redis"}},
@@ -116,6 +125,7 @@ def test_what_is_rendered_is_valid(values: dict[str, Any]) -> None:
         (LEAST | {"settings": {"drain_seconds": -1}}, "drain_seconds"),
         (LEAST | {"settings": {"drain_seconds": "long"}}, "drain_seconds"),
         (LEAST | {"api": {"replicaz": 3}}, "replicaz"),
+        (LEAST | {"api": {"extraEnv": [{"name": "PEELBOUND_ALLOW", "value": "[]"}]}}, "extraEnv"),
         (LEAST | {"monitoring": {"enabled": True}}, "name"),
         (LEAST | {"ray": {"groups": []}}, "groups"),
         (with_limits({"memory": "8Gi", "nvidia.com/gpu": 1}), "cpu"),
@@ -151,6 +161,13 @@ def test_a_number_is_written_as_settings_read_it(value: float, text: str) -> Non
     for name, deployment in of_kind(documents(LEAST | {"settings": {"retry_seconds": value}}), "Deployment").items():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         assert {"name": "PEELBOUND_RETRY_SECONDS", "value": text} in container["env"], name
+
+
+def test_variables_that_are_no_settings_reach_api_and_controllers() -> None:
+    deployments = of_kind(documents(MOST), "Deployment")
+    for part in ("api", "controller"):
+        (container,) = deployments[f"demo-peelbound-{part}"]["spec"]["template"]["spec"]["containers"]
+        assert [entry for entry in container["env"] if entry in MOST[part]["extraEnv"]] == MOST[part]["extraEnv"]
 
 
 def test_the_schema_takes_all_settings_but_those_that_the_chart_makes() -> None:
