@@ -100,7 +100,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Gains:
-    """Who beat the trained network on check, by intervals above zero."""
+    """Who beat the trained network on check; `Outcome` says how surely and by how much."""
 
     blocks: tuple[int, ...] = ()
     """Positions of the blocks whose references did, the largest gain first."""
@@ -122,8 +122,10 @@ class Outcome:
     """Those that may be as large as the tolerance."""
     small: Gains
     """Those that are shown to be smaller than the tolerance: real, and too small to matter to the user."""
+    untold: Gains
+    """Those that are not shown, and may be as large as the tolerance all the same."""
     visible: float
-    """δ80 in nats, of the block where it is largest."""
+    """δ80 in nats, of the block where it is largest; of reference networks and of the head control it says nothing."""
     documents_needed: int | None
 
 

@@ -69,11 +69,15 @@ class Narrative:
             case CheckpointVerdict.ESTIMATE_ONLY:
                 return compose("{} check documents are too few to test anything", self._documents())
             case CheckpointVerdict.INCONCLUSIVE:
-                return compose("{}, but a gain below {} nats could have gone unseen", self._nothing(), self._visible())
+                return compose(
+                    "{}, but a gain below {} nats in a block could have gone unseen", self._nothing(), self._visible()
+                )
             case CheckpointVerdict.IN_SAMPLE_ONLY:
                 return compose("a reference network is better on the tokens it was fitted to, but {}", self._nothing())
             case CheckpointVerdict.HOLDS | CheckpointVerdict.NO_GAIN_ON_THIS_DATA:
-                return compose("{}, where {} nats would have been seen", self._nothing(), self._visible())
+                return compose(
+                    "{}, where {} nats in any one block would have been seen", self._nothing(), self._visible()
+                )
         if self.outcome.gains.blocks:
             best = self.outcome.gains.blocks[0]
             gain = nats(f"/blocks/{best}/gain/estimate", self.evidence.blocks[best].gain.estimate)
@@ -84,9 +88,11 @@ class Narrative:
         return compose("refitting the norm and the head alone gains {} nats on check", gain)
 
     def _nothing(self) -> Phrase:
+        if self.outcome.small and self.outcome.untold:
+            return compose("no gain that is shown on check reaches the tolerance of {} nats", self._tolerance())
         if self.outcome.small:
             return compose("no gain on check reaches the tolerance of {} nats", self._tolerance())
-        return Phrase("nothing gained on check")
+        return Phrase("nothing is shown to gain on check" if self.outcome.untold else "nothing gained on check")
 
     def _named(self, finding: BlockFinding, one: str, many: str) -> list[Phrase]:
         numbers = [self._number(i) for i, block in enumerate(self.blocks) if block.finding is finding]
@@ -101,8 +107,8 @@ class Narrative:
             case CheckpointVerdict.IMPROVABLE | CheckpointVerdict.ADAPTABLE:
                 return [*self._gains(), *self._small_gains()]
             case CheckpointVerdict.INCONCLUSIVE:
-                return [self._best_block(), *self._small_gains(), self._power(), self._needed()]
-        return [self._best_block(), *self._small_gains(), self._power()]
+                return [self._best_block(), *self._small_gains(), self._power(), *self._untold(), self._needed()]
+        return [self._best_block(), *self._small_gains(), self._power(), *self._untold()]
 
     def _limits(self) -> list[Phrase]:
         status = plain("/verdict/status", self.outcome.status.value)
@@ -202,6 +208,36 @@ class Narrative:
             self._documents(),
             self._tolerance(),
         )
+
+    def _untold(self) -> list[Phrase]:
+        """Who else may gain as much as matters: the power is that of single blocks."""
+        untold, picked = self.outcome.untold, self.evidence.picked_network()
+        said = []
+        if untold.network and picked is not None:
+            network, path = self.evidence.networks[picked], f"/networks/{picked}"
+            wins = {
+                "gain": ("trained network", network.gain),
+                "gain_over_control": ("head control", network.gain_over_control),
+            }
+            said += [
+                compose(
+                    f"Not so for the reference network {{}}: its gain of {{}} nats {{}} over the {other} is not shown, "
+                    "and may exceed the tolerance.",
+                    plain(f"{path}/name", network.name),
+                    *self._measured(f"{path}/{name}", win),
+                )
+                for name, (other, win) in wins.items()
+                if win is not None and win.low <= 0
+            ]
+        if untold.head:
+            said.append(
+                compose(
+                    "Not so for the norm and the head, refitted alone: their gain of {} nats {} is not shown, and may "
+                    "exceed the tolerance.",
+                    *self._measured("/head_control/gain", self.evidence.head_control.gain),
+                )
+            )
+        return said
 
     def _needed(self) -> Phrase:
         needed = plain("/verdict/documents_needed", self.outcome.documents_needed)

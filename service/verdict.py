@@ -8,7 +8,8 @@ The first of these that holds is the status:
    well; or the refitted head itself. A gain that is shown to be smaller than the tolerance is real, and said, but does
    not matter to whoever set it: a network that is sound gains a few thousandths of a nat as well.
 3. `inconclusive`: nothing is, but a gain as large as the tolerance could have gone unseen. That comes before the next
-   two, which both claim that check was looked at well enough.
+   two, which both claim that check was looked at well enough. That is computed for single blocks alone: what the
+   network that select picked and the head control may gain unseen is said in words and decides nothing.
 4. `in_sample_only`: the bound lies below the trained network and the head control on fit. Where the head control
    explains all of it, the peeled blocks have won nothing even in sample, and the verdict goes on.
 5. `holds`.
@@ -42,18 +43,22 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
 
 
 def _outcome(evidence: Evidence, thresholds: Thresholds) -> Outcome:
-    gains, small = _gains(evidence, mattering=True), _gains(evidence, mattering=False)
+    gains = _gains(evidence, shown=True, matters=True)
+    small, untold = _gains(evidence, shown=True, matters=False), _gains(evidence, shown=False, matters=True)
     visible = max(block.smallest_visible_effect for block in evidence.blocks)
     status = _status(evidence, thresholds, bool(gains), visible)
     inconclusive = status is CheckpointVerdict.INCONCLUSIVE
     needed = documents_needed(evidence.check_documents, visible, evidence.tolerance) if inconclusive else None
-    return Outcome(status, gains, small, visible, needed)
+    return Outcome(status, gains, small, untold, visible, needed)
 
 
-def _gains(evidence: Evidence, *, mattering: bool) -> Gains:
+def _gains(evidence: Evidence, *, shown: bool, matters: bool) -> Gains:
+    """Whose gain is shown (its interval lies above 0), or is not, and may matter (it reaches the tolerance), or not."""
+
     def counts(*wins: Interval) -> bool:
-        shown = min(win.low for win in wins) > 0
-        return shown and (min(win.high for win in wins) >= evidence.tolerance) == mattering
+        above = min(win.low for win in wins) > 0
+        reaches = min(win.high for win in wins) >= evidence.tolerance
+        return (above, reaches) == (shown, matters)
 
     blocks = [position for position, block in enumerate(evidence.blocks) if counts(block.gain)]
     blocks.sort(key=lambda position: -evidence.blocks[position].gain.estimate)

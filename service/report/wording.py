@@ -21,7 +21,10 @@ STATUSES = {
         "improvable", "▲", "act", "a competitor built from this checkpoint is better, on unseen data"
     ),
     CheckpointVerdict.HOLDS: Status(
-        "holds", "✓", "fine", "no competitor gained as much as matters, and a gain that matters would have been seen"
+        "holds",
+        "✓",
+        "fine",
+        "no competitor is shown to gain as much as matters, and a block that does would have been seen",
     ),
     CheckpointVerdict.IN_SAMPLE_ONLY: Status(
         "in-sample only", "◐", "caution", "a competitor is better on the tokens that it was fitted to, not on others"
@@ -33,7 +36,7 @@ STATUSES = {
         "adaptable", "▲", "act", "a competitor built from this checkpoint is better on this data"
     ),
     CheckpointVerdict.NO_GAIN_ON_THIS_DATA: Status(
-        "no gain on this data", "✓", "fine", "no competitor gained as much as matters on this data"
+        "no gain on this data", "✓", "fine", "no competitor is shown to gain as much as matters on this data"
     ),
     CheckpointVerdict.ESTIMATE_ONLY: Status(
         "estimate only", "≈", "caution", "too few check documents for a tested verdict"

@@ -74,7 +74,7 @@ class Verdict(WireModel):
     headline: str
     sentences: list[Sentence]
     smallest_visible_effect: float | None
-    """δ80 = (z + 0.84)·SE in nats: the gain that would have been seen with probability 0.8."""
+    """δ80 = (z + 0.84)·SE in nats: the gain in any one block that would have been seen with probability 0.8."""
     documents_needed: int | None = None
     """For `inconclusive`: about how many check documents would do."""
 

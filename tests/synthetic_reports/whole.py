@@ -74,7 +74,7 @@ def build_report(
     inert: tuple[int, ...] = (),
     lagging: dict[int, str | None] | None = None,
     status: CheckpointVerdict = CheckpointVerdict.HOLDS,
-    headline: str = "Holds: nothing gained on check, where 0.0041 nats would have been seen.",
+    headline: str = "Holds: nothing gained on check, where 0.0041 nats in any one block would have been seen.",
     provenance: str = "unseen",
     check_documents: int = 96,
     quick: bool = False,

@@ -45,7 +45,10 @@ def test_a_sound_annealed_model_holds_and_says_how_well_it_was_looked_at() -> No
     judged = judge(evidence())
     assert judged.verdict.status is STATUS.HOLDS
     assert judged.verdict.smallest_visible_effect == 0.0035
-    assert judged.verdict.headline == "Holds: nothing gained on check, where 0.0035 nats would have been seen."
+    assert (
+        judged.verdict.headline
+        == "Holds: nothing gained on check, where 0.0035 nats in any one block would have been seen."
+    )
     assert "nothing about longer or rescheduled training" in text(evidence())
     assert {block.finding for block in judged.blocks} == {BlockFinding.SOUND}
 
@@ -85,6 +88,21 @@ def test_a_small_gain_of_network_or_head_is_said_too() -> None:
     both = replace(base, head_control=base.head_control.model_copy(update={"gain": small}))
     assert status(both) is STATUS.HOLDS
     assert "the reference network direct and the norm and the head, refitted alone." in text(both)
+
+
+def test_power_is_that_of_blocks_and_a_network_or_head_that_may_gain_more_is_said_with_its_numbers() -> None:
+    picked = network("direct", range(1, 7), gain=around(0.045, 0.05, joint=False), gain_over_control=around(0.03))
+    base = evidence(networks=(NETWORKS[0], picked), bound=bound())
+    verdict = judge(base).verdict
+    assert verdict.status is STATUS.HOLDS
+    assert verdict.headline.startswith("Holds: nothing is shown to gain on check, where 0.0035 nats in any one block")
+    says = "Not so for the reference network direct: its gain of 0.0450 nats (95% interval -0.0050 to 0.0950) over the "
+    assert says in text(base)
+    one_block = replace(base, blocks=(block(), block(gain=around(0.002))))
+    assert judge(one_block).verdict.headline.startswith("Holds: no gain that is shown on check reaches the tolerance")
+    wide = evidence().head_control.model_copy(update={"gain": around(0.004, 0.02, joint=False)})
+    assert "refitted alone: their gain of 0.0040 nats" in text(evidence(head_control=wide))
+    assert "Not so for" not in text(evidence(networks=NETWORKS, bound=bound()))
 
 
 @pytest.mark.parametrize(
@@ -260,6 +278,10 @@ def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> N
         assert all(gain.low <= 0 or gain.high < given_evidence.tolerance for gain in gains)
         some = any(gain.low > 0 for gain in gains)
         assert not (some and "nothing gained" in judged.verdict.headline)
+        assert "in any one block would have been seen" in judged.verdict.headline or found is STATUS.IN_SAMPLE_ONLY
+        estimates = [gain.estimate for gain in [*gains, given_evidence.head_control.gain]]
+        reached = max(estimates) >= given_evidence.tolerance
+        assert not (reached and "no gain on check reaches" in judged.verdict.headline)
     if given_evidence.provenance is Provenance.UNSEEN:
         assert found not in (STATUS.ADAPTABLE, STATUS.NO_GAIN_ON_THIS_DATA)
     else:
