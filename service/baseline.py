@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from peelbound.service.check_size import CheckSize
 from peelbound.service.schemas.report import BaselineReport, BlockReport, Interval, Sentence
 from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain
 
@@ -9,10 +10,15 @@ MOST_NAMED = 6
 """Damaged blocks that a sentence names; the table has all."""
 
 
-def baseline_sentences(report: BaselineReport, blocks: Sequence[BlockReport], level: float) -> list[Sentence]:
+def baseline_sentences(
+    report: BaselineReport, blocks: Sequence[BlockReport], level: float, check: CheckSize
+) -> list[Sentence]:
     """The sentences of the section; paths are those of the whole report."""
-    said = [_whole(report, level), _dearest(report, level)]
-    said += _won_back(report, blocks, level)
+    said = [*check.too_few(), _whole(report, level)]
+    if check.tests:
+        said += [_dearest(report, level), *_won_back(report, blocks, level)]
+    else:
+        said.append(_largest(report, level))
     return [phrase.sentence() for phrase in said]
 
 
@@ -25,6 +31,17 @@ def _whole(report: BaselineReport, level: float) -> Phrase:
         "The baseline's loss on check is {} nats; quantisation cost {} nats {}.",
         nats("/baseline/loss", report.loss),
         *_measured("/baseline/damage", report.damage, level),
+    )
+
+
+def _largest(report: BaselineReport, level: float) -> Phrase:
+    """Where nothing is tested: an order of estimates."""
+    most = max(range(len(report.blocks)), key=lambda i: report.blocks[i].damage.estimate)
+    path = f"/baseline/blocks/{most}"
+    return compose(
+        "Of the baseline's blocks, put in one at a time, block {} has the largest estimate of a gain: {} nats {}.",
+        plain(f"{path}/index", report.blocks[most].index),
+        *_measured(f"{path}/damage", report.blocks[most].damage, level),
     )
 
 

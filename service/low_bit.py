@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 
+from peelbound.service.check_size import CheckSize
 from peelbound.service.schemas.report import BlockBits, BoundBits, Interval, Sentence, WeightsReport
 from peelbound.service.words import Phrase, compose, interval, nats, percent, plain, share, share_in_percent
 
 
 def low_bit_sentences(
-    bound: BoundBits | None, blocks: Sequence[BlockBits], codes_moved: Sequence[float], level: float
+    bound: BoundBits | None,
+    blocks: Sequence[BlockBits],
+    codes_moved: Sequence[float],
+    level: float,
+    check: CheckSize,
 ) -> list[Sentence]:
     """The sentences of the low-bit section; paths are those of the report."""
-    said = []
+    said = check.too_few() if bound is not None or blocks else []
     if bound is not None:
-        said += _of_bound(bound, level)
+        said.append(_of_bound(bound, level) if check.tests else _untested(bound, level))
     if blocks:
-        said += _of_blocks(blocks, level)
+        said += _of_blocks(blocks, level, check)
     if codes_moved:
         said.append(_of_codes(codes_moved))
     return [phrase.sentence() for phrase in said]
@@ -24,23 +29,34 @@ def _measured(path: str, value: Interval, level: float) -> tuple[Phrase, Phrase]
     return nats(f"{path}/estimate", value.estimate), interval(path, value, percent("/settings/thresholds/level", level))
 
 
-def _of_bound(bound: BoundBits, level: float) -> list[Phrase]:
+def _of_bound(bound: BoundBits, level: float) -> Phrase:
     path = "/low_bit/bound"
     if bound.unfinished.low <= 0:
-        return [_out_of_reach(bound, level)]
+        return _out_of_reach(bound, level)
     names = (plain(f"{path}/network", bound.network), plain(f"{path}/free_network", bound.free_network))
-    return [
-        compose(
-            "The reference network in full precision, {}, gains {} nats {} over the trained network on check: {} nats "
-            "{} of that are the price of the bits, and {} nats {} are what {}, the reference network of the model's "
-            "own class, gains: unfinished training.",
-            names[1],
-            *_measured(f"{path}/total", bound.total, level),
-            *_measured(f"{path}/price", bound.price, level),
-            *_measured(f"{path}/unfinished", bound.unfinished, level),
-            names[0],
-        )
-    ]
+    return compose(
+        "The reference network in full precision, {}, gains {} nats {} over the trained network on check: {} nats "
+        "{} of that are the price of the bits, and {} nats {} are what {}, the reference network of the model's "
+        "own class, gains: unfinished training.",
+        names[1],
+        *_measured(f"{path}/total", bound.total, level),
+        *_measured(f"{path}/price", bound.price, level),
+        *_measured(f"{path}/unfinished", bound.unfinished, level),
+        names[0],
+    )
+
+
+def _untested(bound: BoundBits, level: float) -> Phrase:
+    """The two networks over the trained one, and no more."""
+    path = "/low_bit/bound"
+    return compose(
+        "Over the trained network {}, the reference network in full precision, gains {} nats {} on check and {}, that "
+        "of the model's own class, {} nats {}.",
+        plain(f"{path}/free_network", bound.free_network),
+        *_measured(f"{path}/total", bound.total, level),
+        plain(f"{path}/network", bound.network),
+        *_measured(f"{path}/unfinished", bound.unfinished, level),
+    )
 
 
 def _out_of_reach(bound: BoundBits, level: float) -> Phrase:
@@ -73,7 +89,7 @@ def _of_codes(codes_moved: Sequence[float]) -> Phrase:
     )
 
 
-def _of_blocks(blocks: Sequence[BlockBits], level: float) -> list[Phrase]:
+def _of_blocks(blocks: Sequence[BlockBits], level: float, check: CheckSize) -> list[Phrase]:
     costly = [i for i, block in enumerate(blocks) if block.price.low > 0]
     most = max(range(len(blocks)), key=lambda i: blocks[i].price.estimate)
     path = f"/low_bit/blocks/{most}"
@@ -83,7 +99,7 @@ def _of_blocks(blocks: Sequence[BlockBits], level: float) -> list[Phrase]:
         plain(f"{path}/index", blocks[most].index),
         *_measured(f"{path}/price", blocks[most].price, level),
     )
-    if costly:
+    if costly or not check.tests:
         return [dearest]
     nothing = "In no block did leaving the class win anything that could be told from nothing."
     return [compose(nothing, because=[nats(f"{path}/price/low", blocks[most].price.low)])]

@@ -1,13 +1,19 @@
 """What is said of rounding a model that is not low-bit yet: which blocks it may take. Pure."""
 
+from peelbound.service.check_size import CheckSize
 from peelbound.service.schemas.report import Interval, Sentence, WhatIfReport
 from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain, share
 
 
-def what_if_sentences(report: WhatIfReport, tolerance: float, level: float) -> list[Sentence]:
+def what_if_sentences(report: WhatIfReport, tolerance: float, level: float, check: CheckSize) -> list[Sentence]:
     """The sentences of the section; paths are those of the whole report."""
-    said = [_together(report, level), _enough(report, tolerance, level), _dearest(report, level)]
-    said += _re_solved(report, level) + _foretold(report)
+    said = [*check.too_few(), _together(report, level)]
+    if check.tests:
+        said.append(_enough(report, tolerance, level))
+    said.append(_dearest(report, level))
+    if check.tests:
+        said += _re_solved(report, level)
+    said += _foretold(report)
     return [phrase.sentence() for phrase in said]
 
 

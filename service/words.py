@@ -103,7 +103,12 @@ def plain(path: str, value: Value) -> Phrase:
 
 
 def interval(path: str, value: Interval, level: Phrase) -> Phrase:
-    """`(95% interval -0.001 to 0.002)`; says so where it covers jointly with its family."""
+    """`(95% interval -0.001 to 0.002)`; says so where it covers jointly with its family.
+
+    Where nothing varied there is none: a single document shows no variation, and what is left as it is has none.
+    """
+    if value.low == value.high:
+        return Phrase("(without an interval)")
     kind = "simultaneous " if value.simultaneous else ""
     low, high = nats(f"{path}/low", value.low), nats(f"{path}/high", value.high)
     return compose(f"({kind}{{}}% interval {{}} to {{}})", level, low, high)

@@ -153,6 +153,13 @@ def context(preset: str = "standard", blocks: int = 3, **options: Any) -> Contex
     )
 
 
+def with_check_documents(made: Context, documents: int) -> Context:
+    """The same where check has so many documents."""
+    check = made.calibration.splits["check"].model_copy(update={"documents": documents})
+    splits = {**made.calibration.splits, "check": check}
+    return replace(made, calibration=made.calibration.model_copy(update={"splits": splits}))
+
+
 def measured(made: Context, seed: int = 0) -> Measured:
     """A whole audit of a sound model: small gains, reference networks that lose, a head that gains in sample."""
     draw, plan = Synthetic(seed), made.plan

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from peelbound.service.baseline import baseline_caveats, baseline_sentences
+from peelbound.service.check_size import CheckSize
 from peelbound.service.controller.baseline import Baseline, baseline_report
 from peelbound.service.controller.block_measurements import CHECK, SELECT, BlockMeasurements, Sums
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
@@ -109,6 +110,8 @@ class Assembly:
         self._measured, self._context = measured, context
         self._trained = measured.blocks.trained
         self._level = context.thresholds.level
+        documents = context.calibration.splits[CHECK].documents
+        self._check = CheckSize(documents, context.thresholds.check_documents)
 
     def report(self) -> Report:
         """The whole report."""
@@ -127,7 +130,7 @@ class Assembly:
                 blocks=blocks,
                 positive_control=control,
                 provenance=context.request.calibration.provenance,
-                check_documents=context.calibration.splits[CHECK].documents,
+                check_documents=self._check.documents,
                 tolerance=context.plan.tolerance,
             ),
             context.thresholds,
@@ -251,7 +254,7 @@ class Assembly:
             ],
             blocks=found,
             codes_moved=moved,
-            sentences=low_bit_sentences(bound, found, moved, self._level),
+            sentences=low_bit_sentences(bound, found, moved, self._level, self._check),
         )
 
     def _bound_bits(self) -> BoundBits | None:
@@ -274,13 +277,19 @@ class Assembly:
         if baseline is None:
             return None
         found = baseline_report(baseline, self._measured.blocks, level=self._level, seed_of=self._seed)
-        return found.model_copy(update={"sentences": baseline_sentences(found, blocks, self._level)})
+        return found.model_copy(update={"sentences": baseline_sentences(found, blocks, self._level, self._check)})
 
     def _what_if(self) -> WhatIfReport | None:
         rounding = self._measured.rounding
         if rounding is None:
             return None
-        return what_if_report(rounding, tolerance=self._context.plan.tolerance, level=self._level, seed_of=self._seed)
+        return what_if_report(
+            rounding,
+            tolerance=self._context.plan.tolerance,
+            level=self._level,
+            check=self._check,
+            seed_of=self._seed,
+        )
 
     def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
         gains = blocks.gains()
@@ -323,7 +332,7 @@ class Assembly:
     def _named(self, evidence: Sequence[BlockEvidence]) -> dict[int, BlockJudgement]:
         """The blocks (1..K) that are accused."""
         context = self._context
-        judged = judge_blocks(evidence, context.calibration.splits[CHECK].documents, context.thresholds)
+        judged = judge_blocks(evidence, self._check.documents, context.thresholds)
         return {i: j for i, j in enumerate(judged, start=1) if j.finding is not BlockFinding.SOUND}
 
     def _control(self, undamaged: Sequence[BlockEvidence]) -> ControlReport:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
+from peelbound.service.check_size import CheckSize
 from peelbound.service.controller.block_measurements import CHECK, FIT, SELECT, Sums
 from peelbound.service.plan import mix_sizes
 from peelbound.service.schemas.report import RoundedBlock, RoundedMix, WhatIfReport
@@ -104,7 +105,12 @@ class RoundingMeasurements:
 
 
 def what_if_report(
-    rounding: RoundingMeasurements, *, tolerance: float, level: float, seed_of: Callable[[str], int]
+    rounding: RoundingMeasurements,
+    *,
+    tolerance: float,
+    level: float,
+    check: CheckSize,
+    seed_of: Callable[[str], int],
 ) -> WhatIfReport:
     """The section of the report.
 
@@ -112,6 +118,7 @@ def what_if_report(
         rounding: what was measured.
         tolerance: the cost, in nats, that matters to the user.
         level: of the intervals.
+        check: with too few documents no mix is said to be enough.
         seed_of: seeds of the bootstrap by name.
     """
     costs = paired_intervals(rounding.costs(), level=level, seed=seed_of("rounded blocks")).intervals
@@ -130,12 +137,13 @@ def what_if_report(
     kept, sums = rounding.mixes()
     together = paired_intervals(sums, level=level, seed=seed_of("rounded mixes")).intervals
     mixes_ = [RoundedMix(kept=list(k), cost=cost) for k, cost in zip(kept, together, strict=True)]
-    enough = next((i for i, mix in enumerate(mixes_) if mix.cost.high <= tolerance), None)
+    within = (i for i, mix in enumerate(mixes_) if mix.cost.high <= tolerance)
+    enough = next(within, None) if check.tests else None
     agreement = _rank_agreement([b.predicted_cost for b in blocks], [b.cost.estimate for b in blocks])
     report = WhatIfReport(
         scheme=rounding.scheme, blocks=blocks, mixes=mixes_, enough=enough, rank_agreement=agreement, sentences=[]
     )
-    return report.model_copy(update={"sentences": what_if_sentences(report, tolerance, level)})
+    return report.model_copy(update={"sentences": what_if_sentences(report, tolerance, level, check)})
 
 
 def _rank_agreement(predicted: Sequence[float], measured: Sequence[float]) -> float | None:

@@ -51,6 +51,7 @@ def _environment() -> Environment:
         signed=numbers.signed,
         gain=lambda value: _unbroken(numbers.gain(value)),
         interval=lambda value: _unbroken(numbers.interval(value)),
+        limits=numbers.limits,
         score=numbers.score,
         count=numbers.count,
         short=numbers.short,

@@ -32,10 +32,15 @@ def signed(value: float | None, places: int = 4) -> str:
 
 
 def interval(value: Interval | None, *, sign: bool = False) -> str:
-    """An estimate and its interval, e.g. ``+0.0071 [0.0052, 0.0090]``."""
+    """An estimate and its interval, e.g. ``+0.0071 [0.0052, 0.0090]``; the estimate alone where nothing varied."""
     if value is None:
         return ABSENT
-    return f"{decimal(value.estimate, sign=sign)} [{decimal(value.low)}, {decimal(value.high)}]"
+    return f"{decimal(value.estimate, sign=sign)} {limits(value)}".rstrip()
+
+
+def limits(value: Interval) -> str:
+    """The interval alone, e.g. ``[0.0052, 0.0090]``; nothing where nothing varied, as in a single document."""
+    return "" if value.low == value.high else f"[{decimal(value.low)}, {decimal(value.high)}]"
 
 
 def gain(value: Interval | None) -> str:

@@ -271,7 +271,7 @@ class WhatIfReport(WireModel):
     """The dearest blocks on select are kept first; the first mix keeps none."""
     enough: int | None
     """Index of the mix that keeps the fewest blocks among those whose cost, the upper end of its interval, lies within
-    the tolerance; None: none that was measured does."""
+    the tolerance; None: none that was measured does, or check has too few documents to say so."""
     rank_agreement: float | None
     """Spearman's rank correlation of predicted and measured costs over the blocks; None for fewer than three."""
     sentences: list[Sentence]

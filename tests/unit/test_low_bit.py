@@ -1,5 +1,6 @@
 """What is said of a low-bit model's bounds and codes."""
 
+from peelbound.service.check_size import CheckSize
 from peelbound.service.low_bit import low_bit_sentences
 from peelbound.service.schemas.report import BoundBits, Interval
 
@@ -20,8 +21,8 @@ def bound(unfinished: float, price: float) -> BoundBits:
     )
 
 
-def said(made: BoundBits | None, codes_moved: list[float]) -> list[str]:
-    return [sentence.text for sentence in low_bit_sentences(made, [], codes_moved, 0.95)]
+def said(made: BoundBits | None, codes_moved: list[float], documents: int = 30) -> list[str]:
+    return [sentence.text for sentence in low_bit_sentences(made, [], codes_moved, 0.95, CheckSize(documents, 30))]
 
 
 def test_a_bound_that_beats_training_is_split_into_price_and_unfinished_training() -> None:
@@ -42,3 +43,11 @@ def test_it_says_how_many_codes_moved_or_that_none_did() -> None:
     assert said(None, [0.0, 0.0])[0].startswith("Solving blocks in their class moved no code at this budget")
     assert said(None, [0.001, 0.0123]) == ["Solving blocks in their class moved at most 1.23% of a block's codes."]
     assert said(None, []) == []
+
+
+def test_too_few_check_documents_split_nothing() -> None:
+    few, both = said(bound(0.03, 0.12), [], documents=29)
+    assert few == "Estimates only: check has 29 documents, 30 are needed to test anything."
+    assert "unfinished" not in both
+    assert "price" not in both
+    assert "direct, the reference network in full precision, gains 0.150 nats" in both

@@ -57,3 +57,9 @@ def test_an_interval_says_whether_it_covers_jointly(joint: bool, kind: str) -> N
         "/blocks/0/gain/low",
         "/blocks/0/gain/high",
     ]
+
+
+def test_what_did_not_vary_has_no_interval() -> None:
+    """A single document's standard error is 0: its interval would look like certainty."""
+    value = Interval(estimate=0.001, low=0.001, high=0.001, standard_error=0.0)
+    assert interval("/x", value, percent("/settings/thresholds/level", 0.95)).text == "(without an interval)"

@@ -10,14 +10,14 @@ from peelbound.service.controller.assemble import Assembly
 from peelbound.service.controller.baseline import Baseline, baseline_name
 from peelbound.service.controller.subject import Audited
 from peelbound.service.schemas.report import Report
-from tests.measured_fixture import Synthetic, context, measured
+from tests.measured_fixture import Synthetic, context, measured, with_check_documents
 
 NOT_READ = cast(Audited, None)
 
 
-def report_of(damage: dict[int, float], whole: float) -> Report:
+def report_of(damage: dict[int, float], whole: float, documents: int = 40) -> Report:
     """A report of a network that lost so much, and by block what the baseline's wins."""
-    draw, made = Synthetic(), context("quick", len(damage))
+    draw, made = Synthetic(), with_check_documents(context("quick", len(damage)), documents)
     given = measured(made)
     check = given.blocks.check | {
         baseline_name(block): draw.losses("check", 3.0 - lost, 0.0005) for block, lost in damage.items()
@@ -46,6 +46,14 @@ def test_the_damaged_blocks_are_named_the_worst_first() -> None:
     none = report_of({1: -0.01, 2: -0.01, 3: -0.03}, 0.05).baseline
     assert none is not None
     assert none.sentences[1].text.startswith("No single block of the baseline")
+
+
+def test_too_few_check_documents_call_no_block_damaged() -> None:
+    found = report_of({1: 0.01, 2: -0.01, 3: 0.03}, 0.05, documents=29).baseline
+    assert found is not None
+    few, _, largest = [sentence.text for sentence in found.sentences]
+    assert few.startswith("Estimates only: check has 29 documents")
+    assert "block 3 has the largest estimate of a gain: 0.0300 nats" in largest
 
 
 @pytest.mark.parametrize("damage", [{1: 0.03, 2: 0.01, 3: 0.02}, {1: -0.1, 2: 0.01}, {1: -0.1}])

@@ -11,7 +11,7 @@ from peelbound.service.controller.assemble import Assembly
 from peelbound.service.controller.rounding import RoundingMeasurements, alone, dearest_first, mixes, re_solved
 from peelbound.service.plan import mix_sizes
 from peelbound.service.schemas.report import Report
-from tests.measured_fixture import Synthetic, context, measured
+from tests.measured_fixture import Synthetic, context, measured, with_check_documents
 
 SCHEME = "int4-g32"
 
@@ -96,6 +96,19 @@ def test_where_no_mix_is_within_the_tolerance_it_says_so() -> None:
     assert what_if is not None
     assert what_if.enough is None
     assert what_if.sentences[1].text.startswith("No mix that was measured is shown to cost at most 0.0001 nats")
+
+
+def test_too_few_check_documents_name_no_block_that_may_be_rounded() -> None:
+    given = with_check_documents(context("quick", 3, tolerance=0.2), 29)
+    made = replace(measured(given), rounding=rounding(COSTS, together=TOGETHER, back=0.5))
+    what_if = Assembly(made, given).report().what_if
+    assert what_if is not None
+    assert what_if.enough is None
+    assert what_if.sentences[0].text.startswith("Estimates only: check has 29 documents, 30 are needed")
+    said = " ".join(sentence.text for sentence in what_if.sentences)
+    assert "may be rounded" not in said
+    assert "No mix" not in said
+    assert "wins" not in said
 
 
 def test_what_re_solving_wins_back_is_taken_where_select_saw_a_gain() -> None:

@@ -31,7 +31,8 @@ def test_losses_have_four_decimals(value: float | None, written: str) -> None:
 def test_a_gain_carries_its_sign_and_its_interval() -> None:
     assert numbers.gain(make(0.0071, 0.0052, 0.009)) == "+0.0071 [0.0052, 0.0090]"
     assert numbers.gain(make(-0.0012, -0.0031, 0.0007)) == "−0.0012 [−0.0031, 0.0007]"
-    assert numbers.gain(make(0.0, 0.0, 0.0)) == "0.0000 [0.0000, 0.0000]"
+    assert numbers.gain(make(0.001, 0.001, 0.001)) == "+0.0010"
+    assert numbers.limits(make(0.001, 0.001, 0.001)) == ""
     assert numbers.gain(None) == "–"
 
 
