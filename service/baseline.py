@@ -14,7 +14,7 @@ def baseline_sentences(
     report: BaselineReport, blocks: Sequence[BlockReport], level: float, check: CheckSize
 ) -> list[Sentence]:
     """The sentences of the section; paths are those of the whole report."""
-    said = [*check.too_few(), _whole(report, level)]
+    said = [*check.too_few(), _whole(report, level, check)]
     if check.tests:
         said += [_dearest(report, level), *_won_back(report, blocks, level)]
     else:
@@ -26,9 +26,16 @@ def _measured(path: str, value: Interval, level: float) -> tuple[Phrase, Phrase]
     return nats(f"{path}/estimate", value.estimate), interval(path, value, percent("/settings/thresholds/level", level))
 
 
-def _whole(report: BaselineReport, level: float) -> Phrase:
+def _whole(report: BaselineReport, level: float, check: CheckSize) -> Phrase:
+    cost = "quantisation cost {} nats {}"
+    if not check.tests:
+        cost = "the audited network's is put {} nats {} above it"
+    elif report.damage.high < 0:
+        cost = "the audited network's is lower, a cost of {} nats {}"
+    elif report.damage.low <= 0:
+        cost = "quantisation is not shown to have cost anything: {} nats {}"
     return compose(
-        "The baseline's loss on check is {} nats; quantisation cost {} nats {}.",
+        f"The baseline's loss on check is {{}} nats; {cost}.",
         nats("/baseline/loss", report.loss),
         *_measured("/baseline/damage", report.damage, level),
     )
@@ -82,7 +89,7 @@ def _won_back(report: BaselineReport, blocks: Sequence[BlockReport], level: floa
         ]
     return [
         compose(
-            "Re-solved locally, block {} wins {} nats {}; the baseline's own block wins {}.",
+            "Re-solved locally, block {} wins {} nats {}; with the baseline's own block in its place it is {}.",
             plain(f"/blocks/{most}/index", blocks[most].index),
             *_measured(f"/blocks/{most}/gain", blocks[most].gain, level),
             nats(f"/baseline/blocks/{most}/damage/estimate", report.blocks[most].damage.estimate),

@@ -33,6 +33,8 @@ def _of_bound(bound: BoundBits, level: float) -> Phrase:
     path = "/low_bit/bound"
     if bound.unfinished.low <= 0:
         return _out_of_reach(bound, level)
+    if bound.price.low <= 0:
+        return _no_price(bound, level)
     names = (plain(f"{path}/network", bound.network), plain(f"{path}/free_network", bound.free_network))
     return compose(
         "The reference network in full precision, {}, gains {} nats {} over the trained network on check: {} nats "
@@ -59,13 +61,28 @@ def _untested(bound: BoundBits, level: float) -> Phrase:
     )
 
 
+def _no_price(bound: BoundBits, level: float) -> Phrase:
+    """Training is unfinished, and full precision is not shown to gain more than the class does."""
+    path = "/low_bit/bound"
+    return compose(
+        "{}, the reference network of the model's own class, gains {} nats {} over the trained network on check: "
+        "unfinished training. The bits are not shown to cost anything beside it: {}, the reference network in full "
+        "precision, differs from it by {} nats {}.",
+        plain(f"{path}/network", bound.network),
+        *_measured(f"{path}/unfinished", bound.unfinished, level),
+        plain(f"{path}/free_network", bound.free_network),
+        *_measured(f"{path}/price", bound.price, level),
+    )
+
+
 def _out_of_reach(bound: BoundBits, level: float) -> Phrase:
     """No fresh network of the class is better than the trained one for sure: the bound is silent on training."""
     path = "/low_bit/bound"
+    cost = "the bits cost {} nats {}" if bound.price.low > 0 else "the bits are not shown to cost anything: {} nats {}"
     return compose(
         "How much training left undone the bounds do not tell at this budget: {}, the reference network of the "
         "model's own class, is not shown to beat the trained one on check (it gains {} nats {}). Between fresh "
-        "networks of the class and in full precision, {}, the bits cost {} nats {}.",
+        f"networks of the class and in full precision, {{}}, {cost}.",
         plain(f"{path}/network", bound.network),
         *_measured(f"{path}/unfinished", bound.unfinished, level),
         plain(f"{path}/free_network", bound.free_network),

@@ -287,25 +287,34 @@ class Narrative:
         )
 
     def _control(self, control: ControlReport) -> Phrase:
-        cost = nats("/positive_control/planted_cost", control.planted_cost)
+        damage = self._damage(control)
         block = plain("/positive_control/block", control.block)
         seen = plain("/positive_control/damage_seen", control.damage_seen)
         right = plain("/positive_control/right_block_named", control.right_block_named)
         if not control.damage_seen:
             return compose(
-                "The positive control was missed: damage of {} nats, planted in block {} of a copy, was not seen, "
-                "so damage of that size may be here unseen too.",
-                cost,
+                "The positive control was missed: {}, planted in block {} of a copy, was not seen, so damage of that "
+                "size may be here unseen too.",
+                damage,
                 block,
                 because=[seen],
             )
-        found = compose("The positive control was seen: damage of {} nats, planted in block {} of a copy", cost, block)
+        found = compose("The positive control was seen: {}, planted in block {} of a copy", damage, block)
         if control.right_block_named:
             return compose("{}, was noticed and the right block named.", found, because=[seen, right])
         named = plain("/positive_control/named_block", control.named_block)
         if control.named_block is None:
             return compose("{}, was noticed, but no block was named.", found, because=[seen, named])
         return compose("{}, was noticed, but block {} was named.", found, named, because=[seen, right])
+
+    def _damage(self, control: ControlReport) -> Phrase:
+        """What was planted, by its cost; noise can turn out to cost nothing that could be measured."""
+        if control.planted_cost > 0 and control.measured_cost.low > 0:
+            return compose("damage of {} nats", nats("/positive_control/planted_cost", control.planted_cost))
+        return compose(
+            "noise that is not shown to cost anything on check, {} nats {}",
+            *self._measured("/positive_control/measured_cost", control.measured_cost),
+        )
 
     def _inert_caveat(self) -> list[Phrase]:
         inert = [i for i, block in enumerate(self.blocks) if block.finding is BlockFinding.INERT]

@@ -21,6 +21,11 @@ def _measured(path: str, value: Interval, level: float) -> tuple[Phrase, Phrase]
     return nats(f"{path}/estimate", value.estimate), interval(path, value, percent("/settings/thresholds/level", level))
 
 
+def _costs(path: str, value: Interval, level: float) -> Phrase:
+    said = "costs {} nats {}" if value.low > 0 else "is not shown to cost anything, {} nats {}"
+    return compose(said, *_measured(path, value, level))
+
+
 def _scheme(report: WhatIfReport) -> Phrase:
     return plain("/what_if/scheme", report.scheme)
 
@@ -31,9 +36,9 @@ def _tolerance(tolerance: float) -> Phrase:
 
 def _together(report: WhatIfReport, level: float) -> Phrase:
     return compose(
-        "Rounding the linear maps of all blocks to {} costs {} nats {} on check.",
+        "On check, rounding the linear maps of all blocks to {} {}.",
         _scheme(report),
-        *_measured("/what_if/mixes/0/cost", report.mixes[0].cost, level),
+        _costs("/what_if/mixes/0/cost", report.mixes[0].cost, level),
     )
 
 
@@ -81,9 +86,9 @@ def _dearest(report: WhatIfReport, level: float) -> Phrase:
     at = _dearest_on_select(report)
     path, block = f"/what_if/blocks/{at}", report.blocks[at]
     return compose(
-        "Rounded alone, block {}, the dearest on select, costs {} nats {} on check; foretold were {}.",
+        "On check, block {}, the dearest on select, rounded alone {}; foretold were {}.",
         plain(f"{path}/index", block.index),
-        *_measured(f"{path}/cost", block.cost, level),
+        _costs(f"{path}/cost", block.cost, level),
         nats(f"{path}/predicted_cost", block.predicted_cost),
     )
 

@@ -33,10 +33,18 @@ def test_a_bound_that_beats_training_is_split_into_price_and_unfinished_training
 
 
 def test_a_bound_that_does_not_reach_the_trained_network_is_called_silent_on_training() -> None:
-    (text,) = said(bound(-0.09, 0.01), [])
+    (text,) = said(bound(-0.09, 0.02), [])
     assert text.startswith("How much training left undone the bounds do not tell at this budget: YES-0")
-    assert "the bits cost 0.0100 nats" in text
+    assert "the bits cost 0.0200 nats" in text
     assert "unfinished" not in text
+
+
+def test_bits_that_are_not_shown_to_cost_have_no_price() -> None:
+    (text,) = said(bound(0.03, -0.005), [])
+    assert "unfinished training. The bits are not shown to cost anything" in text
+    assert "price" not in text
+    (text,) = said(bound(-0.09, -0.02), [])
+    assert "the bits are not shown to cost anything: -0.0200 nats" in text
 
 
 def test_it_says_how_many_codes_moved_or_that_none_did() -> None:

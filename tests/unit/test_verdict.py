@@ -1,6 +1,7 @@
 """Verdicts follow from the evidence alone, and print nothing that the report does not hold."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -173,6 +174,13 @@ def test_a_missed_control_comes_before_holds() -> None:
     seen = judge(evidence(positive_control=control())).verdict
     assert "missed" not in seen.headline
     assert "right block named" in seen.sentences[-1].text
+
+
+@pytest.mark.parametrize("changes", [{"planted_cost": -0.0004}, {"measured_cost": around(0.001, 0.002, joint=False)}])
+def test_a_control_that_cost_nothing_is_not_called_damage(changes: dict[str, Any]) -> None:
+    said = text(evidence(positive_control=control(damage_seen=False, named_block=None, **changes)))
+    assert "noise that is not shown to cost anything on check" in said
+    assert "damage of" not in said.replace("damage of that size", "")
 
 
 @pytest.mark.parametrize(("named", "says"), [(None, "no block was named"), (2, "block 2 was named")])

@@ -48,6 +48,20 @@ def test_the_damaged_blocks_are_named_the_worst_first() -> None:
     assert none.sentences[1].text.startswith("No single block of the baseline")
 
 
+@pytest.mark.parametrize(
+    ("whole", "says"),
+    [
+        (0.05, "; quantisation cost 0.0500 nats"),
+        (0.0, "; quantisation is not shown to have cost anything: "),
+        (-0.05, "; the audited network's is lower, a cost of -0.0500 nats"),
+    ],
+)
+def test_words_follow_the_sign_of_what_quantisation_cost(whole: float, says: str) -> None:
+    found = report_of({1: 0.03}, whole).baseline
+    assert found is not None
+    assert says in found.sentences[0].text
+
+
 def test_too_few_check_documents_call_no_block_damaged() -> None:
     found = report_of({1: 0.01, 2: -0.01, 3: 0.03}, 0.05, documents=29).baseline
     assert found is not None

@@ -98,6 +98,13 @@ def test_where_no_mix_is_within_the_tolerance_it_says_so() -> None:
     assert what_if.sentences[1].text.startswith("No mix that was measured is shown to cost at most 0.0001 nats")
 
 
+def test_rounding_that_is_not_shown_to_cost_is_said_to_cost_nothing() -> None:
+    what_if = report_of(rounding(dict.fromkeys(COSTS, -0.001), together={0: -0.003, 1: -0.002, 2: -0.001})).what_if
+    assert what_if is not None
+    assert "int4-g32 is not shown to cost anything, -0.0030 nats" in what_if.sentences[0].text
+    assert "rounded alone is not shown to cost anything, -0.0010 nats" in what_if.sentences[2].text
+
+
 def test_too_few_check_documents_name_no_block_that_may_be_rounded() -> None:
     given = with_check_documents(context("quick", 3, tolerance=0.2), 29)
     made = replace(measured(given), rounding=rounding(COSTS, together=TOGETHER, back=0.5))
