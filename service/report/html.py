@@ -17,7 +17,7 @@ from peelbound.service.report.charts.low_bit import damage_chart, price_chart, r
 from peelbound.service.report.charts.matrix import heat_tables
 from peelbound.service.report.citations import references
 from peelbound.service.report.reproduce import audit_command, is_abridged, request_json
-from peelbound.service.report.wording import PROVENANCES, STATUSES
+from peelbound.service.report.wording import GLYPHS, PROVENANCES, STATUSES
 from peelbound.service.schemas.record import AuditRecord, RunSeries
 from peelbound.service.schemas.report import BlockFinding, Report
 
@@ -44,6 +44,7 @@ def _environment() -> Environment:
         policy=CONTENT_SECURITY_POLICY,
         statuses=STATUSES,
         provenances=PROVENANCES,
+        glyphs=GLYPHS,
         BlockFinding=BlockFinding,
     )
     environment.filters.update(

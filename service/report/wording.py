@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from peelbound.service.schemas.report import CheckpointVerdict
+from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ STATUSES = {
         "estimate only", "≈", "caution", "too few check documents for a tested verdict"
     ),
 }
+
+GLYPHS = {BlockFinding.INERT: "■", BlockFinding.UNTRAINED: "▼", BlockFinding.LAGGING: "▲"}
+"""Of blocks that are not sound, in words and in the chart."""
 
 PROVENANCES = {
     "unseen": "The request declares the calibration data as unseen by training.",

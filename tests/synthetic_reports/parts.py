@@ -15,6 +15,7 @@ from peelbound.service.schemas.report import (
     NetworkReport,
     Score,
     Sentence,
+    SpectrumReport,
     SplitReport,
 )
 
@@ -34,6 +35,7 @@ def around(estimate: float, error: float, *, simultaneous: bool = False) -> Inte
 def block(index: int, blocks: int, finding: BlockFinding, side: str | None, rng: random.Random) -> BlockReport:
     """One block's evidence, as the finding makes it."""
     inert, lagging = finding is BlockFinding.INERT, finding is BlockFinding.LAGGING
+    untrained = finding is BlockFinding.UNTRAINED
     first = index == 1
     gain = 0.0001 if inert else 0.0094 if lagging else rng.gauss(0.0004, 0.0007) - (0.002 if first else 0)
     skip = 0.0003 if inert else 1.84 if first else rng.uniform(0.13, 0.2) * min(1.0, 8 / blocks)
@@ -41,6 +43,7 @@ def block(index: int, blocks: int, finding: BlockFinding, side: str | None, rng:
     reasons = {
         BlockFinding.SOUND: "Nothing sets it apart from the other blocks.",
         BlockFinding.INERT: "Leaving it out costs nothing, and it hardly turns its input.",
+        BlockFinding.UNTRAINED: "Its weights look as an initialisation leaves them.",
         BlockFinding.LAGGING: "Both scale scores are far out on the same side.",
     }
     return BlockReport(
@@ -72,6 +75,10 @@ def block(index: int, blocks: int, finding: BlockFinding, side: str | None, rng:
         mlp_scale=Score(mean=0.001, z=0.0 if inert else push * 1.3 + rng.gauss(0, 1.8)),
         block_scale=Score(mean=0.001, z=0.0 if inert else push + rng.gauss(0, 1.8)),
         weight_norm=38.0 + rng.uniform(0, 6),
+        spectrum=SpectrumReport(
+            departure=2.1 if untrained else 41.3, matrix="mlp.up_proj.weight", constant_norms=untrained
+        ),
+        others_departure=41.3 if blocks > 1 else None,
         residual=rng.uniform(0.004, 0.02),
     )
 

@@ -72,6 +72,7 @@ def build_report(
     *,
     blocks: int = 6,
     inert: tuple[int, ...] = (),
+    untrained: tuple[int, ...] = (),
     lagging: dict[int, str | None] | None = None,
     status: CheckpointVerdict = CheckpointVerdict.HOLDS,
     headline: str = "Holds: nothing gained on check, where 0.0041 nats in any one block would have been seen.",
@@ -88,7 +89,11 @@ def build_report(
     lagging = lagging or {}
 
     def finding(k: int) -> BlockFinding:
-        return BlockFinding.INERT if k in inert else BlockFinding.LAGGING if k in lagging else BlockFinding.SOUND
+        if k in inert:
+            return BlockFinding.INERT
+        if k in untrained:
+            return BlockFinding.UNTRAINED
+        return BlockFinding.LAGGING if k in lagging else BlockFinding.SOUND
 
     block_reports = [block(k, blocks, finding(k), lagging.get(k), rng) for k in range(1, blocks + 1)]
     best = max(block_reports, key=lambda b: b.gain.estimate)
@@ -140,6 +145,7 @@ def build_report(
             cloud=cloud,
             inert_blocks=list(inert),
             lagging_blocks=sorted(lagging),
+            untrained_blocks=list(untrained),
             best_block=best.index,
             best_block_gain=best.gain,
             smallest_visible_effect=delta,
@@ -192,10 +198,11 @@ def deep_report(blocks: int = 30, **changes: Any) -> Report:
     defaults: dict[str, Any] = {
         "blocks": blocks,
         "inert": tuple(k for k in (13, 14) if k <= blocks),
+        "untrained": tuple(k for k in (26,) if k <= blocks),
         "lagging": {k: "too_weak" for k in (21,) if k <= blocks},
         "status": CheckpointVerdict.ADAPTABLE,
         "headline": "Adaptable to this data: re-solving block 21 alone gains 0.0094 nats on check; "
-        "blocks 13 and 14 are inert.",
+        "blocks 13 and 14 are inert; block 26 looks untrained.",
         "provenance": "other_distribution",
         "planted": control(seen=False, named=False, block=min(9, blocks)),
     }

@@ -19,7 +19,8 @@ PLOT_WIDTH = lettering.PAGE - 72
 """Pixels across on a phone: less the room that the style sheet leaves at the sides."""
 _NAME_GAP = 6
 
-_FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle", BlockFinding.UNTRAINED: "square"}
+_FINDING_SHAPES = {BlockFinding.INERT: "square", BlockFinding.LAGGING: "triangle", BlockFinding.UNTRAINED: "falling"}
+"""Those of `wording.GLYPHS`."""
 
 
 @dataclass(frozen=True)

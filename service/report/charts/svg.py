@@ -7,6 +7,7 @@ Attribute = str | float | int | None
 MARKS = {
     "diamond": "M0,-1.3L1.3,0L0,1.3L-1.3,0Z",
     "triangle": "M0,-1.25L1.2,0.95L-1.2,0.95Z",
+    "falling": "M0,1.25L1.2,-0.95L-1.2,-0.95Z",
     "square": "M-0.9,-0.9H0.9V0.9H-0.9Z",
     "cross": "M-0.9,-0.9L0.9,0.9M0.9,-0.9L-0.9,0.9",
 }

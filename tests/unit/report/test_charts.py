@@ -1,6 +1,7 @@
 import math
 import re
 from dataclasses import replace
+from importlib.resources import files
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -21,8 +22,9 @@ from peelbound.service.report.charts.losses import (
 from peelbound.service.report.charts.low_bit import damage_chart, price_chart, rounding_chart
 from peelbound.service.report.charts.matrix import ROWS_PER_TABLE, heat_tables
 from peelbound.service.report.charts.scale import Scale
+from peelbound.service.report.wording import GLYPHS
 from peelbound.service.schemas.record import RunSeries
-from peelbound.service.schemas.report import MatrixCell, Report
+from peelbound.service.schemas.report import BlockFinding, MatrixCell, Report
 from tests.synthetic_reports.low_bit import low_bit_report, rounded_report
 from tests.synthetic_reports.parts import around, matrix, network
 from tests.synthetic_reports.runs import build_series
@@ -137,6 +139,19 @@ def test_named_blocks_differ_in_shape_and_carry_their_name() -> None:
     outlines = {svg.MARKS[shape] for shape in ("square", "triangle")}
     drawn = {e.get("d") for e in (*marks(chart, "mark inert"), *marks(chart, "mark lagging"))}
     assert drawn == outlines
+
+
+def test_every_finding_has_a_mark_and_colours_of_its_own_in_both_schemes() -> None:
+    style = (files("peelbound.service.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    chart, named = str(blocks_chart(deep_report().blocks)), [f for f in BlockFinding if f is not BlockFinding.SOUND]
+    outlines = [{mark.get("d") for mark in marks(chart, f"mark {finding}")} for finding in named]
+    assert [len(outline) for outline in outlines] == [1, 1, 1]
+    assert len(set().union(*outlines)) == len(set(GLYPHS.values())) == len(named)
+    for finding in named:
+        for drawn in ("column", "mark", "whisker", "named", "finding"):
+            assert f".{drawn}.{finding} {{" in style, (drawn, finding)
+        for colour in (f"--{finding}:", f"--column-{finding}:"):
+            assert style.count(colour) == 2, colour
 
 
 def test_neighbours_share_a_name_and_close_names_get_lanes_of_their_own() -> None:
