@@ -62,6 +62,8 @@ def block(index: int, blocks: int, finding: BlockFinding, side: str | None, rng:
         smallest_visible_effect=0.0022,
         others_influence=0.0561 if blocks > 1 else None,
         scale_limit=6.0 if lagging else 6.9,
+        half_limit=12.7,
+        excess_limit=0.0053 if blocks > 1 else None,
         candidates=[
             BlockCandidate(rho=0.0, select_gain=0.0, predicted_gain=0.0),
             BlockCandidate(rho=0.3, select_gain=gain + 0.0003, predicted_gain=0.0121),

@@ -37,6 +37,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A line across a block's width."""
+
+    block: int
+    value: float
+    class_: str = "limit"
+
+
+@dataclass(frozen=True)
 class Panel:
     """One measurement over the blocks."""
 
@@ -44,8 +53,8 @@ class Panel:
     hint: str
     points: list[Point]
     root: bool = False
-    limits: dict[int, float] = field(default_factory=dict)
-    """By block: the distance from zero beyond which values count."""
+    limits: list[Limit] = field(default_factory=list)
+    """Beyond which values accuse their block."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,10 @@ class _ColumnName:
 def panels(blocks: Sequence[BlockReport]) -> list[Panel]:
     """The four measurements that findings rest on."""
     return [
-        Panel("Gain, nats", "above 0: better re-solved", _intervals(blocks, _gain)),
+        Panel("Gain, nats", "above 0: better re-solved", _intervals(blocks, _gain), limits=_gain_limits(blocks)),
         Panel("Skip cost, nats", "near 0: it does nothing", _intervals(blocks, _skip), root=True),
         Panel("Block influence", "how far it turns states", _influences(blocks), root=True),
-        Panel("Scale score, z", _scores_hint(blocks), _scores(blocks), limits=_limits(blocks)),
+        Panel("Scale score, z", _scores_hint(blocks), _scores(blocks), limits=_score_limits(blocks)),
     ]
 
 
@@ -102,8 +111,29 @@ def _scores_hint(blocks: Sequence[BlockReport]) -> str:
     return "● attention  ◆ MLP" if _has_sublayers(blocks) else "of the whole block"
 
 
-def _limits(blocks: Sequence[BlockReport]) -> dict[int, float]:
-    return {b.index: b.scale_limit for b in blocks if b.scale_limit is not None and math.isfinite(b.scale_limit)}
+def _gain_limits(blocks: Sequence[BlockReport]) -> list[Limit]:
+    """What is asked of the excess over the others' median gain, drawn from that median."""
+    found = []
+    for b in blocks:
+        if b.excess_gain is not None and b.excess_limit is not None:
+            others = b.gain.estimate - b.excess_gain.estimate
+            found.append(Limit(b.index, others + b.excess_limit))
+    return _finite(found)
+
+
+def _score_limits(blocks: Sequence[BlockReport]) -> list[Limit]:
+    """What both scores must exceed on either side, and what one alone must on the side of harm."""
+    found = []
+    for b in blocks:
+        if b.scale_limit is not None:
+            found += [Limit(b.index, -b.scale_limit), Limit(b.index, b.scale_limit)]
+        if b.half_limit is not None:
+            found.append(Limit(b.index, b.half_limit, "limit alone"))
+    return _finite(found)
+
+
+def _finite(limits: Sequence[Limit]) -> list[Limit]:
+    return [limit for limit in limits if math.isfinite(limit.value)]
 
 
 def _scores(blocks: Sequence[BlockReport]) -> list[Point]:
@@ -170,7 +200,7 @@ def _span(indices: Sequence[int]) -> str:
 def panel_marks(panel: Panel, K: int, top: float) -> list[Markup]:
     """A panel of `PANEL_HEIGHT` pixels below `top`: its title, axis, and a mark for each point."""
     values = [v for p in panel.points for v in (p.value, p.low, p.high)]
-    values += [sign * limit for limit in panel.limits.values() for sign in (-1, 1)]
+    values += [limit.value for limit in panel.limits]
     floor = top + _TITLE + _PLOT
     scale = Scale.fitting(values, floor, top + _TITLE, root=panel.root)
     title = svg.tag(
@@ -188,9 +218,9 @@ def panel_marks(panel: Panel, K: int, top: float) -> list[Markup]:
             svg.line(0, y, 100, y, "zero" if tick == 0 else "grid"),
             svg.text(tick_label(tick), 0, y + 4, anchor="end", dx=-8, class_="tick"),
         ]
-    for index, limit in panel.limits.items():
-        left, right = _x(index, K, -0.4), _x(index, K, 0.4)
-        drawn += [svg.line(left, scale(side), right, scale(side), "limit") for side in (-limit, limit)]
+    for limit in panel.limits:
+        left, right, y = _x(limit.block, K, -0.4), _x(limit.block, K, 0.4), scale(limit.value)
+        drawn.append(svg.line(left, y, right, y, limit.class_))
     radius = 4.2 if K <= 16 else 3.2 if K <= 40 else 2.4
     for point in panel.points:
         x = _x(point.block, K, point.shift)

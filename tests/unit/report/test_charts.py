@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from peelbound.service.report.charts import svg
-from peelbound.service.report.charts.blocks import PLOT_WIDTH, blocks_chart
+from peelbound.service.report.charts.blocks import PLOT_WIDTH, blocks_chart, panels
 from peelbound.service.report.charts.cloud import Split, cloud_chart, cloud_points
 from peelbound.service.report.charts.lettering import PAGE, apart, extent, shortened, width
 from peelbound.service.report.charts.losses import (
@@ -152,6 +152,18 @@ def test_every_finding_has_a_mark_and_colours_of_its_own_in_both_schemes() -> No
             assert f".{drawn}.{finding} {{" in style, (drawn, finding)
         for colour in (f"--{finding}:", f"--column-{finding}:"):
             assert style.count(colour) == 2, colour
+
+
+def test_all_limits_by_which_a_block_lags_are_drawn() -> None:
+    block = frozen_report().blocks[4]
+    assert block.excess_gain is not None
+    assert block.excess_limit is not None
+    gain, _, _, score = panels([block])
+    assert [limit.value for limit in score.limits] == [-6.0, 6.0, 12.7]
+    median = block.gain.estimate - block.excess_gain.estimate
+    assert [limit.value for limit in gain.limits] == [median + block.excess_limit]
+    chart = str(blocks_chart(frozen_report().blocks))
+    assert (len(marks(chart, "limit")), len(marks(chart, "limit alone"))) == (18, 6)
 
 
 def test_neighbours_share_a_name_and_close_names_get_lanes_of_their_own() -> None:

@@ -93,6 +93,8 @@ def test_every_number_and_sentence_of_the_verdict_is_on_the_page(name: str, make
                 assert numbers.scalar(citation.value) in page.text
     for block in report.blocks:
         assert numbers.gain(block.gain) in page.text
+        assert numbers.decimal(block.half_limit, 1) in page.text
+        assert numbers.decimal(block.excess_limit) in page.text
         assert numbers.interval(block.skip_cost) in page.text
     for item in report.networks:
         assert numbers.decimal(item.fit_loss) in page.text
