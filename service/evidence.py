@@ -127,6 +127,8 @@ class Outcome:
     visible: float
     """δ80 in nats, of the block where it is largest; of reference networks and of the head control it says nothing."""
     documents_needed: int | None
+    extra_parameters: int = 0
+    """Of the smallest that gains: 0 where something of the audited network's own size does."""
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,15 @@ class Narrative:
             gain = nats(f"/blocks/{best}/gain/estimate", self.evidence.blocks[best].gain.estimate)
             return compose("re-solving block {} alone gains {} nats on check", self._number(best), gain)
         if self.outcome.gains.network:
-            return Phrase("a reference network beats both the trained network and the head control on check")
+            beats = Phrase("a reference network beats both the trained network and the head control on check")
+            return self._with_extra(beats)
         gain = nats("/head_control/gain/estimate", self.evidence.head_control.gain.estimate)
-        return compose("refitting the norm and the head alone gains {} nats on check", gain)
+        return self._with_extra(compose("refitting the norm and the head alone gains {} nats on check", gain))
+
+    def _with_extra(self, said: Phrase) -> Phrase:
+        if not self.outcome.extra_parameters:
+            return said
+        return compose("{}, with {} parameters more", said, self._extra())
 
     def _nothing(self) -> Phrase:
         if self.outcome.small and self.outcome.untold:
@@ -169,6 +175,14 @@ class Narrative:
                 compose(
                     "Refitting the norm and the head alone gains {} nats {} on check: that gain is not a block's.",
                     *self._measured("/head_control/gain", self.evidence.head_control.gain),
+                )
+            )
+        if self.outcome.extra_parameters:
+            said.append(
+                compose(
+                    "No network of the checkpoint's own size is shown to be better: its head is tied to the embedding, "
+                    "a refitted one is not, which makes {} parameters more.",
+                    self._extra(),
                 )
             )
         return said
@@ -326,6 +340,9 @@ class Narrative:
 
     def _number(self, position: int) -> Phrase:
         return plain(f"/blocks/{position}/index", position + 1)
+
+    def _extra(self) -> Phrase:
+        return plain("/verdict/extra_parameters", self.outcome.extra_parameters)
 
     def _documents(self) -> Phrase:
         return plain("/calibration/splits/check/documents", self.evidence.check_documents)

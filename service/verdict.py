@@ -6,7 +6,8 @@ The first of these that holds is the status:
 2. `improvable`: something that was fitted elsewhere is better on check, by an interval that lies above 0 and not wholly
    below the tolerance: a block reference; the reference network that select picked, where it beats the head control as
    well; or the refitted head itself. A gain that is shown to be smaller than the tolerance is real, and said, but does
-   not matter to whoever set it: a network that is sound gains a few thousandths of a nat as well.
+   not matter to whoever set it: a network that is sound gains a few thousandths of a nat as well. Where only a network
+   with an untied head is better, the words say how many parameters more it has.
 3. `inconclusive`: nothing is, but a gain as large as the tolerance could have gone unseen. That comes before the next
    two, which both claim that check was looked at well enough. That is computed for single blocks alone: what the
    network that select picked and the head control may gain unseen is said in words and decides nothing.
@@ -38,6 +39,7 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
         sentences=narrative.sentences(),
         smallest_visible_effect=outcome.visible,
         documents_needed=outcome.documents_needed,
+        extra_parameters=outcome.extra_parameters,
     )
     return Judgement(verdict, blocks)
 
@@ -49,7 +51,14 @@ def _outcome(evidence: Evidence, thresholds: Thresholds) -> Outcome:
     status = _status(evidence, thresholds, bool(gains), visible)
     inconclusive = status is CheckpointVerdict.INCONCLUSIVE
     needed = documents_needed(evidence.check_documents, visible, evidence.tolerance) if inconclusive else None
-    return Outcome(status, gains, small, untold, visible, needed)
+    return Outcome(status, gains, small, untold, visible, needed, _extra_parameters(evidence, gains))
+
+
+def _extra_parameters(evidence: Evidence, gains: Gains) -> int:
+    """A head that was tied to the embedding is untied before it is refitted; a head that was kept stays tied."""
+    picked = evidence.picked_network()
+    kept = gains.network and picked is not None and not evidence.networks[picked].head_refitted
+    return evidence.head_control.extra_parameters if gains and not gains.blocks and not kept else 0
 
 
 def _gains(evidence: Evidence, *, shown: bool, matters: bool) -> Gains:

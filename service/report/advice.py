@@ -66,6 +66,12 @@ _SIDES = {
 }
 
 
+_SCHEDULE = (
+    "If the learning rate has not annealed yet, a gain is expected: compare checkpoints at an equal point of the "
+    "schedule before calling it a fault."
+)
+
+
 def _names(blocks: list[BlockReport]) -> str:
     indices = [str(b.index) for b in blocks]
     if len(indices) == 1:
@@ -74,8 +80,14 @@ def _names(blocks: list[BlockReport]) -> str:
 
 
 def _checkpoint(report: Report) -> list[str]:
-    status, summary = report.verdict.status, report.summary
+    status, summary, more = report.verdict.status, report.summary, report.verdict.extra_parameters
     match status:
+        case CheckpointVerdict.IMPROVABLE if more:
+            return [
+                f"Untie the head from the embedding and train on, or leave it: what is better has {numbers.count(more)}"
+                " parameters more. That weights of the checkpoint’s own size can be better is not shown.",
+                _SCHEDULE,
+            ]
         case CheckpointVerdict.IMPROVABLE:
             where = ""
             if summary.best_block_gain is not None and summary.best_block_gain.low > 0:
@@ -83,8 +95,7 @@ def _checkpoint(report: Report) -> list[str]:
                 where = f" Block {summary.best_block} alone gives {gain} nats per token."
             return [
                 f"Keep training, or mend it: better weights exist within reach.{where}",
-                "If the learning rate has not annealed yet, a gain is expected: compare checkpoints at an equal point "
-                "of the schedule before calling it a fault.",
+                _SCHEDULE,
             ]
         case CheckpointVerdict.HOLDS:
             return [
@@ -101,8 +112,13 @@ def _checkpoint(report: Report) -> list[str]:
             many = "more check documents" if needed is None else f"about {numbers.count(needed)} check documents"
             return [f"Audit again with {many}: this audit could not have seen an effect of the size that matters."]
         case CheckpointVerdict.ADAPTABLE:
+            could = "the model has not fitted it as well as it could."
+            if more:
+                could = (
+                    f"what fits it better has {numbers.count(more)} parameters more, a head untied from the embedding."
+                )
             return [
-                "If this is the data that you serve, fine-tune on it: the model has not fitted it as well as it could.",
+                f"If this is the data that you serve, fine-tune on it: {could}",
                 "To learn whether training itself left something behind, audit on held-out documents of the training "
                 "distribution and declare them “unseen”.",
             ]

@@ -77,6 +77,9 @@ class Verdict(WireModel):
     """δ80 = (z + 0.84)·SE in nats: the gain in any one block that would have been seen with probability 0.8."""
     documents_needed: int | None = None
     """For `inconclusive`: about how many check documents would do."""
+    extra_parameters: int = 0
+    """For `improvable` and `adaptable`: parameters that whatever is better has beyond the audited model, an untied
+    head; 0 where something of its own size is."""
 
 
 class BlockCandidate(WireModel):

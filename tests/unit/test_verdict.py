@@ -129,6 +129,27 @@ def test_a_head_that_gains_forbids_holds_but_accuses_no_block() -> None:
     assert {block.finding for block in judged.blocks} == {BlockFinding.SOUND}
 
 
+def test_what_is_better_only_with_an_untied_head_is_said_to_be_larger() -> None:
+    picked = network("direct", range(1, 7), gain=around(0.03), gain_over_control=around(0.02))
+    by_network = evidence(networks=(NETWORKS[0], picked), bound=bound())
+    by_head = replace(evidence(), head_control=evidence().head_control.model_copy(update={"gain": around(0.02)}))
+    for larger in (by_network, by_head):
+        verdict = judge(larger).verdict
+        assert (verdict.status, verdict.extra_parameters) == (STATUS.IMPROVABLE, 262_144)
+        assert verdict.headline.endswith("on check, with 262144 parameters more.")
+        assert "No network of the checkpoint's own size is shown to be better" in text(larger)
+    kept = picked.model_copy(update={"head_refitted": False})
+    untied = by_head.head_control.model_copy(update={"extra_parameters": 0})
+    for same_size in (
+        replace(by_network, networks=(NETWORKS[0], kept)),
+        replace(by_network, blocks=(block(gain=around(0.02)),)),
+        replace(by_head, head_control=untied),
+    ):
+        verdict = judge(same_size).verdict
+        assert (verdict.status, verdict.extra_parameters) == (STATUS.IMPROVABLE, 0)
+        assert "parameters more" not in text(same_size)
+
+
 def test_what_could_not_be_seen_is_inconclusive_and_says_what_would_do() -> None:
     blind = evidence(blocks=(block(), block(smallest_visible_effect=0.02)), check_documents=50)
     verdict = judge(blind).verdict

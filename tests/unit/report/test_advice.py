@@ -42,6 +42,16 @@ def test_an_inconclusive_audit_says_how_many_documents_would_do() -> None:
     assert "about 412 check documents" in advice(build_report(status=CheckpointVerdict.INCONCLUSIVE))[0]
 
 
+@pytest.mark.parametrize("status", [CheckpointVerdict.IMPROVABLE, CheckpointVerdict.ADAPTABLE])
+def test_a_larger_network_is_called_larger(status: CheckpointVerdict) -> None:
+    report = build_report(status=status)
+    larger = report.verdict.model_copy(update={"extra_parameters": 262_144})
+    said = " ".join(advice(report.model_copy(update={"verdict": larger})))
+    assert "262,144 parameters more" in said
+    assert "better weights exist" not in said
+    assert "parameters more" not in " ".join(advice(report))
+
+
 def test_undeclared_data_are_asked_for() -> None:
     assert any("Declare where the calibration data come from" in step for step in advice(estimate_report()))
 
