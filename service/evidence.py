@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from peelbound.service.more_text import MoreText, Sequences
 from peelbound.service.schemas.report import (
     BlockFinding,
     Bound,
@@ -89,6 +90,7 @@ class Evidence:
     positive_control: ControlReport | None
     provenance: Provenance
     check_documents: int
+    sequences: Sequences
     tolerance: float
     """Nats: the smallest improvement that matters to the user."""
 
@@ -127,6 +129,8 @@ class Outcome:
     visible: float
     """δ80 in nats, of the block where it is largest; of reference networks and of the head control it says nothing."""
     documents_needed: int | None
+    more_text: MoreText | None
+    """What that takes."""
     extra_parameters: int = 0
     """Of the smallest that gains: 0 where something of the audited network's own size does."""
 

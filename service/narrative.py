@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from peelbound.service.evidence import BlockJudgement, Evidence, Outcome, Thresholds
 from peelbound.service.schemas.report import BlockFinding, Bound, CheckpointVerdict, ControlReport, Interval, Sentence
-from peelbound.service.schemas.request import Provenance
+from peelbound.service.schemas.request import MOST_SEQUENCES, Provenance
 from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain
 
 _TITLES = {
@@ -255,7 +255,20 @@ class Narrative:
 
     def _needed(self) -> Phrase:
         needed = plain("/verdict/documents_needed", self.outcome.documents_needed)
-        return compose("About {} check documents would do.", needed)
+        more = self.outcome.more_text
+        assert more is not None
+        sequences = plain("/verdict/check_sequences_needed", more.check_sequences)
+        in_all = plain("/verdict/documents_in_all", more.documents)
+        if more.check_sequences > MOST_SEQUENCES:
+            said = "About {} check documents would do, more than an audit takes; a larger tolerance needs fewer."
+            return compose(said, needed, because=[sequences])
+        return compose(
+            "About {} check documents would do: supply at least {} in all, and let check have {} sequences "
+            "(--check-sequences).",
+            needed,
+            in_all,
+            sequences,
+        )
 
     def _network(self, bound: Bound) -> Phrase:
         name = plain("/bound/check_network", bound.check_network)

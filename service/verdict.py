@@ -21,6 +21,7 @@ Only data declared `unseen` can yield `improvable` and `holds`; on other data th
 
 from peelbound.service.evidence import Evidence, Gains, Judgement, Outcome, Thresholds
 from peelbound.service.findings import judge_blocks
+from peelbound.service.more_text import more_text
 from peelbound.service.narrative import Narrative
 from peelbound.service.schemas.report import CheckpointVerdict, Interval, Verdict
 from peelbound.service.schemas.request import Provenance
@@ -39,6 +40,8 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
         sentences=narrative.sentences(),
         smallest_visible_effect=outcome.visible,
         documents_needed=outcome.documents_needed,
+        check_sequences_needed=None if outcome.more_text is None else outcome.more_text.check_sequences,
+        documents_in_all=None if outcome.more_text is None else outcome.more_text.documents,
         extra_parameters=outcome.extra_parameters,
     )
     return Judgement(verdict, blocks)
@@ -51,7 +54,8 @@ def _outcome(evidence: Evidence, thresholds: Thresholds) -> Outcome:
     status = _status(evidence, thresholds, bool(gains), visible)
     inconclusive = status is CheckpointVerdict.INCONCLUSIVE
     needed = documents_needed(evidence.check_documents, visible, evidence.tolerance) if inconclusive else None
-    return Outcome(status, gains, small, untold, visible, needed, _extra_parameters(evidence, gains))
+    more = None if needed is None else more_text(needed, evidence.check_documents, evidence.sequences)
+    return Outcome(status, gains, small, untold, visible, needed, more, _extra_parameters(evidence, gains))
 
 
 def _extra_parameters(evidence: Evidence, gains: Gains) -> int:

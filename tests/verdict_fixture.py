@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from peelbound.service.evidence import BlockEvidence, Evidence, Judgement, Thresholds
+from peelbound.service.more_text import Sequences
 from peelbound.service.schemas.report import (
     Bound,
     ControlReport,
@@ -119,6 +120,7 @@ def evidence(**changes: Any) -> Evidence:
         positive_control=None,
         provenance=Provenance.UNSEEN,
         check_documents=192,
+        sequences=Sequences(fit=64, select=32, check=96, length=128, checked=96),
         tolerance=0.01,
     )
     return replace(sound, **changes)

@@ -15,6 +15,7 @@ from peelbound.service.controller.rounding import RoundingMeasurements, what_if_
 from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, Thresholds
 from peelbound.service.findings import judge_blocks
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
+from peelbound.service.more_text import Sequences
 from peelbound.service.plan import Plan, target_map
 from peelbound.service.schemas.report import (
     BaselineReport,
@@ -131,6 +132,7 @@ class Assembly:
                 positive_control=control,
                 provenance=context.request.calibration.provenance,
                 check_documents=self._check.documents,
+                sequences=self._sequences(),
                 tolerance=context.plan.tolerance,
             ),
             context.thresholds,
@@ -190,6 +192,16 @@ class Assembly:
             environment=context.environment,
             request=context.request.identity(),
             caveats=self._caveats(),
+        )
+
+    def _sequences(self) -> Sequences:
+        asked, given = self._context.request.calibration, self._context.calibration
+        return Sequences(
+            fit=asked.fit_sequences,
+            select=asked.select_sequences,
+            check=asked.check_sequences,
+            length=given.sequence_length,
+            checked=given.splits[CHECK].sequences,
         )
 
     def _losses(self) -> LossReport:

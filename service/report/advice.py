@@ -2,6 +2,7 @@
 
 from peelbound.service.report import numbers
 from peelbound.service.schemas.report import BlockFinding, BlockReport, CheckpointVerdict, Report
+from peelbound.service.schemas.request import MOST_SEQUENCES
 
 
 def advice(report: Report) -> list[str]:
@@ -66,6 +67,19 @@ _SIDES = {
 }
 
 
+def _more_text(report: Report) -> str:
+    needed = report.verdict.documents_needed
+    sequences, in_all = report.verdict.check_sequences_needed, report.verdict.documents_in_all
+    if needed is None or sequences is None or in_all is None:  # of an earlier version
+        return "more check documents"
+    if sequences > MOST_SEQUENCES:
+        return "a larger --tolerance, since no audit takes the documents that this one needs"
+    return (
+        f"at least {numbers.count(in_all)} documents and --check-sequences {sequences}, so that check has the "
+        f"{numbers.count(needed)} that it needs"
+    )
+
+
 _SCHEDULE = (
     "If the learning rate has not annealed yet, a gain is expected: compare checkpoints at an equal point of the "
     "schedule before calling it a fault."
@@ -108,9 +122,10 @@ def _checkpoint(report: Report) -> list[str]:
                 "with more fit documents if you want to know whether it would.",
             ]
         case CheckpointVerdict.INCONCLUSIVE:
-            needed = report.verdict.documents_needed
-            many = "more check documents" if needed is None else f"about {numbers.count(needed)} check documents"
-            return [f"Audit again with {many}: this audit could not have seen an effect of the size that matters."]
+            return [
+                f"Audit again with {_more_text(report)}: this audit could not have seen an effect of the size that "
+                "matters.",
+            ]
         case CheckpointVerdict.ADAPTABLE:
             could = "the model has not fitted it as well as it could."
             if more:

@@ -77,6 +77,10 @@ class Verdict(WireModel):
     """δ80 = (z + 0.84)·SE in nats: the gain in any one block that would have been seen with probability 0.8."""
     documents_needed: int | None = None
     """For `inconclusive`: about how many check documents would do."""
+    check_sequences_needed: int | None = None
+    """For `inconclusive`: `calibration.check_sequences` to ask for so that check has them; 65,536 are the most …"""
+    documents_in_all: int | None = None
+    """… and at least how many documents to supply, fit's and select's included."""
     extra_parameters: int = 0
     """For `improvable` and `adaptable`: parameters that whatever is better has beyond the audited model, an untied
     head; 0 where something of its own size is."""

@@ -46,6 +46,10 @@ Document = Annotated[str, AfterValidator(_encodable)]
 _SOURCES = {"uri": "string", "texts": "array", "token_ids": "array"}
 
 
+MOST_SEQUENCES = 65_536
+"""Of one split."""
+
+
 class Calibration(WireModel):
     """The data an audit measures on: exactly one of `uri`, `texts`, `token_ids`."""
 
@@ -66,11 +70,11 @@ class Calibration(WireModel):
     provenance: Provenance = Provenance.UNKNOWN
     sequence_length: Whole = Field(default=128, ge=8, le=8192)
     """Tokens in a packed sequence."""
-    fit_sequences: Whole = Field(default=64, ge=1, le=65536)
+    fit_sequences: Whole = Field(default=64, ge=1, le=MOST_SEQUENCES)
     """Sequences that solvers see, at most."""
-    select_sequences: Whole = Field(default=32, ge=1, le=65536)
+    select_sequences: Whole = Field(default=32, ge=1, le=MOST_SEQUENCES)
     """Sequences on which choices are made, at most."""
-    check_sequences: Whole = Field(default=96, ge=1, le=65536)
+    check_sequences: Whole = Field(default=96, ge=1, le=MOST_SEQUENCES)
     """Sequences that are only ever measured on, at most."""
     split_seed: Whole = Field(default=0, ge=0, lt=2**31)
 

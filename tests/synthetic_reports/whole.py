@@ -157,6 +157,8 @@ def build_report(
             sentences=sentences,
             smallest_visible_effect=delta,
             documents_needed=documents_needed,
+            check_sequences_needed=None if documents_needed is None else 210,
+            documents_in_all=None if documents_needed is None else 601,
         ),
         trained=LossReport(fit=fit, select=3.2377, check=around(check, 0.0399)),
         head_control=head,

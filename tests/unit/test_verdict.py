@@ -155,7 +155,9 @@ def test_what_could_not_be_seen_is_inconclusive_and_says_what_would_do() -> None
     verdict = judge(blind).verdict
     assert verdict.status is STATUS.INCONCLUSIVE
     assert verdict.documents_needed == 200
-    assert "About 200 check documents would do." in text(blind)
+    assert "About 200 check documents would do: supply at least 250 in all, and let check have 384" in text(blind)
+    assert (verdict.check_sequences_needed, verdict.documents_in_all) == (384, 250)
+    assert "more than an audit takes" in text(replace(blind, tolerance=0.0003))
     assert judge(evidence()).verdict.documents_needed is None
 
 

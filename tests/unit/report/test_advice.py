@@ -39,7 +39,12 @@ def test_a_sound_checkpoint_gets_one_calm_sentence() -> None:
 
 
 def test_an_inconclusive_audit_says_how_many_documents_would_do() -> None:
-    assert "about 412 check documents" in advice(build_report(status=CheckpointVerdict.INCONCLUSIVE))[0]
+    report = build_report(status=CheckpointVerdict.INCONCLUSIVE)
+    assert "with at least 601 documents and --check-sequences 210, so that check has the 412" in advice(report)[0]
+    beyond = report.verdict.model_copy(update={"check_sequences_needed": 70_000})
+    assert "a larger --tolerance" in advice(report.model_copy(update={"verdict": beyond}))[0]
+    earlier = report.verdict.model_copy(update={"check_sequences_needed": None, "documents_in_all": None})
+    assert "with more check documents" in advice(report.model_copy(update={"verdict": earlier}))[0]
 
 
 @pytest.mark.parametrize("status", [CheckpointVerdict.IMPROVABLE, CheckpointVerdict.ADAPTABLE])
