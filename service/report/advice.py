@@ -67,6 +67,12 @@ _SIDES = {
 }
 
 
+def _doubtful(report: Report) -> bool:
+    """Whether there is something to mend or to look for, whatever the verdict on the checkpoint found."""
+    missed = report.positive_control is not None and not report.positive_control.damage_seen
+    return missed or any(block.finding is not BlockFinding.SOUND for block in report.blocks)
+
+
 def _more_text(report: Report) -> str:
     needed = report.verdict.documents_needed
     sequences, in_all = report.verdict.check_sequences_needed, report.verdict.documents_in_all
@@ -111,6 +117,8 @@ def _checkpoint(report: Report) -> list[str]:
                 f"Keep training, or mend it: better weights exist within reach.{where}",
                 _SCHEDULE,
             ]
+        case CheckpointVerdict.HOLDS if _doubtful(report):
+            return []
         case CheckpointVerdict.HOLDS:
             return [
                 "Nothing to mend by local means at this budget. Only more or other data, a longer or another schedule, "

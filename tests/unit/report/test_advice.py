@@ -1,7 +1,7 @@
 import pytest
 
 from peelbound.service.report.advice import advice
-from peelbound.service.schemas.report import CheckpointVerdict, Interval
+from peelbound.service.schemas.report import CheckpointVerdict, Interval, Report
 from tests.synthetic_reports.parts import control
 from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
@@ -36,6 +36,21 @@ def test_a_wrongly_named_control_makes_names_leads() -> None:
 def test_a_sound_checkpoint_gets_one_calm_sentence() -> None:
     [only] = advice(sound_report())
     assert "Nothing to mend" in only
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        build_report(inert=(3,)),
+        build_report(untrained=(3,)),
+        build_report(lagging={2: None}),
+        sound_report(planted=control(seen=False, named=False)),
+    ],
+)
+def test_where_something_is_named_or_was_missed_there_is_no_word_of_nothing_to_mend(report: Report) -> None:
+    steps = advice(report)
+    assert steps
+    assert not [step for step in steps if "Nothing to mend" in step]
 
 
 def test_an_inconclusive_audit_says_how_many_documents_would_do() -> None:
