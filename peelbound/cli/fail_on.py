@@ -8,6 +8,7 @@ from peelbound.service.schemas.report import CheckpointVerdict, Summary
 
 STATUSES = ("improvable", "adaptable", "in_sample_only", "inconclusive", "estimate_only")
 BLOCKS = ("inert", "lagging", "untrained")
+CONTROL = ("control_missed",)
 DEFAULT = "improvable,adaptable,inconclusive,estimate_only,inert,lagging,untrained"
 """A gain that was found, a block that stands out, and what was measured on too little text to prove anything."""
 
@@ -24,8 +25,8 @@ class FailOn(click.ParamType[frozenset[str]]):
         names = {name.strip() for name in str(value).split(",")}
         if names == {"never"}:
             return frozenset()
-        if unknown := names - {*STATUSES, *BLOCKS}:
-            known = ", ".join((*STATUSES, *BLOCKS))
+        if unknown := names - {*STATUSES, *BLOCKS, *CONTROL}:
+            known = ", ".join((*STATUSES, *BLOCKS, *CONTROL))
             self.fail(f"{', '.join(sorted(unknown))}: choose from {known}; or never, alone.", param, ctx)
         return frozenset(names)
 
@@ -36,8 +37,9 @@ fail_on_option = click.option(
     default=DEFAULT,
     show_default=True,
     help="Exit with 1 when the verdict is one of these: improvable, adaptable, in_sample_only, inconclusive, "
-    "estimate_only (about the checkpoint), inert, lagging, untrained (about any block); or never, alone. By default a "
-    "verdict that rests on too little text does not pass either.",
+    "estimate_only (about the checkpoint), inert, lagging, untrained (about any block), control_missed (planted damage "
+    "went unseen, so that silence is worth little); or never, alone. By default a verdict that rests on too little "
+    "text does not pass either.",
 )
 
 
@@ -50,4 +52,6 @@ def offences(summary: Summary, rule: frozenset[str]) -> list[str]:
         found.add("lagging")
     if summary.untrained_blocks:
         found.add("untrained")
+    if summary.damage_seen is False:
+        found.add("control_missed")
     return sorted(found & rule)

@@ -12,6 +12,13 @@ def summary(status: CheckpointVerdict, inert: list[int], lagging: list[int]) -> 
     )
 
 
+@pytest.mark.parametrize(("seen", "broken"), [(False, ["control_missed"]), (True, []), (None, [])])
+def test_a_missed_control_fails_the_gate_that_asks_for_it(seen: bool | None, broken: list[str]) -> None:
+    found = summary(CheckpointVerdict.HOLDS, [], []).model_copy(update={"damage_seen": seen})
+    assert offences(found, FailOn().convert("inert,control_missed", None, None)) == broken
+    assert offences(found, FailOn().convert(DEFAULT, None, None)) == []
+
+
 @pytest.mark.parametrize("status", CheckpointVerdict)
 def test_by_default_only_what_found_nothing_on_enough_text_passes(status: CheckpointVerdict) -> None:
     rule = FailOn().convert(DEFAULT, None, None)
