@@ -1,15 +1,38 @@
 """What the gate lets pass when nobody says what it should look for."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from peelbound.cli.fail_on import DEFAULT, FailOn, offences
 from peelbound.service.schemas.report import CheckpointVerdict, CloudSummary, Summary
+
+CI = Path(__file__).parents[3] / "docs" / "ci.md"
 
 
 def summary(status: CheckpointVerdict, inert: list[int], lagging: list[int]) -> Summary:
     return Summary.model_construct(
         status=status, cloud=CloudSummary.model_construct(), inert_blocks=inert, lagging_blocks=lagging
     )
+
+
+def documented() -> Callable[[Summary], bool]:
+    """The gate that docs/ci.md has for Python."""
+    (snippet,) = (text for text in CI.read_text(encoding="utf-8").split("```") if "def passes" in text)
+    names: dict[str, Any] = {}
+    exec(snippet.removeprefix("python\n"), names)
+    gate: Callable[[Summary], bool] = names["passes"]
+    return gate
+
+
+@pytest.mark.parametrize("status", CheckpointVerdict)
+def test_the_documented_gate_in_python_is_that_of_the_command_line(status: CheckpointVerdict) -> None:
+    rule, gate = FailOn().convert(DEFAULT, None, None), documented()
+    for inert, lagging in (([], []), ([2], []), ([], [2])):
+        found = summary(status, inert, lagging)
+        assert gate(found) == (offences(found, rule) == [])
 
 
 @pytest.mark.parametrize(("seen", "broken"), [(False, ["control_missed"]), (True, []), (None, [])])
