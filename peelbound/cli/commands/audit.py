@@ -46,6 +46,8 @@ def command(
         make_writable(out)
     with service_for(places, with_controller=True) as service:
         record = service.client.submit(request, idempotency_key=idempotency_key)
+        if not service.own:  # our own ends with the call, and nobody could ask it
+            click.echo(f"Audit {record.id}", err=True)
         try:
             follow_and_judge(service.client, record.id, rule=fail_on, out=out, as_json=as_json)
         except KeyboardInterrupt:

@@ -52,6 +52,7 @@ def test_audit_json_is_one_document(served: Run, service: Service) -> None:
         done = served(*AUDIT, "--json", "--run", "r", "--step", "3", "--deadline", "2h", *numerics)
     assert done.returncode == 1
     record = json.loads(done.stdout)
+    assert done.stderr.splitlines()[0] == f"Audit {record['id']}"
     assert record["summary"]["inert_blocks"] == [3]
     assert (record["request"]["step"], record["request"]["deadline_seconds"]) == (3, 7200)
     options = record["request"]["options"]
