@@ -134,11 +134,7 @@ class AsyncClient:
                 if (await self.get(audit_id)).state.ended:
                     return
                 await asyncio.sleep(following.rest())
-            except httpx2.TransportError as error:
-                await asyncio.sleep(following.pause(error))
-            except ProblemError as error:
-                if error.problem.status < 500 and error.problem.status != 429:
-                    raise
+            except (httpx2.TransportError, ProblemError) as error:
                 await asyncio.sleep(following.pause(error))
 
     async def _connected(self, audit_id: str, following: calls.Following) -> AsyncIterator[Event]:
@@ -160,7 +156,12 @@ class AsyncClient:
         async for event in self.events(audit_id):
             if progress is not None and event.type is EventType.PROGRESS:
                 progress(Progress.model_validate(event.data, extra="ignore"))
-        return await self.get(audit_id)
+        patience = calls.Patience()
+        while True:
+            try:
+                return await self.get(audit_id)
+            except (httpx2.TransportError, ProblemError) as error:
+                await asyncio.sleep(patience.pause(error))
 
     async def cancel(self, audit_id: str) -> AuditRecord:
         """Cancel an audit."""

@@ -251,13 +251,32 @@ def is_event_stream(response: httpx2.Response) -> bool:
     return response.is_success and kind.strip().lower() == "text/event-stream"
 
 
-class Following:
+class Patience:
+    """How often in a row the service failed to answer."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def pause(self, error: Exception) -> float:
+        """Seconds to wait before trying again; the error itself where that is no use, or was done too often."""
+        asked = None
+        if isinstance(error, ProblemError):
+            if error.problem.status < 500 and error.problem.status != 429:
+                raise error
+            asked = error.retry_after
+        if self._failures == len(RECONNECT_SECONDS):
+            raise error
+        self._failures += 1
+        return _at_least(RECONNECT_SECONDS[self._failures - 1], asked)
+
+
+class Following(Patience):
     """Where a reader of an event stream is: what it has seen, and how often in a row it failed to reach the service."""
 
     def __init__(self, after: int) -> None:
+        super().__init__()
         self.after = after
         self.ended = False
-        self._failures = 0
         self._asked: float | None = None
 
     def begin(self, response: httpx2.Response) -> None:
@@ -278,14 +297,6 @@ class Following:
         The replica that sent it is about to end, and may be asked again before its load balancer knows.
         """
         return _at_least(RECONNECT_SECONDS[0], self._asked)
-
-    def pause(self, error: Exception) -> float:
-        """Seconds to wait before connecting again; the error itself when it has failed too often."""
-        if self._failures == len(RECONNECT_SECONDS):
-            raise error
-        self._failures += 1
-        asked = error.retry_after if isinstance(error, ProblemError) else None
-        return _at_least(RECONNECT_SECONDS[self._failures - 1], asked)
 
 
 _JSON = {"Content-Type": "application/json"}

@@ -38,6 +38,23 @@ from peelbound.service.schemas.webhook import (
 T = TypeVar("T")
 
 
+def patiently(ask: Callable[[], T]) -> T:
+    """What `ask` answers, which is asked again while the service cannot be reached or is unwell, as events are.
+
+    For what may be asked twice and ends hours of waiting.
+
+    Raises:
+        ProblemError: the service refuses, or stays unwell.
+        httpx2.TransportError: it stays away.
+    """
+    patience = calls.Patience()
+    while True:
+        try:
+            return ask()
+        except (httpx2.TransportError, ProblemError) as error:
+            time.sleep(patience.pause(error))
+
+
 class Client:
     """Talks to a Peelbound service.
 
@@ -130,11 +147,7 @@ class Client:
                 if self.get(audit_id).state.ended:
                     return
                 time.sleep(following.rest())
-            except httpx2.TransportError as error:
-                time.sleep(following.pause(error))
-            except ProblemError as error:
-                if error.problem.status < 500 and error.problem.status != 429:
-                    raise
+            except (httpx2.TransportError, ProblemError) as error:
                 time.sleep(following.pause(error))
 
     def _connected(self, audit_id: str, following: calls.Following) -> Iterator[Event]:
@@ -156,7 +169,7 @@ class Client:
         for event in self.events(audit_id):
             if progress is not None and event.type is EventType.PROGRESS:
                 progress(Progress.model_validate(event.data, extra="ignore"))
-        return self.get(audit_id)
+        return patiently(lambda: self.get(audit_id))
 
     def cancel(self, audit_id: str) -> AuditRecord:
         """Cancel an audit."""

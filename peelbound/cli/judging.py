@@ -10,7 +10,7 @@ from peelbound.cli.fail_on import offences
 from peelbound.cli.failures import Failure
 from peelbound.cli.output import print_json, print_verdict, stdout_console
 from peelbound.cli.progress import showing
-from peelbound.client import Client
+from peelbound.client import Client, patiently
 from peelbound.service.schemas.record import AuditState
 
 
@@ -43,11 +43,11 @@ def follow_and_judge(client: Client, audit_id: str, *, rule: frozenset[str], out
         why = f": {record.problem.detail} {record.problem.remedy}".rstrip() if record.problem else ""
         raise Failure(f"The audit {'was ' if record.state is AuditState.CANCELLED else ''}{record.state}{why}")
     if out is not None:
-        (out / "report.json").write_bytes(client.report_json(audit_id))
-        (out / "report.html").write_text(client.report_html(audit_id), encoding="utf-8")
+        (out / "report.json").write_bytes(patiently(lambda: client.report_json(audit_id)))
+        (out / "report.html").write_text(patiently(lambda: client.report_html(audit_id)), encoding="utf-8")
         console.print(f"Saved {out / 'report.html'} and report.json", markup=False, highlight=False)
     if not as_json:
-        print_verdict(client.report(audit_id), stdout_console())
+        print_verdict(patiently(lambda: client.report(audit_id)), stdout_console())
     if broken := offences(record.summary, rule):
         click.echo(f"The verdict does not pass --fail-on: {', '.join(broken)}.", err=True)
         raise SystemExit(1)

@@ -14,7 +14,7 @@ from peelbound.client import Client
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState, Progress
 from peelbound.service.schemas.webhook import WebhookChange, WebhookRequest
-from tests.faulty_proxy import faulty_proxy
+from tests.faulty_proxy import Fault, faulty_proxy
 from tests.integration.client.harness import REQUEST, Service
 from tests.synthetic_reports.whole import sound_report
 
@@ -94,6 +94,30 @@ def test_a_queued_audit_outlasts_any_number_of_cut_streams(service: Service, mon
 
     with faulty_proxy(service.url) as proxy:
         assert asyncio.run(story()) == {calls.RECONNECT_SECONDS[0]}
+
+
+def test_a_verdict_is_not_lost_to_an_answer_that_fails_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> list[float]:
+        async with AsyncClient(proxy.endpoint_url, service.token) as client:
+            record = await client.submit(REQUEST)
+            await client.cancel(record.id)
+            pauses: list[float] = []
+
+            async def fail_once(request: httpx2.Request) -> None:
+                if request.url.path.endswith(record.id) and not pauses:
+                    proxy.fault = Fault.UNAVAILABLE
+
+            async def sleep(seconds: float) -> None:
+                pauses.append(seconds)
+                proxy.fault = None
+
+            client._http.event_hooks["request"].append(fail_once)
+            monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=sleep))
+            assert (await client.wait(record.id)).state is AuditState.CANCELLED
+            return pauses
+
+    with faulty_proxy(service.url) as proxy:
+        assert asyncio.run(story()) == [calls.RECONNECT_SECONDS[0]]
 
 
 def test_a_stream_that_a_replica_ends_is_asked_for_again_after_a_pause(

@@ -19,7 +19,7 @@ from peelbound.service.schemas.webhook import (
     WebhookEvent,
     WebhookRequest,
 )
-from tests.faulty_proxy import faulty_proxy
+from tests.faulty_proxy import Fault, faulty_proxy
 from tests.integration.client.harness import REQUEST, Service
 from tests.synthetic_reports.whole import frozen_report
 
@@ -121,6 +121,33 @@ def test_events_survive_broken_connections_without_loss_or_repetition(service: S
     assert proxy.faults == 3
     assert resumed == whole
     assert [event.number for event in resumed] == list(range(1, 64))
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.RESET])
+def test_a_verdict_is_not_lost_to_an_answer_that_fails_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    with (
+        Client(service.url, service.token) as direct,
+        faulty_proxy(service.url) as proxy,
+        Client(proxy.endpoint_url, service.token) as client,
+    ):
+        record = direct.submit(REQUEST)
+        direct.cancel(record.id)
+        pauses: list[float] = []
+
+        def fail_once(request: httpx2.Request) -> None:
+            if request.url.path.endswith(record.id) and not pauses:
+                proxy.fault = fault
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            proxy.fault = None
+
+        client._http.event_hooks["request"].append(fail_once)
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep))
+        assert client.wait(record.id).state is AuditState.CANCELLED
+    assert pauses == [calls.RECONNECT_SECONDS[0]]
 
 
 def test_a_queued_audit_outlasts_any_number_of_cut_streams(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
