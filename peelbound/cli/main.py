@@ -1,8 +1,11 @@
 """Entry point of the command line: names the commands and imports none of them."""
 
 import importlib
+import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -35,7 +38,7 @@ Exit codes:
   0  done; for audit and wait: the verdict passes the --fail-on rule
   1  the verdict does not pass; for doctor: something is wrong
   2  wrong usage
-  3  the audit failed or was cancelled, or the service refused or could not be reached
+  3  the audit failed or was cancelled, the service refused or could not be reached, or nobody read the output
 
 \b
 Environment:
@@ -45,8 +48,36 @@ Environment:
 """
 
 
+@contextmanager
+def _closed_pipe_is_no_verdict() -> Iterator[None]:
+    """Where nobody reads standard output any more, click and rich would end with 1, which is a verdict's."""
+    try:
+        yield
+    except BrokenPipeError:
+        _end_unread()
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        _end_unread()
+
+
+def _end_unread() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else what is flushed at exit fails again
+    raise SystemExit(3)
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name; importing them all would make `--help` slow."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the words; `--help` and `--version` print here."""
+        with _closed_pipe_is_no_verdict():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _closed_pipe_is_no_verdict():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The commands in the order in which one needs them."""

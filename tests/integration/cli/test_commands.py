@@ -1,6 +1,8 @@
 """The commands against a real service: what they print, and the exit codes that scripts rely on."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from peelbound.cli.commands.audit import forget
 from peelbound.client import Client
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.report import Report
-from tests.integration.cli.conftest import Run
+from tests.integration.cli.conftest import PEELBOUND, Run
 from tests.integration.client.harness import REQUEST, Service
 from tests.synthetic_reports.whole import estimate_report, frozen_report, sound_report
 
@@ -57,6 +59,19 @@ def test_audit_json_is_one_document(served: Run, service: Service) -> None:
     assert (record["request"]["step"], record["request"]["deadline_seconds"]) == (3, 7200)
     options = record["request"]["options"]
     assert (options["maps"], options["precision"], options["compile"]) == ([[2, 4], [4]], "bfloat16", True)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("list",), ("list", "--json")])
+def test_output_that_nobody_reads_is_no_verdict(service: Service, words: tuple[str, ...]) -> None:
+    """By click's own printing and by rich's."""
+    with Client(service.url, service.token) as client:
+        client.submit(REQUEST)
+    unread, output = os.pipe()
+    os.close(unread)
+    environment = os.environ | {"PEELBOUND_URL": service.url, "PEELBOUND_TOKEN": service.token}
+    done = subprocess.run([PEELBOUND, *words], env=environment, stdout=output, stderr=subprocess.PIPE, check=False)
+    os.close(output)
+    assert done.returncode == 3, done.stderr
 
 
 def test_a_failed_audit_is_exit_code_3_with_the_remedy(served: Run, service: Service) -> None:
