@@ -1,11 +1,12 @@
 """For training loops: a callback of the `transformers` Trainer that has every saved checkpoint audited."""
 
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx2
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -15,13 +16,19 @@ from peelbound.service.schemas.request import AuditRequest, Calibration, Preset
 log = logging.getLogger(__name__)
 
 SUBMIT_SECONDS = 10.0
-"""What a service that does not answer may cost the training at each save."""
+"""How long a submission may take. A service that does not answer costs the training twice this at each save: an answer
+that was lost is asked for once more."""
+MOST_LOSS = 1e6
+"""Nats: what a request may say."""
 
 
 class AuditCheckpoints(TrainerCallback):
     """Submits each checkpoint once it is saved, and goes on; the verdicts are the service's to tell.
 
     Nothing that goes wrong here ends the training: it is logged as a warning.
+
+    An audit reads its checkpoint when its turn comes: `save_total_limit` may have deleted it by then. In a search for
+    hyperparameters the trials must have names (`hp_name`), by which their directories are known.
 
     Args:
         calibration: the text to measure on, by a URI that the service can read.
@@ -58,23 +65,41 @@ class AuditCheckpoints(TrainerCallback):
             return
         step = state.global_step
         try:
-            request = self._request(
-                Path(str(args.output_dir)).absolute() / f"{PREFIX_CHECKPOINT_DIR}-{step}", args, state
-            )
+            request = self._request(_directory(args, state) / f"{PREFIX_CHECKPOINT_DIR}-{step}", args, state)
             with Client(*self._service, timeout=SUBMIT_SECONDS) as client:
-                self.submitted[step] = client.submit(request).id
+                self.submitted[step] = _submitted(client, request)
         except Exception as error:  # a service that is away, a refusal, a name that is no label: the training goes on
             log.warning("The checkpoint of step %d is not audited: %s", step, error)
 
     def _request(self, checkpoint: Path, args: TrainingArguments, state: TrainerState) -> AuditRequest:
         run = self._run or args.run_name
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        last = losses[-1] if losses else None
         return AuditRequest(
             checkpoint=self._uri(checkpoint),
             calibration=self._calibration,
             preset=self._preset,
             run=run,
             step=state.global_step if run else None,
-            training_loss=losses[-1] if losses and math.isfinite(losses[-1]) else None,
+            training_loss=last if last is not None and 0 <= last <= MOST_LOSS else None,  # NaN is neither
             labels=self._labels,
         )
+
+
+def _directory(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where the Trainer saves: each trial of a search in a directory of its own."""
+    output = Path(str(args.output_dir)).absolute()
+    if not state.is_hyper_param_search:
+        return output
+    if state.trial_name is None:
+        raise ValueError("the trial has no name to find its directory by: give hyperparameter_search an hp_name")
+    return output / state.trial_name
+
+
+def _submitted(client: Client, request: AuditRequest) -> str:
+    """The audit's id; the key keeps a submission whose answer was lost from being queued twice."""
+    key = uuid4().hex
+    try:
+        return client.submit(request, idempotency_key=key).id
+    except httpx2.TransportError:
+        return client.submit(request, idempotency_key=key).id

@@ -4,14 +4,16 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from peelbound.client import Client
 from peelbound.service.schemas.request import Calibration
 from peelbound.training import AuditCheckpoints
+from tests.faulty_proxy import faulty_proxy
 from tests.integration.client.harness import Service
 from tests.tiny_models import random_model
 
@@ -58,12 +60,44 @@ def test_every_checkpoint_is_submitted_with_its_run_step_and_loss(service: Servi
             assert request.labels == {"team": "base"}
 
 
-def test_a_diverged_training_without_a_run_is_audited_too(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", [math.nan, -0.5, 1e7])
+def test_a_training_whose_loss_no_request_may_hold_is_audited_too(
+    service: Service, tmp_path: Path, loss: float
+) -> None:
     callback = AuditCheckpoints(CALIBRATION, uri=lambda _: "/data/ckpt", url=service.url, token=service.token)
-    train(tmp_path, callback, loss=math.nan)
+    train(tmp_path, callback, loss=loss)
     with Client(service.url, service.token) as client:
         requests = [client.get(audit).request for audit in callback.submitted.values()]
     assert [(r.training_loss, r.run, r.step) for r in requests] == [(None, None, None)] * 2
+
+
+def saved(callback: AuditCheckpoints, **state: Any) -> None:
+    """As the Trainer tells it of a checkpoint."""
+    arguments = TrainingArguments(output_dir="/data/runs", report_to=[], use_cpu=True)
+    callback.on_save(arguments, TrainerState(global_step=5, **state), TrainerControl())
+
+
+def test_an_answer_that_is_lost_is_asked_for_again_and_queues_one_audit(service: Service) -> None:
+    with (
+        faulty_proxy(service.url, cut_after=0, cuts=1) as proxy,
+        Client(service.url, service.token) as client,
+    ):
+        callback = AuditCheckpoints(CALIBRATION, url=proxy.endpoint_url, token=service.token)
+        saved(callback)
+        assert proxy.faults == 1
+        assert [record.id for record in client.iterate()] == [callback.submitted[5]]
+
+
+def test_a_trials_checkpoint_is_found_by_its_name(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    callback = AuditCheckpoints(CALIBRATION, url=service.url, token=service.token)
+    saved(callback, is_hyper_param_search=True, trial_name="rate-3")
+    with Client(service.url, service.token) as client:
+        assert client.get(callback.submitted[5]).request.checkpoint == "/data/runs/rate-3/checkpoint-5"
+    nameless = AuditCheckpoints(CALIBRATION, url=service.url, token=service.token)
+    with caplog.at_level(logging.WARNING, "peelbound.training"):
+        saved(nameless, is_hyper_param_search=True)
+    assert not nameless.submitted
+    assert "hp_name" in caplog.text
 
 
 def test_no_refusal_and_no_missing_service_ends_a_training(
