@@ -25,7 +25,8 @@ _CALIBRATION_FLAGS = (
     "check_sequences",
     "split_seed",
 )
-_WITHOUT_FLAG = sorted(set(AuditOptions.model_fields) - {"tolerance", "maps"})
+_OPTION_FLAGS = ("tolerance", "precision")
+_WITHOUT_FLAG = sorted(set(AuditOptions.model_fields) - {*_OPTION_FLAGS, "compile", "maps"})
 
 
 def request_json(request: Mapping[str, Any]) -> str:
@@ -68,7 +69,8 @@ def audit_command(request: Mapping[str, Any]) -> Command | None:
     words = ["peelbound audit", shlex.quote(str(checkpoint)), _flag("calibration", calibration["uri"])]
     words += _given(request, AuditRequest, ("preset", "baseline", "what_if", "seed"))
     words += _given(calibration, Calibration, _CALIBRATION_FLAGS)
-    words += _given(options, AuditOptions, ("tolerance",))
+    words += _given(options, AuditOptions, _OPTION_FLAGS)
+    words += ["--compile"] if options.get("compile") else []
     words += [_flag("anchors", ",".join(map(str, anchors))) for anchors in options.get("maps") or []]
     return Command(" \\\n  ".join(words), exact=not _given(options, AuditOptions, _WITHOUT_FLAG))
 

@@ -54,6 +54,8 @@ def parsed(command: str) -> AuditRequest:
     [
         REQUEST,
         {**REQUEST, "preset": "quick", "seed": 7, "options": {"tolerance": 0.02, "maps": [[2, 4], [4]]}},
+        {**REQUEST, "options": {"precision": "bfloat16", "compile": True}},
+        {**REQUEST, "options": {"compile": False}},
         {**REQUEST, "what_if": "int4-g32"},
         {**REQUEST, "baseline": "s3://models/baseline/before quantisation"},
         with_calibration(text_field="the body", split_seed=3, check_sequences=12, sequence_length=64),
