@@ -47,7 +47,8 @@ class Interval(WireModel):
 
 
 class Score(WireModel):
-    """Scale score: mean over documents of ∂CE/∂s at s=1. z > 0: the output is too strong or harmful; z < 0: weak."""
+    """Scale score: mean per token, clustered by document, of ∂CE/∂s at s=1. z > 0: the output is too strong or harmful;
+    z < 0: weak."""
 
     mean: Measured
     z: Measured
