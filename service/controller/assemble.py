@@ -9,18 +9,17 @@ import numpy as np
 from peelbound.service.baseline import baseline_caveats, baseline_sentences
 from peelbound.service.check_size import CheckSize
 from peelbound.service.controller.baseline import Baseline, baseline_report
+from peelbound.service.controller.block_evidence import accused, block_evidence, bootstrap_seed
 from peelbound.service.controller.block_measurements import CHECK, SELECT, BlockMeasurements, Sums
 from peelbound.service.controller.networks import HeadResult, Network, cell_name
 from peelbound.service.controller.rounding import RoundingMeasurements, what_if_report
 from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, Thresholds
-from peelbound.service.findings import judge_blocks
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.more_text import Sequences
 from peelbound.service.plan import Plan, target_map
 from peelbound.service.schemas.report import (
     BaselineReport,
     BlockBits,
-    BlockFinding,
     BlockReport,
     BoundBits,
     CalibrationReport,
@@ -36,17 +35,10 @@ from peelbound.service.schemas.report import (
     WhatIfReport,
 )
 from peelbound.service.schemas.request import AuditRequest
-from peelbound.service.statistics import (
-    PairedSums,
-    error_on,
-    excess_gain_intervals,
-    paired_intervals,
-    smallest_visible_effect,
-)
+from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.service.summary import bound_of, summarise
 from peelbound.service.verdict import judge
 from peelbound.service.what_if import what_if_caveats
-from peelbound.workers.keys import seed_of
 from peelbound.workers.tasks import Damage
 
 FIT = "fit"
@@ -303,32 +295,6 @@ class Assembly:
             seed_of=self._seed,
         )
 
-    def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
-        gains = blocks.gains()
-        found = paired_intervals(gains, level=self._level, seed=self._seed("gains"))
-        skips = paired_intervals(blocks.skip_costs(), level=self._level, seed=self._seed("skips"))
-        excess = excess_gain_intervals(gains, level=self._level, seed=self._seed("excess"))
-        on_select = paired_intervals(blocks.select_gains(), level=self._level, seed=self._seed("power"))
-        expected = error_on(blocks.select_gains(), gains.documents)
-        return tuple(
-            BlockEvidence(
-                gain=found.intervals[i],
-                excess_gain=None if excess is None else excess.intervals[i],
-                smallest_visible_effect=(
-                    smallest_visible_effect(found.intervals[i].standard_error, max(found.critical, on_select.critical))
-                    if blocks.choice.chosen[index] != 0
-                    else smallest_visible_effect(float(expected[i]), max(found.critical, on_select.critical))
-                ),
-                chosen_rho=blocks.choice.chosen[index],
-                skip_cost=skips.intervals[i],
-                block_influence=blocks.trained.influence[i],
-                attention_scale=blocks.scale("attention", index),
-                mlp_scale=blocks.scale("mlp", index),
-                spectrum=blocks.trained.spectra[i],
-            )
-            for i, index in enumerate(blocks.blocks)
-        )
-
     def _matrix(self) -> list[MatrixCell]:
         cells = list(self._measured.residuals)
         if not cells:
@@ -341,11 +307,11 @@ class Assembly:
             for (s, t), interval in zip(cells, intervals, strict=True)
         ]
 
+    def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
+        return block_evidence(blocks, self._level, self._context.plan.seed)
+
     def _named(self, evidence: Sequence[BlockEvidence]) -> dict[int, BlockJudgement]:
-        """The blocks (1..K) that are accused."""
-        context = self._context
-        judged = judge_blocks(evidence, self._check.documents, context.thresholds)
-        return {i: j for i, j in enumerate(judged, start=1) if j.finding is not BlockFinding.SOUND}
+        return accused(evidence, self._check.documents, self._context.thresholds)
 
     def _control(self, undamaged: Sequence[BlockEvidence]) -> ControlReport:
         control = self._measured.control
@@ -405,7 +371,7 @@ class Assembly:
         return float(sums.sum() / self._trained.tokens[split].sum())
 
     def _seed(self, name: str) -> int:
-        return seed_of(self._context.plan.seed, "bootstrap", name)
+        return bootstrap_seed(self._context.plan.seed, name)
 
 
 def picked_network(networks: Sequence[Network], tokens: Sums) -> Network:

@@ -7,12 +7,13 @@ the whole can be run again after any interruption and continues where it was.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from peelbound import __version__
 from peelbound.service.controller.assemble import Assembly, Bits, Context, Control, Measured, picked_network
 from peelbound.service.controller.baseline import Baseline, BaselineMeasurements, walk_baseline
+from peelbound.service.controller.block_evidence import accused, block_evidence
 from peelbound.service.controller.block_measurements import BlockMeasurements, Trained
 from peelbound.service.controller.blocks import BlockAudit
 from peelbound.service.controller.cost import Sizes
@@ -23,7 +24,7 @@ from peelbound.service.controller.meter import Meter
 from peelbound.service.controller.networks import Network, NetworkAudit, cell_name
 from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.pool import Pool
-from peelbound.service.controller.positive_control import noise_levels, planted
+from peelbound.service.controller.positive_control import noise_levels, planted, typical_block
 from peelbound.service.controller.subject import CHECK, FIT, SELECT, Audited, Data
 from peelbound.service.controller.walks import TrainedWalk, Walker
 from peelbound.service.controller.weights import Finder, require_full_precision, require_unquantised, weights_report
@@ -174,7 +175,7 @@ class Audit:
     def _measure(self, blocks: BlockAudit, networks: NetworkAudit, free: NetworkAudit, plan: Plan) -> Measured:
         trained = blocks.trained()
         residuals, cells = networks.matrix()
-        levels = noise_levels(trained, plan) if plan.positive_control else []
+        levels = noise_levels(typical_block(trained), plan) if plan.positive_control else []
         measured = blocks.measure([*cells, *levels])
         head_control = networks.head_control()
         maps = self._maps(measured, plan)
@@ -229,7 +230,18 @@ class Audit:
     def _positive_control(
         self, blocks: BlockAudit, measured: BlockMeasurements, levels: list[Reference], plan: Plan
     ) -> Control:
-        """Audit the copy with the damage that should cost on select what a verdict must not miss."""
+        """Audit the copy with the damage that should cost on select what a verdict must not miss.
+
+        The levels rode along when nothing was known of the blocks. Where theirs turned out to be accused, those of
+        another take one more walk over select.
+        """
+        thresholds = Thresholds()
+        evidence = block_evidence(measured, thresholds.level, plan.seed)
+        named = accused(evidence, blocks.data.splits[CHECK].documents, thresholds)
+        block = typical_block(measured.trained, named)
+        if levels[0].leaves != block:
+            levels = noise_levels(block, plan)
+            measured = replace(measured, select=blocks.losses_of(SELECT, levels))
         costs = {level.name: float(measured.select_increase(level.name).estimates()[0]) for level in levels}
         damage = planted(levels, costs)
         self.meter.phase("positive_control")

@@ -1,7 +1,7 @@
 """The positive control: weight noise in one block, as much as makes a loss that a verdict should not miss."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from peelbound.service.controller.block_measurements import Trained
 from peelbound.service.plan import CONTROL_COST, CONTROL_SIGMAS, Plan
@@ -12,13 +12,22 @@ _NOTHING = 1e-6
 """Nats: a level that costs less, or nothing, counts as this much, so that it has a logarithm."""
 
 
-def noise_levels(trained: Trained, plan: Plan) -> list[Reference]:
-    """References with more and more weight noise in the block whose influence on select is the median.
+def typical_block(trained: Trained, accused: Collection[int] = ()) -> int:
+    """The block (1..K) whose influence on select is the median, of those that are not accused where there are any.
+
+    Damage in a block that is accused already would name nobody new, and so could not be seen.
+    """
+    ranked = sorted(range(1, len(trained.select_influence) + 1), key=lambda block: trained.select_influence[block - 1])
+    median = ranked[(len(ranked) - 1) // 2]
+    innocent = [block for block in ranked if block not in accused]
+    return median if median in innocent or not innocent else innocent[(len(innocent) - 1) // 2]
+
+
+def noise_levels(block: int, plan: Plan) -> list[Reference]:
+    """References with more and more weight noise in a block.
 
     The noise has the same direction at every level (`peelbound.workers.damage`), so its cost grows smoothly.
     """
-    ranked = sorted(range(1, plan.blocks + 1), key=lambda block: trained.select_influence[block - 1])
-    block = ranked[(plan.blocks - 1) // 2]
     seed = seed_of(plan.seed, "damage")
     return [Reference(f"noise {sigma:g}", block, block, damage=Damage(block, sigma, seed)) for sigma in CONTROL_SIGMAS]
 

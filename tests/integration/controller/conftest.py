@@ -58,6 +58,20 @@ def ternary_model(inputs: Inputs, name: str) -> Path:
     return aged(model)
 
 
+def half_silent_model(inputs: Inputs, name: str) -> Path:
+    """The model whose block 2, of three the one with the median influence, has an attention that adds nothing."""
+    model = Path(shutil.copytree(inputs.model, inputs.directory / name))
+    for shard in model.glob("*.safetensors"):
+        tensors = load_file(shard)
+        for tensor in tensors:
+            if tensor.endswith(("o_proj.weight", "down_proj.weight")):
+                strength = {"0": 6.0, "1": 2.0, "2": 0.3}[tensor.split(".")[2]]
+                silent = tensor == "model.layers.1.self_attn.o_proj.weight"
+                tensors[tensor] = tensors[tensor] * (0.0 if silent else strength)
+        save_file(tensors, shard, {"format": "pt"})
+    return aged(model)
+
+
 @dataclass
 class Running:
     """A service and its one controller."""

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from peelbound.service.schemas.report import BlockFinding, Report
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Precision, Preset
 from peelbound.service.settings import Settings
-from tests.integration.controller.conftest import WHAT_IF, Inputs, Running
+from tests.integration.controller.conftest import WHAT_IF, Inputs, Running, half_silent_model
 from tests.integration.controller.harness import a_controller, a_service, aged, request_for
 from tests.s3_server import S3Server
 
@@ -29,6 +29,21 @@ def test_the_report_holds_all_that_a_standard_audit_measures(reference: bytes) -
     spectra = [block.spectrum for block in report.blocks]
     assert all(s is not None and s.matrix and s.departure < 5 for s in spectra)  # nobody trained this model …
     assert BlockFinding.UNTRAINED not in {block.finding for block in report.blocks}  # … and so none stands out
+
+
+def test_the_control_is_planted_in_a_block_that_is_not_accused(running: Running, inputs: Inputs) -> None:
+    service, model = running.service, half_silent_model(inputs, "half-silent")
+    first, second = (
+        service.succeeded(service.submit(inputs.request(model), tenant), tenant) for tenant in ("silent", "silent-2")
+    )
+    report = Report.model_validate_json(first)
+    influences = [block.block_influence for block in report.blocks]
+    assert sorted(influences)[1] == influences[1]
+    assert report.blocks[1].finding is BlockFinding.LAGGING
+    assert report.positive_control is not None
+    innocent = {block.index for block in report.blocks if block.finding is BlockFinding.SOUND}
+    assert report.positive_control.block in innocent
+    assert first == second
 
 
 def test_a_repeated_audit_is_answered_from_what_is_kept(
