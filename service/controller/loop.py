@@ -105,19 +105,25 @@ class Controller:
             log.info("controller %s: ready, %d workers", self.owner, workers)
             idle_since, idle = time.monotonic(), pauses(self.settings.poll_seconds)
             while not self.stop.is_set():
-                try:
-                    claim = self.leases.claim(self.owner)
-                    if claim is not None:
-                        self._hold(claim)
-                        idle_since, idle = time.monotonic(), pauses(self.settings.poll_seconds)
-                        continue
-                    self._rest(time.monotonic() - idle_since)
-                except DatabaseUnavailable as error:
-                    log.warning("the database does not answer, trying again: %s", error)
+                if self._worked():
+                    idle_since, idle = time.monotonic(), pauses(self.settings.poll_seconds)
+                    continue
+                self._rest(time.monotonic() - idle_since)
                 self.stop.wait(next(idle))
         finally:
             self.pulse.end()
             self._stop_ray()
+
+    def _worked(self) -> bool:
+        """Claim an audit and carry it out, if there is one; whether there was."""
+        claim = None
+        try:
+            claim = self.leases.claim(self.owner)
+            if claim is not None:
+                self._hold(claim)
+        except DatabaseUnavailable as error:
+            log.warning("the database does not answer, trying again: %s", error)
+        return claim is not None
 
     def _start_pool(self) -> Pool:
         if self._pool is None:
@@ -125,15 +131,21 @@ class Controller:
         return self._pool
 
     def _rest(self, idle_seconds: float) -> None:
-        """Give the workers back when they have not been needed for long."""
-        if self._pool is None or not len(self._pool):
+        """Give the workers back, and those that still wait for room, when they have not been needed for long."""
+        if self._pool is None or not self._pool.asked_for:
             return
         patience = self.settings.worker_idle_seconds
-        if self.settings.ray_address and patience > SHARED_IDLE_SECONDS < idle_seconds and self.leases.at_work():
+        if self.settings.ray_address and patience > SHARED_IDLE_SECONDS < idle_seconds and self._others_at_work():
             patience = SHARED_IDLE_SECONDS
         if idle_seconds > patience:
-            log.info("idle for %.0f s: %d workers given back", idle_seconds, len(self._pool))
+            log.info("idle for %.0f s: %d workers given back", idle_seconds, self._pool.asked_for)
             self._pool.release()
+
+    def _others_at_work(self) -> bool:
+        """Whether an audit is at work somewhere; while the database is away there may be one, and none comes here."""
+        with suppress(DatabaseUnavailable):
+            return bool(self.leases.at_work())
+        return True
 
     def _allowed(self, tenant: str) -> Callable[[], int]:
         """How many workers an audit of this tenant may have now; while the database is away, as many as before."""

@@ -207,6 +207,12 @@ class Members:
             found.append(member)
         return found
 
+    def withdraw(self) -> None:
+        """Ask no more for those that have not started."""
+        starting = [m for m in self._all if m.answer is not None]
+        self.kill(starting)
+        self._all = [m for m in self._all if m not in starting]
+
     def release(self) -> None:
         """Give all back."""
         self._count()

@@ -117,6 +117,11 @@ class Pool:
         return len(self._members.ready)
 
     @property
+    def asked_for(self) -> int:
+        """Workers that it has or waits for."""
+        return len(self._members.everyone)
+
+    @property
     def grain(self) -> int:
         """Sequences a pass."""
         return self._members.grain
@@ -140,6 +145,9 @@ class Pool:
             self._members.await_answers(self.check, self.crowded)
         except RayError as error:
             raise typed(error, "the start of the workers") from error
+        except PeelboundError:
+            self._members.withdraw()  # or they start some day, and hold the cluster for nobody
+            raise
 
     def expect(self, placement: Placement) -> None:
         """What the tasks to come need; what was learned of the same needs before still holds."""

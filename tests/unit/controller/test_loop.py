@@ -1,15 +1,18 @@
 """How a controller idles: it looks again soon, then less often, and soon again once it has worked."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peelbound.service.controller import loop
 from peelbound.service.controller.loop import LONGEST_POLL_SECONDS, Controller, pauses
 from peelbound.service.database.engine import make_engine
+from peelbound.service.database.errors import DatabaseUnavailable
+from peelbound.service.database.leases import Leases
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 
@@ -31,9 +34,17 @@ class Recording(threading.Event):
         return self.is_set()
 
 
-class NoPool:
+class IdlePool:
+    """Has so many workers that wait for room, and none that started."""
+
+    def __init__(self, asked_for: int = 0) -> None:
+        self.asked_for = asked_for
+
     def __len__(self) -> int:
         return 0
+
+    def release(self) -> None:
+        self.asked_for = 0
 
     def close(self) -> None:
         pass
@@ -66,7 +77,7 @@ def test_after_work_the_pauses_begin_anew(tmp_path: Path, monkeypatch: pytest.Mo
     settings = Settings(state_dir=tmp_path, poll_seconds=POLL_SECONDS)
     engine = make_engine(settings.resolved_database_url)
     stop = Recording(waits=5)
-    no_pool: Any = NoPool()
+    no_pool: Any = IdlePool()
     controller = Controller(settings, engine, open_store(settings), stop, lambda *_: no_pool)
     no_pulse: Any = NoPulse()
     held: list[object] = []
@@ -78,3 +89,47 @@ def test_after_work_the_pauses_begin_anew(tmp_path: Path, monkeypatch: pytest.Mo
     engine.dispose()
     assert held == ["an audit"]
     assert stop.asked == [*islice(pauses(POLL_SECONDS), 3), *islice(pauses(POLL_SECONDS), 2)]
+
+
+@pytest.fixture
+def idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., IdlePool]]:
+    """What is left of a pool after a controller has idled for a few looks."""
+    engines = []
+
+    def idle(claim: Callable[[str], None], **fields: Any) -> IdlePool:
+        settings = Settings(state_dir=tmp_path, **fields)
+        engines.append(make_engine(settings.resolved_database_url))
+        pool, no_pulse = IdlePool(asked_for=3), NoPulse()
+        start_pool: Any = lambda *_: pool  # noqa: E731
+        controller = Controller(settings, engines[-1], open_store(settings), Recording(waits=3), start_pool)
+        monkeypatch.setattr(controller, "pulse", no_pulse)
+        monkeypatch.setattr(controller.leases, "claim", claim)
+        controller.run()
+        return pool
+
+    yield idle
+    for engine in engines:
+        engine.dispose()
+
+
+def nothing(_: str) -> None:
+    return None
+
+
+def away(_: str) -> None:
+    raise DatabaseUnavailable("The database is not available.")
+
+
+def test_workers_that_still_wait_for_room_are_given_back_too(idle: Callable[..., IdlePool]) -> None:
+    assert idle(nothing, worker_idle_seconds=300).asked_for == 3
+    assert idle(nothing, worker_idle_seconds=0).asked_for == 0
+
+
+def test_a_controller_that_is_cut_off_gives_its_workers_back(
+    idle: Callable[..., IdlePool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is not may need them; the database cannot be asked whether."""
+    assert idle(away, worker_idle_seconds=0).asked_for == 0
+    monkeypatch.setattr(loop, "SHARED_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(Leases, "at_work", away)
+    assert idle(away, worker_idle_seconds=300, ray_address="127.0.0.1:1").asked_for == 0

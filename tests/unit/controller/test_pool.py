@@ -15,7 +15,7 @@ from peelbound.service.controller.placement import Placement
 from peelbound.service.controller.pool import Output, Pool, Task
 from peelbound.service.settings import Settings
 from peelbound.service.storage.directory import DirectoryStore
-from peelbound.workers.errors import DoesNotFit
+from peelbound.workers.errors import Cancelled, DoesNotFit
 from peelbound.workers.keys import platform_fingerprint
 from peelbound.workers.tasks import Done, Greeting
 
@@ -202,6 +202,43 @@ class OnGpu(Actor):
 class Forgiving(AtOnce):
     def kill(self, handle: Handle) -> None:
         return
+
+
+class Full(AtOnce):
+    """A cluster that has room for the first actor that asks, or for none."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.started: list[Ref] | None = None
+        self.killed: list[Handle] = []
+
+    def wait(self, refs: list[Ref], *, num_returns: int = 1, timeout: float | None = None) -> Any:
+        if self.started is None:
+            self.started = refs[: self.room]
+        return [ref for ref in refs if ref in self.started], [ref for ref in refs if ref not in self.started]
+
+    def kill(self, handle: Handle) -> None:
+        self.killed.append(handle)
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_whoever_gives_up_waiting_for_workers_asks_for_them_no_more(room: int, tmp_path: Path) -> None:
+    """Or they start once there is room, and hold it for nobody."""
+    handles = [Handle(Actor(1)) for _ in range(3)]
+    left, looks = iter(handles), iter([None, None])
+
+    def check() -> None:
+        if next(looks, "cancelled"):
+            raise Cancelled("The audit was cancelled.")
+
+    full = Full(room)
+    with patch.object(members, "start_worker", lambda *_: next(left)), patch.object(members, "ray", full):
+        ours = Pool(Settings(workers=3, cores=3), DirectoryStore(tmp_path), check)
+        assert ours.width == 3
+        with pytest.raises(Cancelled):
+            ours.start(grain=1)
+        assert ours.asked_for == len(ours) == room
+    assert full.killed == handles[room:]
 
 
 @pytest.mark.parametrize("kinds", [("H100", "H100"), ("H100", "A100")])
