@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectRequestTypeDef
 
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError)
-NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
+_NONE_NOW = (NoCredentialsError, CredentialRetrievalError)
+"""Nobody gave credentials when they were asked for; the instance's metadata service, say, may only have been away."""
+_NONE_EVER = (PartialCredentialsError, ProfileNotFound)
+NO_CREDENTIALS = (*_NONE_NOW, *_NONE_EVER)
 _FULL = frozenset({"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "507"})
 _PASSING = frozenset({"OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "RequestTimeTooSkewed"})
 
@@ -41,6 +44,10 @@ _DENIED_REMEDY = (
     "Check the bucket's name, PEELBOUND_S3_ENDPOINT_URL, PEELBOUND_S3_REGION, PEELBOUND_S3_ACCESS_KEY_ID and "
     "PEELBOUND_S3_SECRET_ACCESS_KEY (or the environment's AWS credentials), and that they grant s3:ListBucket and "
     "s3:GetObject, for results also s3:PutObject and s3:DeleteObject."
+)
+_NO_CREDENTIALS_REMEDY = (
+    "Set PEELBOUND_S3_ACCESS_KEY_ID and PEELBOUND_S3_SECRET_ACCESS_KEY, or see that the process gets AWS credentials "
+    "(environment, profile, instance role). They are looked for again each time."
 )
 
 
@@ -81,7 +88,12 @@ class S3Access:
             yield
         except ClientError as error:
             raise _typed(error, where, pointer) from error
-        except NO_CREDENTIALS as error:
+        except _NONE_NOW as error:
+            _client.cache_clear()  # a client that found none when it was made never asks again
+            raise StorageUnavailable(
+                f"{where}: no credentials: {error}.", remedy=_NO_CREDENTIALS_REMEDY, pointer=pointer
+            ) from error
+        except _NONE_EVER as error:
             raise StorageDenied(f"{where}: {error}.", remedy=_DENIED_REMEDY, pointer=pointer) from error
         except (BotoCoreError, RetriesExceededError, S3DownloadFailedError) as error:
             raise StorageUnavailable(f"{where}: {error}.", pointer=pointer) from error
