@@ -21,7 +21,15 @@ from peelbound.service.database.deadlines import end_overdue, overdue
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
 from peelbound.service.database.transitions import advance, record
-from peelbound.service.database.turns import AT_WORK, at_work, is_there_work, next_audit, oldest_claimable, take_turn
+from peelbound.service.database.turns import (
+    AT_WORK,
+    at_work,
+    is_there_work,
+    next_audit,
+    oldest_claimable,
+    served,
+    take_turn,
+)
 from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState, EventType, Progress
@@ -143,6 +151,7 @@ class Leases:
                 return None
             change |= {"event": EventType.RETRY, "problem": problem, "failures": failures}
         advance(connection, guard, now, AuditState.RUNNING, attempt + 1, **change)
+        served(connection, found.tenant, now)
         request = connection.execute(
             select(RequestRow.body, RequestRow.request_id, RequestRow.traceparent).where(
                 RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id

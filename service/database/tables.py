@@ -286,6 +286,16 @@ class TenantRow(Table):
     """When the tenant's storage is to be collected next; None as soon as can be."""
 
 
+class TurnRow(Table):
+    """When a tenant was last served. Apart from `TenantRow`, which submissions lock: claims wait for none of them."""
+
+    __tablename__ = "turns"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    served_at: Mapped[datetime]
+    """When an audit of it was last claimed."""
+
+
 class CondemnedRow(Table):
     """A result that no audit had used when its tenant's storage was collected; see `retention.py`."""
 

@@ -1,8 +1,10 @@
 """Whose turn it is: which of the audits that may be claimed comes next.
 
-The tenant with the fewest audits at work comes first, then the higher priority, then the older audit. A tenant that has
-as many at work as it may waits. Claims are made one at a time, so that each sees all that were made before it: the
-order and the limit are exact, however many controllers ask at once.
+The tenant with the fewest audits at work comes first, of those the one whose last claim was longest ago; then the
+higher priority, then the older audit. So a tenant waits for one audit of each other tenant at most, though there be a
+single controller, and priority orders what is the tenant's own. A tenant that has as many at work as it may waits.
+Claims are made one at a time, so that each sees all that were made before it: the order and the limit are exact,
+however many controllers ask at once.
 """
 
 from collections import Counter
@@ -12,13 +14,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select
 
 from peelbound.service.database.deadlines import in_time
-from peelbound.service.database.tables import AuditRow
+from peelbound.service.database.tables import AuditRow, TurnRow
+from peelbound.service.database.upsert import conflicting_insert
 from peelbound.service.schemas.record import AuditState
 
 AT_WORK = [state for state in AuditState if state.at_work]
 
 _TURN = 0x7065656C
 """Key of the advisory lock under which claims are made."""
+
+_LOOKED_AT = 32
+"""So many of those that come next may be locked by others, for a moment each, before a claim finds nothing."""
 
 
 def take_turn(connection: Connection) -> None:
@@ -64,7 +70,18 @@ def next_audit(now: datetime, working: dict[str, int], limit: int | None) -> Sel
         working: `at_work`.
         limit: how many audits of one tenant may be at work; None is no limit.
     """
-    query = (
+    may_be_claimed = _may_be_claimed(now, working, limit)
+    busy = case(working, value=AuditRow.tenant, else_=0) if working else literal(0)
+    # Chosen first and locked then: PostgreSQL sorts all rows that are to be locked, and cannot stop at the first.
+    first = (
+        select(AuditRow.tenant, AuditRow.id, AuditRow.priority, busy.label("busy"), TurnRow.served_at)
+        .outerjoin(TurnRow, TurnRow.tenant == AuditRow.tenant)
+        .where(may_be_claimed)
+        .order_by(busy, TurnRow.served_at.nulls_first(), AuditRow.priority.desc(), AuditRow.id)
+        .limit(_LOOKED_AT)
+        .subquery()
+    )
+    return (
         select(
             AuditRow.tenant,
             AuditRow.id,
@@ -73,9 +90,18 @@ def next_audit(now: datetime, working: dict[str, int], limit: int | None) -> Sel
             AuditRow.failures,
             AuditRow.lease_owner,
         )
-        .where(_may_be_claimed(now, working, limit))
+        .join(first, and_(AuditRow.tenant == first.c.tenant, AuditRow.id == first.c.id))
+        .where(may_be_claimed)
+        .order_by(first.c.busy, first.c.served_at.nulls_first(), first.c.priority.desc(), first.c.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=AuditRow)
     )
-    busy = case(working, value=AuditRow.tenant, else_=0) if working else literal(0)
-    return query.order_by(busy, AuditRow.priority.desc(), AuditRow.id)
+
+
+def served(connection: Connection, tenant: str, now: datetime) -> None:
+    """Note that the tenant had its turn."""
+    connection.execute(
+        conflicting_insert(connection, TurnRow)
+        .values(tenant=tenant, served_at=now)
+        .on_conflict_do_update(index_elements=[TurnRow.tenant], set_={"served_at": now})
+    )

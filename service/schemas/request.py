@@ -180,7 +180,7 @@ class AuditRequest(WireModel):
     training_loss: Number | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
     """The training loss logged at this step, in nats per token; drawn in the run's YES cloud."""
     priority: Whole = Field(default=0, ge=-100, le=100)
-    """Of audits that wait, and whose tenants are equally busy, those of a higher priority are begun first."""
+    """Of a tenant's audits that wait, those of a higher priority are begun first."""
     deadline_seconds: Number | None = Field(default=None, ge=1, le=30 * 24 * 3600, allow_inf_nan=False)
     """The audit is `failed` with the problem `deadline-exceeded` unless it has ended so long after its submission."""
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)

@@ -1,7 +1,10 @@
-"""Whose audit is claimed next: few at work first, then priority, then age; limits hold however many claim at once."""
+"""Whose audit is claimed next: few at work first, then who waits longest for a turn, then priority and age; limits hold
+however many claim at once."""
+
+from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 
 from peelbound.service.database.engine import writing
 from peelbound.service.database.errors import DatabaseUnavailable
@@ -40,9 +43,60 @@ def test_a_tenant_whose_audits_have_ended_comes_first_again(service: Service) ->
 def test_an_audit_whose_controller_is_lost_is_not_at_work(service: Service) -> None:
     lost = service.submit("lost")
     service.claim("gone")
+    served_alone(service, "other")
     service.expire()
     service.submit("other")
     assert service.claim().audit_id == lost
+
+
+def served_alone(service: Service, *tenants: str) -> None:
+    """Each tenant had a turn, in this order, and has nothing left."""
+    for tenant in tenants:
+        service.submit(tenant)
+        claim = service.claim()
+        assert claim.tenant == tenant
+        service.leases.fail(claim, PROBLEM)
+
+
+def one_after_another(service: Service) -> Iterator[str]:
+    """The tenants that a single controller serves until nothing waits."""
+    while claim := service.leases.claim("alone"):
+        service.leases.fail(claim, PROBLEM)
+        yield claim.tenant
+
+
+def test_tenants_take_turns_at_a_single_controller(service: Service) -> None:
+    """It never sees anybody at work, and would serve everything that came before."""
+    for _ in range(5):
+        service.submit("many")
+    for _ in range(2):
+        service.submit("few")
+    assert list(one_after_another(service)) == ["many", "few", "many", "few", "many", "many", "many"]
+
+
+def test_a_high_priority_passes_no_tenant_whose_turn_it_is(service: Service) -> None:
+    served_alone(service, "loud", "quiet")
+    for _ in range(3):
+        service.submit("loud", priority=100)
+    service.submit("quiet", priority=-100)
+    assert list(one_after_another(service)) == ["loud", "quiet", "loud", "loud"]
+
+
+def test_whoever_never_had_a_turn_comes_first_and_among_such_the_priority(service: Service) -> None:
+    served_alone(service, "served")
+    for tenant, priority in (("served", 7), ("new", 0), ("newer", 5)):
+        service.submit(tenant, priority=priority)
+    assert list(one_after_another(service)) == ["newer", "new", "served"]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_audits_that_others_have_locked_are_passed_over(service: Service) -> None:
+    locked, free = service.submit(), service.submit()
+    with writing(service.engine) as connection:
+        connection.execute(select(AuditRow.id).where(AuditRow.id == locked).with_for_update())
+        assert service.claim().audit_id == free
+        assert service.leases.claim("one") is None
+    assert service.claim().audit_id == locked
 
 
 def test_the_higher_priority_comes_first_then_the_older_audit(service: Service) -> None:
