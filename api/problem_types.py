@@ -46,6 +46,7 @@ _TYPES = {
     "database-unavailable": "The database did not answer; try again.",
     "replica-ending": "The replica was told to stop; others go on.",
     "lease-lost": "The controller that held the audit was lost, too often to try again.",
+    "request-unreadable": "An API of a later version took the audit, and no controller of that version came.",
     "settings-invalid": "The service's own settings are wrong; whoever runs it must mend them.",
     "database-url-invalid": "The service's own settings are wrong; whoever runs it must mend them.",
     "value-refused": "A value holds what the database cannot keep, such as a NUL character.",

@@ -8,6 +8,7 @@ A request to cancel wins over everything that has not been written yet: `succeed
 the audit cancelling and end it as cancelled instead.
 """
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select, update
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Text, delete, func, select, type_coerce, update
 
+from peelbound.service.database import unreadable
 from peelbound.service.database.deadlines import end_overdue, overdue
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import AuditRow, ControllerRow, RequestRow
@@ -36,18 +39,26 @@ from peelbound.service.schemas.record import AuditState, EventType, Progress
 from peelbound.service.schemas.report import Summary
 from peelbound.service.schemas.request import AuditRequest
 
+log = logging.getLogger(__name__)
+
 _FORGET_CONTROLLER_AFTER = timedelta(days=1)
 _LONGEST_BACKOFF_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Claim:
-    """An audit that a controller holds; `attempt` is the fence."""
+class Held:
+    """Which audit a controller holds; `attempt` is the fence."""
 
     audit_id: str
     tenant: str
     attempt: int
     owner: str
+
+
+@dataclass(frozen=True)
+class Claim(Held):
+    """An audit that a controller holds, and what is asked for."""
+
     request: AuditRequest
     taken_over: bool = False
     """Whether another controller had it, whose lease ran out."""
@@ -114,7 +125,7 @@ class Leases:
         """Take the audit whose turn it is of those that are queued and due, or whose lease ran out; None without one.
 
         On the way, abandoned audits that nobody can continue are ended: cancelling ones as cancelled, and those whose
-        attempts are used up as failed.
+        attempts are used up as failed. Those whose request this version cannot read are put off.
         """
         with reading(self._engine) as connection:  # most looks find nothing; on SQLite a claim would hold up writers
             if not is_there_work(connection, self._clock(connection), self._tenant_running):
@@ -127,11 +138,14 @@ class Leases:
                 found = connection.execute(query).one_or_none()
                 if found is None:
                     return None
-                if claim := self._take(connection, now, found, owner):
-                    return claim
+                taken = self._take(connection, now, found, owner)
+            if taken is not None and (claim := self._read(*taken, taken_over=found.state is AuditState.RUNNING)):
+                return claim
 
-    def _take(self, connection: Connection, now: datetime, found: Row[*tuple[Any, ...]], owner: str) -> Claim | None:
-        """Claim the audit whose row is locked here; None where it could only be ended."""
+    def _take(
+        self, connection: Connection, now: datetime, found: Row[*tuple[Any, ...]], owner: str
+    ) -> tuple[Held, Row[*tuple[Any, ...]]] | None:
+        """Claim the audit whose row is locked here, and read what is asked for; None where it could only be ended."""
         attempt: int = found.attempt
         guard = (AuditRow.tenant == found.tenant, AuditRow.id == found.id, AuditRow.attempt == attempt)
         if found.state is AuditState.CANCELLING:
@@ -153,20 +167,46 @@ class Leases:
         advance(connection, guard, now, AuditState.RUNNING, attempt + 1, **change)
         served(connection, found.tenant, now)
         request = connection.execute(
-            select(RequestRow.body, RequestRow.request_id, RequestRow.traceparent).where(
-                RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id
-            )
+            select(
+                type_coerce(RequestRow.body, Text).label("body"), RequestRow.request_id, RequestRow.traceparent
+            ).where(RequestRow.tenant == found.tenant, RequestRow.audit_id == found.id)
         ).one()
+        return Held(found.id, found.tenant, attempt + 1, owner), request
+
+    def _read(self, held: Held, found: Row[*tuple[Any, ...]], *, taken_over: bool) -> Claim | None:
+        """The claim with what is asked for; None where this version cannot read that, and puts the audit off.
+
+        It is claimed by then: what goes wrong here leaves no audit next in line for the next controller.
+        """
+        try:
+            request = AuditRequest.model_validate_json(found.body)  # refuses fields that it does not know
+        except ValidationError as error:
+            self._put_off(held, error)
+            return None
         return Claim(
-            found.id,
-            found.tenant,
-            attempt + 1,
-            owner,
-            request.body,
-            taken_over=found.state is AuditState.RUNNING,
-            request_id=request.request_id,
-            traceparent=request.traceparent,
+            held.audit_id,
+            held.tenant,
+            held.attempt,
+            held.owner,
+            request,
+            taken_over=taken_over,
+            request_id=found.request_id,
+            traceparent=found.traceparent,
         )
+
+    def _put_off(self, held: Held, error: ValidationError) -> None:
+        """Leave the audit to a controller that can read its request; fail it when none has come for too long."""
+        with writing(self._engine) as connection:
+            last = connection.scalar(select(AuditRow.problem).where(*_fence(held)).with_for_update())
+            tries = unreadable.next_try(last, held.attempt)
+            problem = unreadable.as_problem(error, held.attempt, tries)
+            log.warning("audit %s attempt %d: %s", held.audit_id, held.attempt, problem.detail)
+            if tries >= unreadable.TRIES:
+                self._end(connection, held, AuditState.FAILED, problem=problem)
+                return
+            due = self._clock(connection) + timedelta(seconds=unreadable.AGAIN_SECONDS)
+            change = {"event": EventType.RETRY, "claimable_at": due, "lease_owner": None}
+            self._end(connection, held, AuditState.QUEUED, problem=problem, **change)
 
     def _lease_lost(self, owner: str | None, attempt: int, failures: int) -> Problem:
         return Problem.make(
@@ -275,14 +315,14 @@ class Leases:
             )
         return outcome is not None
 
-    def _end(self, connection: Connection, claim: Claim, state: AuditState, **change: Any) -> AuditState | None:
+    def _end(self, connection: Connection, claim: Held, state: AuditState, **change: Any) -> AuditState | None:
         """End the claim by bringing the running audit to `state`, or a cancelling one to cancelled."""
         running = (*_fence(claim), AuditRow.state == AuditState.RUNNING)
         if advance(connection, running, self._clock(connection), state, claim.attempt, **change):
             return state
         return AuditState.CANCELLED if self._end_cancelled(connection, claim) else None
 
-    def _end_cancelled(self, connection: Connection, claim: Claim) -> bool:
+    def _end_cancelled(self, connection: Connection, claim: Held) -> bool:
         cancelling = (*_fence(claim), AuditRow.state == AuditState.CANCELLING)
         return advance(connection, cancelling, self._clock(connection), AuditState.CANCELLED, claim.attempt)
 
@@ -333,9 +373,9 @@ class Leases:
         return dict.fromkeys(AuditState, 0) | {row.state: row.audits for row in rows}
 
 
-def _same_attempt(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+def _same_attempt(claim: Held) -> tuple[ColumnElement[bool], ...]:
     return AuditRow.tenant == claim.tenant, AuditRow.id == claim.audit_id, AuditRow.attempt == claim.attempt
 
 
-def _fence(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+def _fence(claim: Held) -> tuple[ColumnElement[bool], ...]:
     return (*_same_attempt(claim), AuditRow.lease_owner == claim.owner)
