@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 1.0
 
+TABLE_SECONDS = 2
+"""How long a migration waits for each table. Whoever wants the table after it waits too, heartbeats among them, so this
+is far less than a lease lasts; it is tried again."""
+
 _MIGRATION_LOCK = 0x7065656C626E64
 """Key of PostgreSQL's advisory lock around migrations ("peelbnd")."""
 
@@ -63,10 +67,11 @@ def migrate(engine: Engine, *, lock_seconds: int = BUSY_SECONDS) -> None:
 
     Args:
         engine: the database.
-        lock_seconds: how long to wait on PostgreSQL for the other processes, and for each table.
+        lock_seconds: how long to wait on PostgreSQL for the other processes.
 
     Raises:
-        DatabaseUnavailable: the database cannot be reached, or another process has been migrating for too long.
+        DatabaseUnavailable: the database cannot be reached, another process has been migrating for too long, or holds a
+            table for longer than `TABLE_SECONDS`.
         SchemaTooNew: a newer version has migrated it.
     """
     with writing(engine) as connection:
@@ -74,6 +79,8 @@ def migrate(engine: Engine, *, lock_seconds: int = BUSY_SECONDS) -> None:
             connection.execute(text(f"SET LOCAL lock_timeout = '{int(lock_seconds)}s'"))
             connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         if revision_of(connection) != newest_revision():
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_SECONDS}s'"))
             _upgrade(connection)
 
 
