@@ -161,13 +161,20 @@ class Controller:
 
         return allowed
 
-    def _crowded(self) -> bool:
-        """Whether others may have what this audit waits for: then there must be something to have."""
-        if room_now(self.settings) == 0:
-            return False
-        with suppress(DatabaseUnavailable):
-            return sum(self.leases.at_work().values()) > 1
-        return True
+    def _crowded(self, claim: Claim) -> Callable[[], bool]:
+        """Whether others may have what this audit waits for.
+
+        Then there must be something to have, and somebody who has it: two that wait would wait for each other.
+        """
+
+        def crowded() -> bool:
+            if room_now(self.settings) == 0:
+                return False
+            with suppress(DatabaseUnavailable):
+                return self.leases.others_have_workers(claim)
+            return True
+
+        return crowded
 
     def _stop_ray(self) -> None:
         if self._pool is not None:
@@ -257,7 +264,7 @@ class Controller:
         while True:
             pool = self._start_pool()
             pool.allowed = self._allowed(claim.tenant)
-            pool.crowded = self._crowded
+            pool.crowded = self._crowded(claim)
             try:
                 return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report, uses).run()
             except WorkerLost as error:

@@ -179,6 +179,7 @@ class Members:
             if self.shared and self.ready and waited > SETTLE_SECONDS:
                 return
             if waited > patience and self.shared and crowded():
+                log.info("no worker has started in %.0f s: other audits have them, waiting on", waited)
                 began = time.monotonic()  # what others have becomes free: this is a queue and no failure
             elif waited > patience:
                 error = self._unavailable(len(starting))

@@ -365,6 +365,18 @@ class Leases:
         with reading(self._engine) as connection:
             return at_work(connection, self._clock(connection))
 
+    def others_have_workers(self, claim: Held) -> bool:
+        """Whether another audit at work got its first worker in this attempt: it has planned what there is to do."""
+        with reading(self._engine) as connection:
+            found = connection.scalars(
+                select(AuditRow.progress).where(
+                    AuditRow.claimable_at > self._clock(connection),
+                    AuditRow.state.in_(AT_WORK),
+                    (AuditRow.tenant != claim.tenant) | (AuditRow.id != claim.audit_id),
+                )
+            ).all()
+        return any(progress is not None and progress.problems_planned > 0 for progress in found)
+
     def count_by_state(self) -> dict[AuditState, int]:
         """How many audits there are in each state, over all tenants."""
         with reading(self._engine) as connection:

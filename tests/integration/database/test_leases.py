@@ -374,6 +374,21 @@ class TestHealth:
         assert health.controller_seen_seconds >= 2 * 86400
 
 
+def test_only_others_that_planned_their_work_have_workers(service: Service) -> None:
+    """An audit that waits for its own first worker holds none that another could wait for."""
+    for tenant in ("acme", "other"):
+        service.submit(tenant)
+    one, two = service.claim("one"), service.claim("two")
+    for claim in (one, two):
+        service.leases.progress(claim, some_progress().model_copy(update={"phase": "reading", "problems_planned": 0}))
+        assert not service.leases.others_have_workers(claim)
+    service.leases.progress(two, some_progress())
+    assert service.leases.others_have_workers(one)
+    assert not service.leases.others_have_workers(two)
+    service.expire()
+    assert not service.leases.others_have_workers(one)
+
+
 class TestRequestsOfALaterVersion:
     """A replica of the API was upgraded before this controller, and took what the controller does not know."""
 

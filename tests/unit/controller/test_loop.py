@@ -10,9 +10,13 @@ import pytest
 
 from peelbound.service.controller import loop
 from peelbound.service.controller.loop import LONGEST_POLL_SECONDS, Controller, pauses
+from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.errors import DatabaseUnavailable
 from peelbound.service.database.leases import Leases
+from peelbound.service.database.schema import open_database
+from peelbound.service.schemas.record import Progress
+from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 
@@ -133,3 +137,25 @@ def test_a_controller_that_is_cut_off_gives_its_workers_back(
     monkeypatch.setattr(loop, "SHARED_IDLE_SECONDS", 0.0)
     monkeypatch.setattr(Leases, "at_work", away)
     assert idle(away, worker_idle_seconds=300, ray_address="127.0.0.1:1").asked_for == 0
+
+
+def test_two_audits_that_wait_for_workers_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "room_now", lambda _: 4)
+    settings = Settings(state_dir=tmp_path, ray_address="127.0.0.1:1")
+    engine = open_database(settings.resolved_database_url, wait_seconds=0)
+    audits, leases = Audits(engine), Leases(engine, lease_seconds=30, max_attempts=3)
+    for _ in range(2):
+        audits.submit("acme", AuditRequest(checkpoint="/data", calibration=Calibration(texts=["a text"])), None)
+    first, second = (leases.claim(owner) for owner in "ab")
+    assert first is not None
+    assert second is not None
+    controller = Controller(settings, engine, open_store(settings), threading.Event())
+    assert not controller._crowded(first)()
+    working = Progress(phase="checking", problems_done=0, problems_planned=1, work_done=0, work_planned=1)
+    leases.progress(second, working)
+    assert controller._crowded(first)()
+    engine.dispose()
+    monkeypatch.setattr(controller.leases, "others_have_workers", away)
+    assert controller._crowded(first)()
