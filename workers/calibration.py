@@ -7,6 +7,7 @@ and the document's content: neither the order of files nor that of lines changes
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from peelbound.workers.errors import CalibrationError
-from peelbound.workers.keys import key_of, seed_of
+from peelbound.workers.keys import canonical, key_of, seed_of
 from peelbound.workers.panics import panics_caught
 
 SPLITS = ("fit", "select", "check")
@@ -31,6 +32,9 @@ _OTHER_DOCUMENTS = 6
 _SHORTEST = 7
 """Tokens of the shortest document used. Fitting whole windows takes at most half of the text away, so that every span
 keeps three tokens, and with them a prediction, even across a window's edge."""
+
+_PIECE = 1 << 16
+_SPACE = re.compile(r"\s")
 
 _ENCODE_BATCH = 64
 """Documents tokenised at once; a large corpus is tokenised only as far as the budgets reach."""
@@ -230,11 +234,10 @@ def _distinct(documents: Iterable[Document]) -> tuple[dict[str, Document], int]:
                 continue
             key = key_of(["ids", document.ids])
         else:
-            text = " ".join(unicodedata.normalize("NFC", document.text or "").split())
-            if not text:
+            if not document.text or document.text.isspace():
                 continue
             try:
-                key = key_of(["text", text])
+                key = text_key(document.text)
             except UnicodeEncodeError as error:
                 raise CalibrationError(
                     f"{document.name} is not Unicode text: it holds half a surrogate pair.",
@@ -246,6 +249,28 @@ def _distinct(documents: Iterable[Document]) -> tuple[dict[str, Document], int]:
         if key not in kept or (document.text or "") < (kept[key].text or ""):
             kept[key] = document
     return kept, duplicates
+
+
+def text_key(text: str, piece: int = _PIECE) -> str:
+    """`key_of(["text", words])`, where `words` is the text in NFC with one space between words.
+
+    By pieces that end at white space: the list of all words takes many times the memory of a text. Nothing composes
+    with white space, so a piece in NFC is a piece of the text in NFC.
+
+    Args:
+        text: with a word at least.
+        piece: characters taken at once, and the rest of a word.
+    """
+    digest, start, between = hashlib.sha256(b'["text","'), 0, b""
+    while start < len(text):
+        space = _SPACE.search(text, start + piece)
+        end = len(text) if space is None else space.end()
+        if words := " ".join(unicodedata.normalize("NFC", text[start:end]).split()):
+            digest.update(between + canonical(words)[1:-1])
+            between = b" "
+        start = end
+    digest.update(b'"]')
+    return digest.hexdigest()
 
 
 def _shares(documents: int, budgets: Sequence[int]) -> list[int]:

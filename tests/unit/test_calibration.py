@@ -1,11 +1,13 @@
 """Calibration data: what may be read, how it is split, and what packing promises."""
 
 import json
+import tracemalloc
+import unicodedata
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -17,8 +19,10 @@ from peelbound.workers.calibration import (
     inline_documents,
     loss_mask,
     parse_documents,
+    text_key,
 )
 from peelbound.workers.errors import CalibrationError
+from peelbound.workers.keys import key_of
 
 BUDGETS = {"fit": 4, "select": 2, "check": 6}
 
@@ -160,6 +164,35 @@ def test_a_damaged_tokenizer_is_the_checkpoints_fault() -> None:
 
 
 # --- splitting
+
+
+@given(
+    st.text(st.sampled_from('ae \u0301\u0327\n\u2000\u3000\xa0\x1cé\u1100\u1161\u11a8"\\\x07\u0345𝄞')),
+    st.integers(1, 5),
+)
+def test_a_texts_key_is_that_of_its_words_in_whatever_pieces_it_is_read(text: str, piece: int) -> None:
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    assume(words)
+    assert text_key(text, piece) == key_of(["text", words])
+
+
+def test_every_white_space_stands_for_itself() -> None:
+    """What `text_key` rests on: no normal form joins white space with what follows, or makes any of something else."""
+    spaces = [c for c in map(chr, range(0x110000)) if c.isspace()]
+    for mark in map(chr, range(0x110000)):
+        if not mark.isspace() and (unicodedata.combining(mark) or unicodedata.decomposition(mark)):
+            assert not any(c.isspace() for c in unicodedata.normalize("NFC", mark))
+            assert unicodedata.normalize("NFC", f" {mark}")[0] == " "
+    assert all(len(s) == 1 and s.isspace() for s in (unicodedata.normalize("NFC", c) for c in spaces))
+
+
+def test_a_long_texts_key_takes_little_memory() -> None:
+    text = "lorem ipsum dolor " * 100_000
+    tracemalloc.start()
+    text_key(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(text)
 
 
 def test_duplicates_cross_no_splits() -> None:
