@@ -118,7 +118,7 @@ class Tasks:
         return self._noise.normal(mean, 1e-3, states.shape[:2]).astype(np.float32)
 
     def _greet(self) -> Work:
-        return Work(0.0, Greeting(platform_fingerprint("cpu"), NODE_BYTES, "a node"))
+        return Work(0.0, Greeting(platform_fingerprint("cpu"), NODE_BYTES, "a node", ""))
 
     def _process(self) -> Work:
         return Work(0.0, 1)

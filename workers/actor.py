@@ -13,7 +13,7 @@ import torch
 
 from peelbound.workers.architecture import Architecture
 from peelbound.workers.checkpoint.part import Part
-from peelbound.workers.keys import platform_fingerprint
+from peelbound.workers.keys import compiler_fingerprint, platform_fingerprint
 from peelbound.workers.leash import Leash
 from peelbound.workers.pass_tasks import PassTasks
 from peelbound.workers.quantisers.weight_class import FULL_PRECISION, WeightClass
@@ -83,7 +83,10 @@ class Worker(PassTasks, SolveTasks):
 
     def greet(self) -> Greeting:
         """What this worker is; the answer also says that everything is imported."""
-        return Greeting(platform_fingerprint(self.device.type), self.memory.room(), self.memory.name)
+        device = self.device.type
+        return Greeting(
+            platform_fingerprint(device), self.memory.room(), self.memory.name, compiler_fingerprint(device)
+        )
 
 
 def start_worker(

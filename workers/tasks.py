@@ -99,6 +99,8 @@ class Greeting:
     """Bytes that a task may take of its device's memory."""
     memory: str
     """What that memory is of, for people."""
+    compiler: str
+    """What results depend on besides, where blocks are compiled; empty where there is none."""
 
 
 @dataclass(frozen=True)

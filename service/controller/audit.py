@@ -104,7 +104,7 @@ class Audit:
         weights = finder.find(known)
         require_full_precision(self.request.what_if, weights)
         plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
-        pool.start(plan.grain)
+        pool.start(plan.grain, environment.get("compiler"))
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
         sizes = Sizes.of(inputs.calibration)
         memory = WorkerMemory.of(plan, audited.cost, sizes, checkpoint.architecture)

@@ -47,6 +47,8 @@ class Member:
     """Bytes that a task may take of its memory, once it has started."""
     memory: str = ""
     """What that is of."""
+    compiler: str = ""
+    """What it compiles blocks with."""
     unfit: bool = False
     """Whether the model of the audit in hand has no room there: it gets none of its tasks."""
     tasks: int = 0
@@ -90,6 +92,8 @@ class Members:
         self._all: list[Member] = []
         self._gpu = ""
         """What all workers compute on, once one of them has said so."""
+        self._compiler: str | None = None
+        """What the audit's blocks are compiled with; None where they are not."""
         self._seconds = 0.0
         self._counted = time.monotonic()
         self._closed = threading.Event()
@@ -122,11 +126,17 @@ class Members:
         self._seconds += len(self.ready) * (now - self._counted)
         self._counted = now
 
-    def gather(self, grain: int, target: int) -> None:
+    def gather(self, grain: int, target: int, compiler: str | None = None) -> None:
         """Ask for actors with this grain, as many as `target` says with those that are there already.
+
+        Args:
+            grain: sequences a pass.
+            target: how many.
+            compiler: what they must compile blocks with (`compiler_fingerprint`); None where they compile none.
 
         Raises:
             RayError: Ray fails.
+            RayFailed: one that is there compiles with another compiler.
         """
         if self.shared and self._holding is None:
             self._holding = threading.Thread(target=self._hold_leash, name="leash", daemon=True)
@@ -136,8 +146,11 @@ class Members:
         self.grain = grain
         self._count()
         self._all = [m for m in self._all if not m.leaving and self._is_alive(m)]
+        self._compiler = compiler
         for member in self._all:
             member.unfit = False
+            if member.answer is None:
+                self._compare_compilers(member.compiler)
         self.resize(target)
 
     def resize(self, target: int) -> None:
@@ -204,7 +217,9 @@ class Members:
                 self._all.remove(member)
                 continue
             self._compare(greeting.platform)
+            self._compare_compilers(greeting.compiler)
             member.answer, member.room, member.memory = None, greeting.room, greeting.memory
+            member.compiler = greeting.compiler
             found.append(member)
         return found
 
@@ -257,12 +272,24 @@ class Members:
             f"{name} {platform[name]} and not {value}" for name, value in expected.items() if platform[name] != value
         ]
         if differing:
-            self.release()
-            raise RayFailed(
-                f"A worker runs on another platform than the controller: {', '.join(differing)}.",
-                slug="workers-differ",
-                remedy="Give all nodes of the cluster the same processors and the same versions of everything.",
+            raise self._differ(f"runs on another platform than the controller: {', '.join(differing)}")
+
+    def _compare_compilers(self, compiler: str) -> None:
+        """A worker that has none says so when it is to compile; it makes no results under another one's name."""
+        if self._compiler is not None and compiler and compiler != self._compiler:
+            here = self._compiler or "none"
+            raise self._differ(
+                f"compiles blocks with another compiler than the controller's: {compiler} and not {here}"
             )
+
+    def _differ(self, how: str) -> RayFailed:
+        self.release()
+        return RayFailed(
+            f"A worker {how}.",
+            slug="workers-differ",
+            remedy="Give all nodes of the cluster, and the controller, the same processors and the same versions of "
+            "everything.",
+        )
 
     def _unavailable(self, missing: int) -> RayFailed:
         gpus = self._settings.worker_gpus

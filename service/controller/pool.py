@@ -131,17 +131,22 @@ class Pool:
         """Time that workers were there to be used, of all of them together."""
         return self._members.seconds
 
-    def start(self, grain: int) -> None:
+    def start(self, grain: int, compiler: str | None = None) -> None:
         """Have as many actors alive as the audit may have, with this grain; on a shared cluster, one of them at least.
 
+        Args:
+            grain: sequences a pass.
+            compiler: what results are kept under where blocks are compiled: workers with another one are refused.
+
         Raises:
-            RayFailed: they do not answer in time (slug `workers-unavailable`), or Ray fails.
+            RayFailed: they do not answer in time (slug `workers-unavailable`), are not like the controller (slug
+                `workers-differ`), or Ray fails.
             WorkerLost: one died while it started.
         """
         self._introduction = None
         try:
             self.width = self.allowed()
-            self._members.gather(grain, self.width)
+            self._members.gather(grain, self.width, compiler)
             self._members.await_answers(self.check, self.crowded)
         except RayError as error:
             raise typed(error, "the start of the workers") from error

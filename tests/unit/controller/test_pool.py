@@ -33,6 +33,7 @@ class Actor:
 
     room: int
     did: list[str] = field(default_factory=list)
+    compiler: str = ""
 
     def __getattr__(self, method: str) -> Any:
         return lambda *args, outputs=0: self.call(method, args, outputs)
@@ -45,7 +46,7 @@ class Actor:
         if failed is not None:
             return [Ref(failed)] * (outputs + 1)
         if method == "greet":
-            return [Ref(Greeting(platform_fingerprint("cpu"), self.room, f"{self.room} bytes"))]
+            return [Ref(Greeting(platform_fingerprint("cpu"), self.room, f"{self.room} bytes", self.compiler))]
         self.did.append(f"{method}({', '.join(map(str, values))})")
         return [*([Ref(self.did[-1])] * outputs), Ref(Done(0.0))]
 
@@ -196,7 +197,7 @@ class OnGpu(Actor):
     kind: str = ""
 
     def call(self, method: str, args: tuple[Any, ...], outputs: int) -> list[Ref]:
-        return [Ref(Greeting(platform_fingerprint("cuda") | {"isa": self.kind}, self.room, self.kind))]
+        return [Ref(Greeting(platform_fingerprint("cuda") | {"isa": self.kind}, self.room, self.kind, ""))]
 
 
 class Forgiving(AtOnce):
@@ -258,3 +259,26 @@ def test_gpus_of_two_kinds_are_not_mixed(kinds: tuple[str, str], tmp_path: Path)
             ours.joined()
     assert caught.value.slug == "workers-differ"
     assert not ours.everyone
+
+
+@pytest.mark.parametrize("theirs", ["g++ 12", ""])
+def test_results_of_two_compilers_are_not_mixed(theirs: str, tmp_path: Path) -> None:
+    """They are kept under the controller's; a worker that has none makes none."""
+    with (
+        patch.object(members, "start_worker", lambda *_: Handle(Actor(1, compiler=theirs))),
+        patch.object(members, "ray", Forgiving()),
+    ):
+        ours = members.Members(Settings(workers=2, cores=2), DirectoryStore(tmp_path))
+        for compiler, refused in ((None, False), (theirs, False), ("g++ 14", theirs != "")):
+            ours.gather(1, 2, None)
+            ours.joined()
+            if refused:
+                with pytest.raises(RayFailed, match=r"g\+\+ 12 and not g\+\+ 14") as caught:
+                    ours.gather(1, 2, compiler)  # those that are there already
+                assert caught.value.slug == "workers-differ"
+                ours.gather(1, 2, compiler)
+                with pytest.raises(RayFailed):
+                    ours.joined()
+            else:
+                ours.gather(1, 2, compiler)
+                assert len(ours.ready) == 2

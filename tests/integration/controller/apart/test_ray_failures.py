@@ -54,7 +54,7 @@ def test_an_address_without_a_cluster_says_so(tmp_path: Path) -> None:
 class NoWorkers(Pool):
     """A pool whose cluster starts nothing."""
 
-    def start(self, grain: int) -> None:
+    def start(self, grain: int, compiler: str | None = None) -> None:
         raise RayFailed("The cluster is gone.")
 
 
