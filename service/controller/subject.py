@@ -103,7 +103,7 @@ class Audited:
         """Give every actor the skeleton, all but the blocks, the weight class of these, and how they are computed."""
 
         def introduction() -> tuple[Any, ...]:  # read again for those that join later, rather than kept in memory
-            rest = self.checkpoint.read_part(0)
+            (rest,) = self.checkpoint.read_parts([0], self.pool.check)
             self._digests[0] = rest.sha256
             return "prepare", self.checkpoint.config, ray.put(rest), weights, arithmetic
 
@@ -113,7 +113,7 @@ class Audited:
         """Walk over the blocks' parts, the next one read while this one is in use; yields (index, reference)."""
         self.walks += 1
         with pointing(self._pointer):
-            for part in self.checkpoint.read_parts(order):
+            for part in self.checkpoint.read_parts(order, self.pool.check):
                 metrics.CHECKPOINT_BYTES.inc(self.checkpoint.part_bytes[part.index])
                 self._digests[part.index] = part.sha256
                 yield part.index, ray.put(part)

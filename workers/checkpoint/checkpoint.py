@@ -4,8 +4,9 @@ Part 0 is the rest (embedding, final norm, head), parts 1..K are the blocks.
 """
 
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -28,11 +29,14 @@ from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.checkpoint.reader import Range, Reader
 from peelbound.workers.checkpoint.torch_files.chunks import read_chunks
 from peelbound.workers.checkpoint.torch_files.dcp import ChunkedTensor
-from peelbound.workers.errors import CheckpointChanged, UnsupportedModel
+from peelbound.workers.errors import CheckpointChanged, PeelboundError, UnsupportedModel
 from peelbound.workers.keys import key_of
 from peelbound.workers.source import ByteSource
 
 TOKENIZER_FILE = "tokenizer.json"
+
+CHECK_SECONDS = 0.2
+"""How often whoever waits for a part looks whether it is still wanted."""
 
 
 class Checkpoint:
@@ -138,10 +142,15 @@ class Checkpoint:
         read_chunks(self._reader, chunked, self._limits)
         return Part.of(index, data, layout.entries, layout.logical)
 
-    def read_parts(self, order: Sequence[int]) -> Iterator[Part]:
+    def read_parts(self, order: Sequence[int], check: Callable[[], None] = lambda: None) -> Iterator[Part]:
         """Read parts in this order, the next one while the caller uses the current: at most two are resident.
 
         Close the iterator, or use it up, before the checkpoint's source goes away.
+
+        Args:
+            order: of the parts.
+            check: called a few times a second while a part is waited for; raises a `PeelboundError` to give up. What is
+                being read then is read to its end in the background, and dropped.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         coming: deque[Future[Part]] = deque()
@@ -149,11 +158,17 @@ class Checkpoint:
             for index in order:
                 coming.append(pool.submit(self.read_part, index))
                 if len(coming) == 2:
+                    _await(coming[0], check)
                     yield coming.popleft().result()
             if coming:
+                _await(coming[0], check)
                 yield coming.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            with suppress(PeelboundError):
+                for future in coming:
+                    _await(future, check)
+                pool.shutdown()
 
     def digest(self, part_digests: Sequence[str]) -> str:
         """SHA-256 of the checkpoint from its config and its parts' digests, parts 0..K; sharding does not matter."""
@@ -180,6 +195,12 @@ class Checkpoint:
                 remedy="Audit a checkpoint that nobody writes to, for instance a copy.",
                 pointer="/checkpoint",
             )
+
+
+def _await(future: Future[Part], check: Callable[[], None]) -> None:
+    while not future.done():
+        if not wait([future], timeout=CHECK_SECONDS).done:
+            check()
 
 
 def _gguf_header(reader: Reader, limits: Limits, keep: Container[str] = ()) -> GgufHeader | None:

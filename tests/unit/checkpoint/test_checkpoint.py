@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.checkpoint.index import INDEX_FILE, SINGLE_FILE
 from peelbound.workers.checkpoint.limits import Limits
-from peelbound.workers.errors import CheckpointChanged, UnsupportedModel
+from peelbound.workers.errors import Cancelled, CheckpointChanged, UnsupportedModel
 from tests.waiting import until
 
 LLAMA = LlamaConfig(
@@ -262,6 +262,37 @@ def test_a_walk_that_is_left_leaves_no_thread(sound, files):
     next(parts)
     parts.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "checkpoint"))]
+
+
+@pytest.mark.parametrize("using", [False, True])
+def test_a_walk_that_is_given_up_does_not_wait_for_what_is_being_read(using, sound, files, monkeypatch):
+    """A cancel or SIGTERM may come while gigabytes are read from a slow store, or while a part is in use."""
+    stands, go, given_up = threading.Event(), threading.Event(), threading.Event()
+    checkpoint = Checkpoint.open(files.under(sound))
+    read_part = checkpoint.read_part
+
+    def slow(index):
+        if index == 2:
+            stands.set()
+            go.wait()
+        return read_part(index)
+
+    def check():
+        if given_up.is_set():
+            raise Cancelled("The audit was cancelled.")
+
+    monkeypatch.setattr(checkpoint, "read_part", slow)
+    parts = checkpoint.read_parts([1, 2, 3], check)
+    assert next(parts).index == 1
+    stands.wait()
+    given_up.set()
+    if using:
+        parts.close()
+    else:
+        with pytest.raises(Cancelled):
+            next(parts)
+    go.set()
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("prefetch")], what="the thread has ended")
 
 
 def test_an_error_while_prefetching_reaches_the_walk(sound, files):
