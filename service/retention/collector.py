@@ -6,7 +6,7 @@ running audit.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, fields
 from datetime import timedelta
 
@@ -172,7 +172,7 @@ class Collector:
                     unused.setdefault(name, []).append(info)
         return unused
 
-    def _used(self, tenant: str, lists: Lists) -> set[str]:
+    def _used(self, tenant: str, lists: Lists) -> Set[str]:
         return lists.used(self._retention.published(tenant))  # asked each time: more may have been published
 
 

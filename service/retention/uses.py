@@ -5,7 +5,7 @@ on it is either there to stay or gone already; `service/database/retention.py` s
 published with the audit, which keeps its results for as long as it exists itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -78,32 +78,37 @@ class ListsDamaged(Exception):
 
 
 class Lists:
-    """The lists that audits have published, each read once: what is published never changes."""
+    """The lists that audits have published, each read once: what is published never changes.
+
+    Audits share most of their results, so their names are kept once and not by audit. What an audit used that is
+    deleted meanwhile counts as used until the next collection.
+    """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._read: dict[str, list[str]] = {}
+        self._read: set[str] = set()
+        self._names: set[str] = set()
 
-    def used(self, manifest_keys: Iterable[str]) -> set[str]:
-        """What the audits with these manifests used; those of earlier versions have no list and say nothing.
+    def used(self, manifest_keys: Iterable[str]) -> Set[str]:
+        """What the audits with these manifests used, and those asked for before; those of earlier versions have no list
+        and say nothing.
 
         Raises:
             ListsDamaged: some have a list that cannot be read.
             StorageUnavailable, StorageDenied: nobody can say now.
         """
-        used: set[str] = set()
         damaged: list[str] = []
         for key in manifest_keys:
             if key not in self._read:
                 try:
-                    self._read[key] = _read_list(self._store, key)
+                    self._names.update(_read_list(self._store, key))
                 except (ObjectCorrupt, ValidationError):
                     damaged.append(key.split("/")[-3])  # …/audits/{audit}/{attempt}/manifest.json
                     continue
-            used.update(self._read[key])
+                self._read.add(key)
         if damaged:
             raise ListsDamaged(damaged)
-        return used
+        return self._names
 
 
 def _read_list(store: ObjectStore, manifest_key: str) -> list[str]:
