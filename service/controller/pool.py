@@ -295,10 +295,17 @@ class Pool:
             raise typed(error, "the start of the workers") from error
 
     def salvage(self) -> None:
-        """After a loss: wait for the problems that the other workers have in hand, whose solutions are stored."""
+        """After a loss: wait for the problems that the other workers have in hand, whose solutions are stored.
+
+        Raises:
+            RayFailed: Ray fails, maybe of what the worker was lost of.
+        """
         while left := [ref for ref, task in self._in_flight.items() if task.method in SOLVING]:
             self.check()
-            ready, _ = ray.wait(left, num_returns=1, timeout=0.2)
+            try:
+                ready, _ = ray.wait(left, num_returns=1, timeout=0.2)
+            except RayError as error:
+                raise typed(error, "waiting") from error
             for ref in ready:
                 try:
                     self._take(ref)

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import RaySystemError, RayTaskError
 
 from peelbound.service.controller import members, pool
 from peelbound.service.controller.cluster import RayFailed
@@ -282,3 +282,16 @@ def test_results_of_two_compilers_are_not_mixed(theirs: str, tmp_path: Path) -> 
             else:
                 ours.gather(1, 2, compiler)
                 assert len(ours.ready) == 2
+
+
+class Gone(AtOnce):
+    def wait(self, refs: list[Ref], *, num_returns: int = 1, timeout: float | None = None) -> Any:
+        raise RaySystemError("The cluster is gone.")
+
+
+def test_a_cluster_that_is_lost_with_a_worker_is_started_afresh(started: Start) -> None:
+    """What comes out must be typed: the controller starts Ray anew for `RayFailed` only."""
+    ours, _ = started(10)
+    ours.submit("solve_state")
+    with patch.object(pool, "ray", Gone()), pytest.raises(RayFailed, match="The cluster is gone"):
+        ours.salvage()
