@@ -8,7 +8,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,10 @@ class DirectoryStore:
             if target.exists():
                 return False
             with self._staged(io.BytesIO(data)) as (staged, _, _):
-                _make_directory(target.parent)
                 try:
-                    os.link(staged, target)
+                    _put_in_place(target, lambda: os.link(staged, target))
                 except FileExistsError:
                     return False
-                _sync_directory(target.parent)
         return True
 
     def get(self, key: str) -> bytes:
@@ -126,7 +124,7 @@ class DirectoryStore:
         return None
 
     def clean(self) -> int:
-        """See `ObjectStore.clean`: files in the staging directory."""
+        """See `ObjectStore.clean`: files in the staging directory; and directories that have been empty for a day."""
         removed = 0
         with disk_errors(self.root), suppress(*_ABSENT):
             oldest = time.time() - _STALE_SECONDS
@@ -135,7 +133,21 @@ class DirectoryStore:
                     if left.stat().st_mtime < oldest:
                         left.unlink()
                         removed += 1
+        self._remove_empty_directories()
         return removed
+
+    def _remove_empty_directories(self) -> None:
+        """Whoever deletes an object leaves its directory: to remove it there would cross those who write beside it."""
+        oldest = time.time() - _STALE_SECONDS
+        for directory, subdirectories, names in os.walk(self.root):
+            # Only those that held nothing when they were looked at: what holds them becomes young by their removal.
+            empty = not (subdirectories or names)
+            subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+            here = Path(directory)
+            if empty and here != self.root:
+                with suppress(OSError):  # no longer empty, or gone
+                    if here.stat().st_mtime < oldest:
+                        here.rmdir()
 
     def check(self) -> None:
         """See `ObjectStore.check`. Writes and removes a small file."""
@@ -148,9 +160,7 @@ class DirectoryStore:
     def _replace(self, key: str, source: BinaryIO) -> ObjectInfo:
         target = self._file(key)
         with disk_errors(target), self._staged(source) as (staged, size, sha256):
-            _make_directory(target.parent)
-            staged.replace(target)
-            _sync_directory(target.parent)
+            _put_in_place(target, lambda: staged.replace(target))
         return ObjectInfo(key, size, sha256)
 
     def _listed(self, key: str) -> ObjectInfo | None:
@@ -235,6 +245,19 @@ def _make_directory(directory: Path) -> None:
     _make_directory(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
     _sync_directory(directory.parent)
+
+
+def _put_in_place(target: Path, put: Callable[[], object]) -> None:
+    """Give a staged file its name; again where `clean` has just removed the directory that it was to lie in."""
+    for last in (False, True):
+        try:
+            _make_directory(target.parent)
+            put()
+            break
+        except FileNotFoundError:
+            if last:
+                raise
+    _sync_directory(target.parent)
 
 
 def _sync_directory(directory: Path) -> None:

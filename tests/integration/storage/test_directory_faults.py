@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from peelbound.service.storage import directory
 from peelbound.service.storage.directory import DirectoryStore, disk_errors
 from peelbound.workers.errors import StorageDenied, StorageFull
 from tests.waiting import DEADLINE_SECONDS, until
@@ -104,3 +106,47 @@ def test_files_that_are_no_objects_are_not_listed(tmp_path: Path) -> None:
     store.put("a/key", b"x")
     (tmp_path / "a" / "README").write_text("not an object")
     assert [info.key for info in store.list("")] == ["a/key"]
+
+
+def age(*paths: Path) -> None:
+    for path in paths:
+        os.utime(path, (0, 0))
+
+
+def test_directories_that_have_been_empty_for_a_day_are_removed(tmp_path: Path) -> None:
+    """Each audit has one of its own; they would be walked for ever."""
+    store = DirectoryStore(tmp_path / "store")
+    store.put("audits/kept/report", b"x")
+    store.put("audits/gone/1/report", b"x")
+    store.delete("audits/gone/1/report")
+    gone, kept = store.root / "audits" / "gone", store.root / "audits" / "kept"
+    store.clean()
+    assert (gone / "1").exists()  # somebody may be about to write there
+    age(store.root, kept, gone, gone / "1")
+    store.clean()
+    assert [path.exists() for path in (gone / "1", gone, kept)] == [False, True, True]
+    age(gone)
+    store.clean()
+    assert [path.exists() for path in (gone, kept, store.root)] == [False, True, True]
+    assert store.get("audits/kept/report") == b"x"
+
+
+@pytest.mark.parametrize("write", [DirectoryStore.put, DirectoryStore.put_if_absent])
+def test_a_directory_that_is_removed_while_an_object_is_put_there_is_made_again(
+    write: Callable[[DirectoryStore, str, bytes], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    store.put("audits/a/old", b"x")
+    store.delete("audits/a/old")
+    make, cleaned = directory._make_directory, iter([True])
+
+    def make_and_lose(path: Path) -> None:
+        make(path)
+        if path.name == "a" and next(cleaned, False):
+            age(path)
+            store.clean()
+            assert not path.exists()
+
+    monkeypatch.setattr(directory, "_make_directory", make_and_lose)
+    write(store, "audits/a/new", b"new")
+    assert store.get("audits/a/new") == b"new"
