@@ -21,6 +21,7 @@ from ulid import ULID
 from peelbound.service.controller import metrics
 from peelbound.service.controller.audit import Audit, Outcome
 from peelbound.service.controller.cluster import RayFailed, capacity, fair_share, own_workers, room_now
+from peelbound.service.controller.meter import Furthest
 from peelbound.service.controller.pool import Pool, start_pool
 from peelbound.service.controller.publish import publish
 from peelbound.service.controller.pulse import LeaseLost, Pulse, Stopping
@@ -260,13 +261,14 @@ class Controller:
             except DatabaseUnavailable as error:  # progress is for people; the work goes on without
                 log.warning("progress not recorded: %s", error)
 
+        furthest = Furthest(report)
         losses = solved = 0
         while True:
             pool = self._start_pool()
             pool.allowed = self._allowed(claim.tenant)
             pool.crowded = self._crowded(claim)
             try:
-                return Audit(claim.request, claim.tenant, self.settings, self.store, pool, report, uses).run()
+                return Audit(claim.request, claim.tenant, self.settings, self.store, pool, furthest, uses).run()
             except WorkerLost as error:
                 metrics.WORKERS_REPLACED.inc()
                 pool.salvage()

@@ -103,3 +103,23 @@ class Meter:
     def _tell(self) -> None:
         self._last = self._clock()
         self._report(self.progress())
+
+
+class Furthest:
+    """Hands reports on that never fall behind an earlier one, though the audit begins anew within its attempt.
+
+    After the loss of a worker it walks once more over what is measured already.
+    """
+
+    def __init__(self, report: Callable[[Progress], None]) -> None:
+        """Nothing was reported yet; `report` gets each progress."""
+        self._report = report
+        self._furthest: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Report where the audit is, with the counts of when it was furthest."""
+        known = self._furthest
+        if known is None or (progress.work_done >= known.work_done and progress.problems_done >= known.problems_done):
+            self._furthest = known = progress
+        now = progress.model_dump(include={"phase", "problems_per_second", "eta_seconds"})
+        self._report(known.model_copy(update=now))

@@ -13,12 +13,13 @@ from peelbound.service.controller.loop import LONGEST_POLL_SECONDS, Controller, 
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.errors import DatabaseUnavailable
-from peelbound.service.database.leases import Leases
+from peelbound.service.database.leases import Claim, Leases
 from peelbound.service.database.schema import open_database
 from peelbound.service.schemas.record import Progress
 from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
+from peelbound.workers.errors import WorkerLost
 
 POLL_SECONDS = 0.1
 
@@ -41,6 +42,8 @@ class Recording(threading.Event):
 class IdlePool:
     """Has so many workers that wait for room, and none that started."""
 
+    solved = 0
+
     def __init__(self, asked_for: int = 0) -> None:
         self.asked_for = asked_for
 
@@ -49,6 +52,12 @@ class IdlePool:
 
     def release(self) -> None:
         self.asked_for = 0
+
+    def salvage(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -159,3 +168,42 @@ def test_two_audits_that_wait_for_workers_do_not_wait_for_each_other(
     engine.dispose()
     monkeypatch.setattr(controller.leases, "others_have_workers", away)
     assert controller._crowded(first)()
+
+
+class OneLoss:
+    """An audit that loses a worker when it is half done, and is then begun anew."""
+
+    began = 0
+
+    def __init__(self, *args: Any) -> None:
+        self._report = args[5]
+
+    def run(self) -> str:
+        type(self).began += 1
+        for phase, done in (("reading", 0), ("block_references", 2), ("checking", 5 if self.began == 1 else 9)):
+            planned = 10 * (phase != "reading")
+            self._report(
+                Progress(
+                    phase=phase, problems_done=done, problems_planned=planned, work_done=done, work_planned=planned
+                )
+            )
+        if self.began == 1:
+            raise WorkerLost("It died.")
+        return "the outcome"
+
+
+def test_progress_does_not_go_back_when_a_worker_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(state_dir=tmp_path)
+    engine = make_engine(settings.resolved_database_url)
+    pool: Any = IdlePool()
+    controller = Controller(settings, engine, open_store(settings), threading.Event(), lambda *_: pool)
+    told: list[Progress] = []
+    anything: Any = NoPulse()
+    monkeypatch.setattr(loop, "Audit", OneLoss)
+    monkeypatch.setattr(controller.leases, "progress", lambda _, progress: told.append(progress))
+    claim: Any = Claim("an audit", "acme", 1, "one", anything)
+    assert controller._carry_out(claim, anything) == "the outcome"
+    engine.dispose()
+    assert [progress.phase for progress in told] == ["reading", "block_references", "checking"] * 2
+    assert [progress.problems_done for progress in told] == [0, 2, 5, 5, 5, 9]
+    assert [progress.fraction for progress in told] == [0, 0.2, 0.5, 0.5, 0.5, 0.9]
