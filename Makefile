@@ -18,8 +18,7 @@ help: ## List the targets
 .venv: $(INSTALLED) ## Build the virtual environment from constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
-	@# Nothing is compiled beforehand: Python compiles what it imports, and not all of 17,000 files.
-	$(BIN)/pip install --no-compile -c constraints.txt -e '.[server,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[server,dev]'
 	@touch $@
 
 $(BIN)/python:
