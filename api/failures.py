@@ -34,7 +34,7 @@ class Failures:
 
         try:
             await self.app(scope, receive, noting)
-        except Exception as error:
+        except Exception as error:  # whatever a route raises: the client is owed an answer, the log the cause
             if begun:  # nothing can be answered any more: the server logs it and cuts the connection
                 raise
             log.exception("%s %r failed", scope["method"], scope["path"])

@@ -113,7 +113,7 @@ def idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         settings = Settings(state_dir=tmp_path, **fields)
         engines.append(make_engine(settings.resolved_database_url))
         pool, no_pulse = IdlePool(asked_for=3), NoPulse()
-        start_pool: Any = lambda *_: pool  # noqa: E731
+        start_pool: Any = lambda *_: pool  # noqa: E731 - typed as Any: the fake is no Pool
         controller = Controller(settings, engines[-1], open_store(settings), Recording(waits=3), start_pool)
         monkeypatch.setattr(controller, "pulse", no_pulse)
         monkeypatch.setattr(controller.leases, "claim", claim)
