@@ -3,12 +3,10 @@
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 
 from peelbound.api.app import create_app
 from peelbound.api.draining import Draining, Server
-from peelbound.service.logs import configure_logs
-from peelbound.service.settings import Settings
+from peelbound.service.starting import settings_or_exit
 
 LAST_SECONDS = 10
 """What requests in hand get to end once no new ones are taken."""
@@ -16,12 +14,7 @@ LAST_SECONDS = 10
 
 def main() -> int:
     """Serve until told to stop."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    configure_logs(settings.log_format)
+    settings = settings_or_exit()
     draining = Draining()
     server = Server(
         uvicorn.Config(

@@ -23,7 +23,10 @@ _HOST_NAME = re.compile(r"(?:[a-z\d](?:[a-z\d-]{0,61}[a-z\d])?\.)*[a-z\d](?:[a-z
 
 def _absolute(path: Path) -> Path:
     """Processes that share settings start in different directories."""
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # `~name` of nobody
+        raise ValueError(str(error)) from error
 
 
 class _Environment(EnvSettingsSource):

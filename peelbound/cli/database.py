@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peelbound.cli.output import said
 from peelbound.extras import require_server_extra
 from peelbound.local import make_private, private_files
 
@@ -30,11 +29,12 @@ def configured() -> "Settings":
     from pydantic import ValidationError
 
     from peelbound.service.settings import Settings
+    from peelbound.service.starting import wrong_settings
 
     try:
         return Settings()
     except ValidationError as error:
-        raise click.UsageError(said(error, variable=True)) from None
+        raise click.UsageError(" ".join(wrong_settings(error))) from None
 
 
 def opened(settings: "Settings", *, wait_seconds: float, migrating: bool = False) -> "Engine":

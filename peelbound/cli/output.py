@@ -24,11 +24,10 @@ _STYLES = {
 }
 
 
-def said(error: ValidationError, *, variable: bool = False) -> str:
-    """What is wrong first of all, after the name of the field, or of its environment variable, if it is one field's."""
+def said(error: ValidationError) -> str:
+    """What is wrong first of all, after the name of the field, if it is one field's."""
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
-    name = f"PEELBOUND_{name.upper()}" if variable and name else name
     message = str(first["msg"]).removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
 

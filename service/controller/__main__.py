@@ -7,15 +7,11 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from pydantic import ValidationError
-
 from peelbound.service.controller import metrics
-from peelbound.service.controller.loop import Controller
 from peelbound.service.controller.pulse import Stopping
 from peelbound.service.database.schema import open_database
-from peelbound.service.logs import configure_logs
 from peelbound.service.retention.collecting import collecting
-from peelbound.service.settings import Settings
+from peelbound.service.starting import settings_or_exit
 from peelbound.service.storage.open import open_store
 from peelbound.service.tracing import tracing
 from peelbound.service.uris import AllowList
@@ -35,12 +31,7 @@ def _pausing(stop: threading.Event) -> Callable[[float], None]:
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; the audit in hand is handed back."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    configure_logs(settings.log_format)
+    settings = settings_or_exit()
     stop = threading.Event()
 
     def told(number: int, _: FrameType | None) -> None:
@@ -60,6 +51,9 @@ def main() -> int:
             delivering(settings, engine),
             collecting(settings, engine, store),
         ):
+            # Torch, Ray and what they bring take seconds: wrong settings and SIGTERM are not to wait for them.
+            from peelbound.service.controller.loop import Controller
+
             Controller(settings, engine, store, stop).run()
     except Stopping:
         return 0

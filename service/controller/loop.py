@@ -128,6 +128,7 @@ class Controller:
 
     def _start_pool(self) -> Pool:
         if self._pool is None:
+            self.pulse.check()  # it may have been told to stop while it imported Ray
             self._pool = self._new_pool(self.settings, self.store, self.pulse.check)
         return self._pool
 

@@ -9,10 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pydantic import ValidationError
-
-from peelbound.service.logs import configure_logs
-from peelbound.service.settings import Settings
+from peelbound.service.starting import settings_or_exit
 
 CONNECT_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 1.0
@@ -54,12 +51,7 @@ def await_head(address: str, seconds: float, check: Callable[[], None] = lambda:
 
 def main() -> int:
     """Wait for the head that the settings name, where they name one."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    configure_logs(settings.log_format)
+    settings = settings_or_exit()
     if settings.ray_address in (None, "auto"):
         return 0
     failure = await_head(settings.ray_address, settings.worker_start_seconds)

@@ -59,16 +59,14 @@ def _examine() -> "Iterator[Finding]":
     from peelbound.service.doctor.host import examine_allow_list, examine_disks, examine_versions
     from peelbound.service.doctor.store import examine_store
     from peelbound.service.settings import Settings
+    from peelbound.service.starting import wrong_settings
 
     yield examine_versions()
     try:
         settings = Settings()
     except ValidationError as error:
-        for each in error.errors():
-            name = ".".join(str(step) for step in each["loc"])
-            yield wrong(
-                "settings", f"PEELBOUND_{name.upper()}: {each['msg']}.", "docs/operations.md lists all settings."
-            )
+        for sentence in wrong_settings(error):
+            yield wrong("settings", sentence, "docs/operations.md lists all settings.")
         return
     yield ok("settings", "Every PEELBOUND_… variable can be read.")
     yield from examine_database(settings)

@@ -10,6 +10,7 @@ import pytest
 
 from peelbound.service.controller import loop
 from peelbound.service.controller.loop import LONGEST_POLL_SECONDS, Controller, pauses
+from peelbound.service.controller.pulse import Stopping
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.errors import DatabaseUnavailable
@@ -102,6 +103,19 @@ def test_after_work_the_pauses_begin_anew(tmp_path: Path, monkeypatch: pytest.Mo
     engine.dispose()
     assert held == ["an audit"]
     assert stop.asked == [*islice(pauses(POLL_SECONDS), 3), *islice(pauses(POLL_SECONDS), 2)]
+
+
+def test_who_was_told_to_stop_while_it_imported_starts_no_ray(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    engine = open_database(settings.resolved_database_url, wait_seconds=0)
+    stop = threading.Event()
+    stop.set()
+    started: list[object] = []
+    start_pool: Any = lambda *_: started.append(1)  # noqa: E731 - typed as Any: the fake starts no Pool
+    with pytest.raises(Stopping):
+        Controller(settings, engine, open_store(settings), stop, start_pool).run()
+    engine.dispose()
+    assert not started
 
 
 @pytest.fixture
