@@ -59,6 +59,7 @@ class FaultyProxy:
     heads_only: bool = False
     fault: Fault | None = None
     struck: int = 0
+    _connections: set[socket.socket] = field(default_factory=set)
     _sent: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -77,6 +78,24 @@ class FaultyProxy:
             with self._lock:
                 self.struck += 1
         return fault
+
+    @contextmanager
+    def connected(self, server: socket.socket) -> Iterator[None]:
+        """Meanwhile this connection to the real server can be hung up."""
+        with self._lock:
+            self._connections.add(server)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connections.discard(server)
+
+    def hang_up(self) -> None:
+        """End every connection that there is."""
+        with self._lock:
+            for server in self._connections:
+                with suppress(OSError):
+                    server.shutdown(socket.SHUT_RDWR)
 
     def cuts_now(self, passed: int) -> bool:
         """Whether an answer of which `passed` bytes went through is to be cut here."""
@@ -100,7 +119,7 @@ def faulty_proxy(
         request: socket.socket
 
         def handle(self) -> None:
-            with socket.create_connection(proxy.upstream) as server:
+            with socket.create_connection(proxy.upstream) as server, proxy.connected(server):
                 requests = threading.Thread(target=pass_requests, args=(self.request, server), daemon=True)
                 requests.start()
                 pass_answers(server, self.request)
@@ -140,6 +159,7 @@ def faulty_proxy(
                     client.sendall(data[: len(data) // 2])
                     if fault is Fault.RESET:
                         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        client.shutdown(socket.SHUT_RD)  # or no reset is sent before who reads from it has ended
                         client.close()
                     return
                 client.sendall(data)

@@ -80,6 +80,7 @@ def test_a_queued_audit_outlasts_any_number_of_cut_streams(service: Service, mon
             events = client.events(record.id)
             await anext(events)  # no other comes while the audit is queued
             proxy.heads_only = True
+            proxy.hang_up()
             pauses: list[float] = []
 
             async def sleep(seconds: float) -> None:
