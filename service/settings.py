@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     tenant_running_audits: int | None = Field(default=None, ge=1)
     """How many audits of one tenant may be at work at once; further ones wait."""
     tenant_stored_bytes: int | None = Field(default=None, ge=1)
-    """How much one tenant may keep in object storage before new audits are refused."""
+    """How much one tenant may keep before new audits are refused: bytes in object storage, as measured by its last
+    collection, and of its audits' requests."""
     audit_keep_seconds: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS)
     """How long audits are kept after their end, unless `peelbound tenant` says otherwise, up to 36500 days; None: for
     ever."""

@@ -133,6 +133,7 @@ class Audits:
     ) -> str | None:
         """The new audit's id, or None where the key is taken. (Where it is being taken, we wait for the outcome.)"""
         now = self._clock(connection)
+        request_bytes = len(request.model_dump_json().encode())
         created = connection.scalar(
             conflicting_insert(connection, AuditRow)
             .values(
@@ -151,7 +152,7 @@ class Audits:
                 step=request.step,
                 training_loss=request.training_loss,
                 priority=request.priority,
-                request_bytes=len(request.model_dump_json().encode()),
+                request_bytes=request_bytes,
             )
             .on_conflict_do_nothing(index_elements=[AuditRow.tenant, AuditRow.idempotency_key])
             .returning(AuditRow.id)
@@ -174,7 +175,7 @@ class Audits:
             )
         append(connection, tenant, audit_id, 1, now, EventType.STATE, {"state": AuditState.QUEUED, "attempt": 0})
         log.write(connection, tenant, by, now, "audit.submit", audit_id)
-        hold_to(connection, tenant, self._limits)
+        hold_to(connection, tenant, self._limits, request_bytes)
         return audit_id
 
     def get(self, tenant: str, audit_id: str) -> AuditRecord:

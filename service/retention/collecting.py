@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.retention import Retention
+from peelbound.service.database.tenants import Tenants
 from peelbound.service.retention.collector import Collector
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
@@ -26,6 +27,7 @@ def make_collector(settings: Settings, engine: Engine, store: ObjectStore) -> Co
     return Collector(
         Retention(engine),
         Audits(engine),
+        Tenants(engine),
         store,
         keep_seconds=settings.audit_keep_seconds,
         grace=timedelta(seconds=settings.result_grace_seconds),

@@ -16,6 +16,7 @@ from peelbound.service.database.audits import Audits
 from peelbound.service.database.errors import AuditNotEnded, AuditNotFound
 from peelbound.service.database.log import Actor
 from peelbound.service.database.retention import Retention
+from peelbound.service.database.tenants import Tenants
 from peelbound.service.retention.erasing import erase
 from peelbound.service.retention.uses import Lists, ListsDamaged, name_of, objects_of
 from peelbound.service.storage.base import ObjectInfo, ObjectStore
@@ -53,24 +54,36 @@ class Collector:
     """Collects.
 
     Args:
-        retention, audits: the database.
+        retention, audits, tenants: the database.
         store: object storage.
         keep_seconds: how long audits are kept after their end, unless their tenant has its own time; None: for ever.
         grace: how long results stay after nobody uses them, and files after their audit is gone.
     """
 
     def __init__(
-        self, retention: Retention, audits: Audits, store: ObjectStore, *, keep_seconds: float | None, grace: timedelta
+        self,
+        retention: Retention,
+        audits: Audits,
+        tenants: Tenants,
+        store: ObjectStore,
+        *,
+        keep_seconds: float | None,
+        grace: timedelta,
     ) -> None:
-        self._retention, self._audits, self._store = retention, audits, store
+        self._retention, self._audits, self._tenants, self._store = retention, audits, tenants, store
         self._keep_seconds, self._grace = keep_seconds, grace
 
     def collect(self, tenant: str) -> Collected:
-        """Collect one tenant's storage; its results only where every published audit says what it used.
+        """Collect a tenant's storage, its results only where every published audit says what it used; then measure it.
 
         Raises:
             DatabaseUnavailable, StorageUnavailable, StorageDenied: what was not done is done by the next collection.
         """
+        collected = self._collect(tenant)
+        self._tenants.measured(tenant, self._store.bytes_under(f"tenants/{tenant}/"))
+        return collected
+
+    def _collect(self, tenant: str) -> Collected:
         collected = self._expire(tenant) + self._sweep_files(tenant)
         lists = Lists(self._store)
         try:

@@ -76,6 +76,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def bytes_under(self, prefix: str) -> int:
+        """How much the objects whose keys begin with `prefix` hold together; checksums are not asked for."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove the object; no error when there is none."""
         ...

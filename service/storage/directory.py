@@ -103,14 +103,16 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
-        top = self.root / check_prefix(prefix).rpartition("/")[0]
-        with disk_errors(top):
-            for directory, subdirectories, names in os.walk(top, onerror=_raise_unless_absent):
-                subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-                for name in names:
-                    key = (Path(directory) / name).relative_to(self.root).as_posix().removesuffix(OBJECT_SUFFIX)
-                    if name.endswith(OBJECT_SUFFIX) and key.startswith(prefix) and (info := self._listed(key)):
-                        yield info
+        yield from (info for key in self._keys(prefix) if (info := self._listed(key)))
+
+    def bytes_under(self, prefix: str) -> int:
+        """See `ObjectStore.bytes_under`."""
+        held = 0
+        for key in self._keys(prefix):
+            file = self._file(key)
+            with disk_errors(file), suppress(*_ABSENT):  # deleted since
+                held += max(0, file.stat().st_size - _TRAILER_BYTES)
+        return held
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -157,6 +159,16 @@ class DirectoryStore:
     def _file(self, key: str) -> Path:
         return self.root / (check_key(key) + OBJECT_SUFFIX)
 
+    def _keys(self, prefix: str) -> Iterator[str]:
+        top = self.root / check_prefix(prefix).rpartition("/")[0]
+        with disk_errors(top):
+            for directory, subdirectories, names in os.walk(top, onerror=_raise_unless_absent):
+                subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+                for name in names:
+                    key = (Path(directory) / name).relative_to(self.root).as_posix().removesuffix(OBJECT_SUFFIX)
+                    if name.endswith(OBJECT_SUFFIX) and key.startswith(prefix):
+                        yield key
+
     def _replace(self, key: str, source: BinaryIO) -> ObjectInfo:
         target = self._file(key)
         with disk_errors(target), self._staged(source) as (staged, size, sha256):
@@ -167,7 +179,9 @@ class DirectoryStore:
         try:
             return self.info(key)
         except ObjectCorrupt:
-            return ObjectInfo(key, self._file(key).stat().st_size, "")
+            file = self._file(key)
+            with disk_errors(file):
+                return ObjectInfo(key, file.stat().st_size, "")
 
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[tuple[Path, int, str]]:

@@ -1,14 +1,15 @@
 """What one tenant and one token may ask of the service."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from peelbound.api.rates import Rates
 from peelbound.service.database.audits import Audits
-from peelbound.service.database.errors import TenantActiveLimit
+from peelbound.service.database.errors import TenantActiveLimit, TenantStorageLimit
 from peelbound.service.database.tenants import TenantLimits, Tenants
+from peelbound.service.retention.collecting import make_collector
+from peelbound.service.retention.erasing import erase
 from peelbound.service.settings import Settings
 from tests.integration.database.harness import a_request, at_once
 from tests.unit.api.harness import ALL, BODY, Api, problem
@@ -115,14 +116,34 @@ def test_a_full_tenant_gets_a_problem_that_says_when_to_come_back(api: Api) -> N
 
 
 def test_a_tenant_that_stores_too_much_is_refused_until_it_stores_less(api: Api) -> None:
-    tenants = Tenants(api.context.engine)
-    audits = Audits(api.context.engine, limits=TenantLimits(stored_bytes=1000))
-    object.__setattr__(api.context, "audits", audits)
-    tenants.measured("default", 1000, datetime.now(UTC))
+    context, tenants = api.context, Tenants(api.context.engine)
+    object.__setattr__(context, "audits", Audits(context.engine, limits=TenantLimits(stored_bytes=1000)))
+    collector = make_collector(context.settings, context.engine, context.store)
+    context.store.put("tenants/default/audits/nobodys/1/x", bytes(1000))
+    context.store.put("tenants/other/audits/nobodys/1/x", bytes(999))
+    for tenant in ("default", "other"):
+        collector.collect(tenant)
     refused = api.client.post("/v1/audits", json=BODY)
     assert "1000" in problem(refused, 409, "tenant-storage-limit")["detail"]
     assert api.client.post("/v1/audits", json=BODY, headers=api.token(*ALL, tenant="other")).status_code == 202
-    tenants.measured("default", 999, datetime.now(UTC))
+    context.store.delete("tenants/default/audits/nobodys/1/x")
+    collector.collect("default")
     assert api.client.post("/v1/audits", json=BODY).status_code == 202
-    assert tenants.stored_bytes("default") == 999
     assert tenants.stored_bytes("nobody") == 0
+
+
+def test_requests_count_as_stored_at_once_and_as_long_as_their_audits_exist(api: Api) -> None:
+    context, tenants = api.context, Tenants(api.context.engine)
+    audits = Audits(context.engine, limits=TenantLimits(stored_bytes=1))
+    audit = audits.submit("acme", a_request(), None)[0].id
+    held = tenants.stored_bytes("acme")
+    assert held == len(a_request().model_dump_json().encode())
+    with pytest.raises(TenantStorageLimit, match=str(held)):
+        audits.submit("acme", a_request(), None)
+    collector = make_collector(context.settings, context.engine, context.store)
+    collector.collect("acme")
+    assert tenants.stored_bytes("acme") == held
+    audits.cancel("acme", audit)
+    erase(audits, context.store, "acme", audit, by=None)
+    collector.collect("acme")
+    assert tenants.stored_bytes("acme") == 0

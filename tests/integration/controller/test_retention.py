@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.retention import Retention
+from peelbound.service.database.tenants import Tenants
 from peelbound.service.retention.collector import Collector
 from peelbound.service.retention.erasing import erase
 from peelbound.service.retention.uses import name_of
@@ -17,7 +18,12 @@ def test_a_deleted_audits_results_are_collected_and_made_again(
     service, tenant = running.service, "collected"
     engine = make_engine(service.settings.resolved_database_url)
     collector = Collector(
-        Retention(engine), service.audits, service.store, keep_seconds=None, grace=timedelta(seconds=0)
+        Retention(engine),
+        service.audits,
+        Tenants(engine),
+        service.store,
+        keep_seconds=None,
+        grace=timedelta(seconds=0),
     )
     first = service.submit(inputs.request(), tenant)
     assert service.succeeded(first, tenant) == reference

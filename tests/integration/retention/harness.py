@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from peelbound.service.database.leases import Claim
 from peelbound.service.database.retention import Condemned, Retention
+from peelbound.service.database.tenants import Tenants
 from peelbound.service.retention.collector import Collector
 from peelbound.service.retention.erasing import erase
 from peelbound.service.retention.uses import Uses, keep_list, objects_of
@@ -70,7 +71,8 @@ class Storage:
         self.collector = self.collector_on(self.retention)
 
     def collector_on(self, retention: Retention) -> Collector:
-        return Collector(retention, self.service.audits, self.store, keep_seconds=self.keep_seconds, grace=GRACE)
+        audits, tenants = self.service.audits, Tenants(self.engine, clock=self.service.clock)
+        return Collector(retention, audits, tenants, self.store, keep_seconds=self.keep_seconds, grace=GRACE)
 
     def collect(self) -> tuple[int, int]:
         """Collect; how many results were condemned, and how many deleted."""

@@ -151,6 +151,7 @@ def test_lists_by_prefix(store: ObjectStore) -> None:
         listed = sorted(store.list(prefix), key=lambda info: info.key)
         assert [info.key for info in listed] == sorted(key for key in keys if key.startswith(prefix)), prefix
         assert all(info.sha256 == sha256(info.key.encode()) and info.bytes == len(info.key) for info in listed)
+        assert store.bytes_under(prefix) == sum(info.bytes for info in listed)
 
 
 def test_an_object_may_lie_below_another(store: ObjectStore) -> None:
