@@ -22,9 +22,7 @@ from peelbound.workers.results import ResultStore
 from peelbound.workers.skeleton import Skeleton
 from peelbound.workers.solve_tasks import SolveTasks
 from peelbound.workers.tasks import Done, Greeting
-
-THREADS = 1
-"""Of each worker: the order of sums must not depend on the machine."""
+from peelbound.workers.threads import THREADS
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": str(THREADS),

@@ -18,8 +18,8 @@ from ray.exceptions import AuthenticationError
 
 from peelbound.service.controller.ray_head import await_head
 from peelbound.service.settings import Settings
-from peelbound.workers.actor import THREADS
 from peelbound.workers.errors import InfrastructureError
+from peelbound.workers.threads import THREADS
 
 log = logging.getLogger(__name__)
 

@@ -36,6 +36,8 @@ def loaded_by(program: str) -> set[str]:
     [
         pytest.param("import peelbound.api.app", NUMERICS, id="api"),
         pytest.param(IMPORT_SERVICE, NUMERICS, id="service"),
+        pytest.param("import peelbound.service.controller.__main__", NUMERICS, id="a controller that begins"),
+        pytest.param("import peelbound.service.controller.ray_probe", NUMERICS - {"ray"}, id="probe of Ray"),
         pytest.param("import peelbound.client", NUMERICS | SERVER, id="client"),
         pytest.param("import peelbound.cli.main", NUMERICS | SERVER, id="command-line"),
     ],

@@ -1,15 +1,21 @@
 """Fixtures of the command line's tests."""
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
 
+from peelbound.cli.main import main
 from tests.integration.client.harness import Service, service
 from tests.waiting import DEADLINE_SECONDS
 
@@ -29,15 +35,20 @@ def stand_ins() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Runs `peelbound` in a directory of its own, where no service is known."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PEELBOUND_")}
-    environment["PEELBOUND_STATE_DIR"] = str(tmp_path / "state-of-nobody")
+def surroundings(tmp_path: Path) -> dict[str, str]:
+    """An environment in which no service is known."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("PEELBOUND_")}
+    return known | {"PEELBOUND_STATE_DIR": str(tmp_path / "state-of-nobody")}
+
+
+@pytest.fixture
+def program(surroundings: dict[str, str], tmp_path: Path) -> Run:
+    """Runs the installed `peelbound` in a directory of its own: for what only a process of its own can show."""
 
     def peelbound(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [PEELBOUND, *words],
-            env=environment | variables,
+            env=surroundings | variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -45,6 +56,41 @@ def run(tmp_path: Path) -> Run:
         )
 
     return peelbound
+
+
+@pytest.fixture
+def run(surroundings: dict[str, str], tmp_path: Path) -> Run:
+    """The same in this process, which has imported already what a program takes half a second for."""
+
+    def peelbound(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        command = ["peelbound", *words]
+        output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        with (
+            patch.dict(os.environ, surroundings | variables, clear=True),
+            patch.object(sys, "argv", command),
+            contextlib.chdir(tmp_path),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            _logs_kept(),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        said = [stream.buffer.getvalue().decode() for stream in (output, errors)]  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(command, int(ended.value.code or 0), *said)
+
+    return peelbound
+
+
+@contextmanager
+def _logs_kept() -> Iterator[None]:
+    """Some commands say where their process's logs go."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @pytest.fixture

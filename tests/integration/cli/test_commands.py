@@ -48,10 +48,11 @@ def test_audit_judges_the_verdict(
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_audit_json_is_one_document(served: Run, service: Service) -> None:
+def test_audit_json_is_one_document(program: Run, service: Service) -> None:
+    known = {"PEELBOUND_URL": service.url, "PEELBOUND_TOKEN": service.token}
     with service.ending_the_next(frozen_report()):
         numerics = ("--anchors", "2,4", "--anchors", "4", "--precision", "bfloat16", "--compile")
-        done = served(*AUDIT, "--json", "--run", "r", "--step", "3", "--deadline", "2h", *numerics)
+        done = program(*AUDIT, "--json", "--run", "r", "--step", "3", "--deadline", "2h", *numerics, **known)
     assert done.returncode == 1
     record = json.loads(done.stdout)
     assert done.stderr.splitlines()[0] == f"Audit {record['id']}"

@@ -71,9 +71,9 @@ def test_a_wrong_setting_is_named(run: Run) -> None:
     assert "PEELBOUND_WORKERS" in done.stderr
 
 
-def test_a_database_file_that_a_command_makes_is_its_owners_alone(run: Run, tmp_path: Path) -> None:
-    assert run("migrate").returncode == 0
-    made = run("token", "create", "--name", "ci")
+def test_a_database_file_that_a_command_makes_is_its_owners_alone(program: Run, tmp_path: Path) -> None:
+    assert program("migrate").returncode == 0
+    made = program("token", "create", "--name", "ci")
     assert made.returncode == 0, made.stderr
     (file,) = (tmp_path / "state-of-nobody").glob("*.db")
     assert str(file) in made.stderr

@@ -28,8 +28,8 @@ def test_without_the_server_packages_the_message_says_what_to_install() -> None:
         require_server_extra(["json", "no_such_package"])
 
 
-def test_a_setting_that_is_wrong_is_said_in_one_line(run: Run) -> None:
-    done = run("up", "--port", "0", "--allow", "ftp://models")
+def test_a_setting_that_is_wrong_is_said_in_one_line(program: Run) -> None:
+    done = program("up", "--port", "0", "--allow", "ftp://models")
     assert done.returncode == 3
     assert "ftp://models" in done.stderr
     assert "Traceback" not in done.stderr

@@ -19,11 +19,11 @@ from peelbound.service.retention.collecting import collecting
 from peelbound.service.schemas.webhook import WebhookRequest
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
-from tests.integration.cli.conftest import Run, run
+from tests.integration.cli.conftest import Run, run, surroundings
 from tests.integration.database.harness import PROBLEM, at_once
 from tests.integration.retention.harness import Storage
 
-__all__ = ["run"]
+__all__ = ["run", "surroundings"]
 
 DAY = 24 * 3600
 TICK = threading.Event()

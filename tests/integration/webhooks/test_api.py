@@ -9,12 +9,12 @@ import pytest
 from peelbound.service.database.webhooks import MOST_WEBHOOKS
 from peelbound.service.settings import Settings
 from peelbound.service.webhooks.deliverer import delivering
-from tests.integration.cli.conftest import Run, run, served
+from tests.integration.cli.conftest import Run, run, served, surroundings
 from tests.integration.client.harness import Service, service
 from tests.unit.api.harness import Api, api, problem
 from tests.webhook_receiver import receiving
 
-__all__ = ["api", "run", "served", "service"]
+__all__ = ["api", "run", "served", "service", "surroundings"]
 
 TICK = threading.Event()
 

@@ -11,7 +11,7 @@ from peelbound.service.controller.cluster import WORKER_CPUS, fair_share, fittin
 from peelbound.service.controller.pool import Pool
 from peelbound.service.settings import Settings
 from peelbound.service.storage.directory import DirectoryStore
-from peelbound.workers.actor import THREADS
+from peelbound.workers.threads import THREADS
 
 
 @pytest.mark.parametrize(
