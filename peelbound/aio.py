@@ -56,7 +56,11 @@ class AsyncClient:
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
         self._timeout = timeout
-        self._http = httpx2.AsyncClient(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout)
+        # A transport of its own takes the environment's certificates, and not its proxies.
+        direct = httpx2.AsyncHTTPTransport() if endpoint.on_loopback else None
+        self._http = httpx2.AsyncClient(
+            base_url=endpoint.url, headers=endpoint.headers, timeout=timeout, transport=direct
+        )
 
     async def __aenter__(self) -> Self:
         return self

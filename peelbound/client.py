@@ -73,7 +73,9 @@ class Client:
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         endpoint = find_endpoint(url, token)
         self._timeout = timeout
-        self._http = httpx2.Client(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout)
+        # A transport of its own takes the environment's certificates, and not its proxies.
+        direct = httpx2.HTTPTransport() if endpoint.on_loopback else None
+        self._http = httpx2.Client(base_url=endpoint.url, headers=endpoint.headers, timeout=timeout, transport=direct)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx2
@@ -21,6 +22,19 @@ class Endpoint:
     def headers(self) -> dict[str, str]:
         """What each request carries."""
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether it is this machine's alone: no proxy can lead there, and none is to see the token."""
+        return is_loopback(httpx2.URL(self.url).host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, with or without brackets, is this machine and nothing else can reach it."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def find_endpoint(url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> Endpoint:

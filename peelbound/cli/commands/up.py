@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import threading
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 
 from peelbound.cli.failures import reporting
 from peelbound.cli.output import json_option, said
+from peelbound.endpoint import is_loopback
 from peelbound.extras import require_server_extra
 from peelbound.local import default_state_dir
 
@@ -54,7 +54,7 @@ def command(
         )
     except ValidationError as error:
         raise click.UsageError(said(error)) from None
-    if not _is_loopback(settings.host) and all(map(_is_loopback, settings.allowed_hosts)):
+    if not is_loopback(settings.host) and all(map(is_loopback, settings.allowed_hosts)):
         raise click.UsageError(
             f"{settings.host} can be reached from other machines: say by which name, with --allowed-host."
         )
@@ -91,13 +91,6 @@ def _print_facts(link: str, url: str, state_dir: Path, allow: list[str]) -> None
         # Never wrapped: a link that is broken over two lines cannot be followed.
         console.print(Text.assemble((f"{name:>8}  ", "bold"), value), soft_wrap=True)
     console.rule()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _prefix(text: str) -> str:

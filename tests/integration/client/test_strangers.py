@@ -108,6 +108,29 @@ def test_the_asynchronous_client_takes_strangers_as_the_other_does(service: Serv
     asyncio.run(story())
 
 
+def test_no_proxy_is_between_a_client_and_its_own_machine(
+    service: Service, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, stranger.url)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def story() -> None:
+        async with AsyncClient(service.url, service.token) as client:
+            assert (await client.page()).items == []
+        async with AsyncClient("http://peelbound.invalid", "theirs") as client:
+            with pytest.raises(ProblemError, match="text/html"):
+                await client.page()
+
+    with Client(service.url, service.token) as client:
+        assert client.page().items == []
+    with Client("http://peelbound.invalid", "theirs") as client, pytest.raises(ProblemError, match="text/html"):
+        client.page()
+    asyncio.run(story())
+    assert [path.partition("?")[0] for _, path in stranger.asked] == 2 * ["http://peelbound.invalid/v1/audits"]
+
+
 def test_a_password_in_the_address_is_not_repeated(stranger: Stranger) -> None:
     address = stranger.url.replace("http://", "http://me:hidden@")
     with Client(address, "t") as client, pytest.raises(ProblemError) as caught:
