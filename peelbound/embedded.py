@@ -90,7 +90,7 @@ def embedded(
 
 
 def _prepare(settings: Settings) -> tuple[str, str]:
-    """Bring the database up to date and its tokens in line with the files; the full token and the reading one.
+    """Bring a SQLite file up to date, and the tokens in it in line with ours; answers the full and the reading one.
 
     What is wrong with the settings is found here and not in the threads and processes that are started next.
     """
@@ -99,7 +99,7 @@ def _prepare(settings: Settings) -> tuple[str, str]:
     token = ensure_secret(settings.state_dir / "token")
     reading_token = ensure_secret(settings.state_dir / "link-token")
     wait = settings.database_wait_seconds
-    engine = open_database(settings.resolved_database_url, wait_seconds=wait, migrating=True)
+    engine = open_database(settings.resolved_database_url, wait_seconds=wait)
     try:
         tokens = Tokens(engine)
         tokens.ensure(token, TENANT, "embedded", frozenset({"read", "write", "admin"}))

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, text
 
+from peelbound.embedded import embedded
 from peelbound.service.database.engine import make_engine, writing
 from peelbound.service.database.errors import DatabaseUnavailable, SchemaTooNew, SchemaTooOld
 from peelbound.service.database.schema import (
@@ -24,6 +25,7 @@ from peelbound.service.database.schema import (
     open_database,
 )
 from peelbound.service.database.tokens import Tokens
+from peelbound.service.settings import Settings
 from tests.waiting import DEADLINE_SECONDS
 
 PEELBOUND = Path(sysconfig.get_path("scripts"), "peelbound")
@@ -85,6 +87,18 @@ def test_an_empty_database_is_refused_where_it_is_shared(database_url: str) -> N
             open_database(database_url, wait_seconds=0)
         open_database(database_url, wait_seconds=0, migrating=True).dispose()
     with on(database_url) as engine:
+        check_schema(engine)
+
+
+def test_a_service_on_one_machine_does_not_migrate_what_is_shared(old: str, tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state", port=0, database_url=old, database_wait_seconds=0)
+    if old.startswith("sqlite"):
+        with embedded(settings, controller=None):
+            pass
+        return
+    with pytest.raises(SchemaTooOld, match="0001"), embedded(settings, controller=None):
+        pass
+    with on(old) as engine, pytest.raises(SchemaTooOld, match="0001"):
         check_schema(engine)
 
 
