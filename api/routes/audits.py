@@ -11,6 +11,7 @@ from peelbound.api import stream
 from peelbound.api.admission import admit
 from peelbound.api.answers import json_answer
 from peelbound.api.auth import Acting, Reader, Writer
+from peelbound.api.bodies import Sent
 from peelbound.api.context import Service
 from peelbound.api.errors import ParameterInvalid
 from peelbound.api.problems import Responses, responses
@@ -60,7 +61,7 @@ def submit(
     service: Service,
     caller: Writer,
     by: Acting,
-    request: AuditRequest,
+    request: Sent[AuditRequest],
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> AuditRecord:

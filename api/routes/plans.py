@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from peelbound.api.admission import admit
 from peelbound.api.auth import Writer
+from peelbound.api.bodies import Sent
 from peelbound.api.context import Service
 from peelbound.api.planning import Planner
 from peelbound.api.problems import problem_response, responses
@@ -21,7 +22,7 @@ router = APIRouter(tags=["audits"])
     response_model=AuditPlan,
     responses=responses(401, 403, 413, 422, 503),
 )
-async def plan(service: Service, caller: Writer, request: AuditRequest, http: Request) -> AuditPlan | Response:
+async def plan(service: Service, caller: Writer, request: Sent[AuditRequest], http: Request) -> AuditPlan | Response:
     """What this audit would do and cost, without running it: problems, bytes, memory, time."""
     admit(request, service.allow(caller.tenant))
     planner: Planner = http.app.state.planner

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from peelbound.api.auth import Acting, Reader, Writer
+from peelbound.api.bodies import Sent
 from peelbound.api.context import Service
 from peelbound.api.problems import responses
 from peelbound.service.database.tokens import Identity
@@ -35,7 +36,7 @@ DeliveryId = Annotated[str, Path(max_length=64, examples=["01KACM2V7M3J0Q4S8R0V5
     responses=responses(401, 403, 409, 413, 422),
 )
 def create(
-    service: Service, caller: Writer, by: Acting, request: WebhookRequest, response: Response
+    service: Service, caller: Writer, by: Acting, request: Sent[WebhookRequest], response: Response
 ) -> WebhookWithSecret:
     """Make an endpoint that is told when audits end. Its secret is in this answer and in no other."""
     webhook = service.webhooks.create(caller.tenant, request, _checked(service, request.url), by=by)
@@ -56,7 +57,9 @@ def get(service: Service, caller: Reader, webhook_id: WebhookId) -> Webhook:
 
 
 @router.patch("/v1/webhooks/{webhook_id}", operation_id="updateWebhook", responses=responses(401, 403, 404, 413, 422))
-def change(service: Service, caller: Writer, by: Acting, webhook_id: WebhookId, request: WebhookChange) -> Webhook:
+def change(
+    service: Service, caller: Writer, by: Acting, webhook_id: WebhookId, request: Sent[WebhookChange]
+) -> Webhook:
     """Change an endpoint; what is not given stays. `enabled` ends or lifts a standstill, also one after 410 Gone."""
     url = None if request.url is None else _checked(service, request.url)
     return service.webhooks.change(caller.tenant, webhook_id, request, url, by=by)
@@ -79,7 +82,7 @@ def delete(service: Service, caller: Writer, by: Acting, webhook_id: WebhookId) 
     responses=responses(401, 403, 404, 413, 422),
 )
 def rotate(
-    service: Service, caller: Writer, by: Acting, webhook_id: WebhookId, request: RotateRequest
+    service: Service, caller: Writer, by: Acting, webhook_id: WebhookId, request: Sent[RotateRequest]
 ) -> WebhookWithSecret:
     """Give the endpoint a new secret, shown this once. Until the overlap ends messages carry two signatures."""
     overlap = timedelta(seconds=request.overlap_seconds)

@@ -41,6 +41,7 @@ def _encodable(text: str) -> str:
 
 
 Document = Annotated[str, AfterValidator(_encodable)]
+TokenIds = Annotated[list[StrictInt], Field(fail_fast=True)]
 
 
 _SOURCES = {"uri": "string", "texts": "array", "token_ids": "array"}
@@ -61,9 +62,9 @@ class Calibration(WireModel):
 
     uri: str | None = Field(default=None, min_length=1, max_length=2048)
     """`file://`, `s3://` or an absolute path: `.jsonl` (a document a line), `.txt`, or a directory of such files."""
-    texts: Annotated[list[Document], Field(min_length=1, max_length=100_000)] | None = None
+    texts: Annotated[list[Document], Field(fail_fast=True, min_length=1, max_length=100_000)] | None = None
     """Documents inline."""
-    token_ids: Annotated[list[list[StrictInt]], Field(min_length=1, max_length=100_000)] | None = None
+    token_ids: Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=100_000)] | None = None
     """Documents inline as token ids (each inner list is one document)."""
     text_field: str = Field(default="text", min_length=1, max_length=200)
     """The member of a JSON line that holds the text; a line with `token_ids` instead is taken as ids."""
@@ -120,10 +121,14 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+Rho = Annotated[float, Field(gt=0, le=10)]
+Anchors = Annotated[list[Whole], Field(fail_fast=True, min_length=1, max_length=512)]
+
+
 class AuditOptions(WireModel):
     """Overrides of what the preset decides; None leaves the preset's value. The report shows the resolved values."""
 
-    rhos: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=3)] | None = None
+    rhos: Annotated[list[Rho], Field(fail_fast=True, min_length=1, max_length=3)] | None = None
     """Candidate step sizes ρ of the corrected target; the zero step is always a candidate too."""
     block_steps: Whole | None = Field(default=None, ge=1, le=10_000)
     """Optimiser steps of a block reference."""
@@ -134,9 +139,7 @@ class AuditOptions(WireModel):
     network_learning_rate: Number | None = Field(default=None, gt=0, le=1)
     head_steps: Whole | None = Field(default=None, ge=0, le=100_000)
     """Optimiser steps of the head refit and of the head control; 0 leaves the head unchanged."""
-    maps: Annotated[list[Annotated[list[Whole], Field(min_length=1, max_length=512)]], Field(max_length=64)] | None = (
-        None
-    )
+    maps: Annotated[list[Anchors], Field(fail_fast=True, max_length=64)] | None = None
     """Target maps by their anchors, e.g. [[1,2,3,4],[4]]; each must hold K and no value twice."""
     matrix_band: Whole | None = Field(default=None, ge=0, le=16)
     """Width of the peeling matrix's band: the block after h[l] fitted to h[l+1] … h[l+band]; 0 leaves it out."""

@@ -21,7 +21,7 @@ class WebhookEvent(StrEnum):
     CANCELLED = "audit.cancelled"
 
 
-Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=len(WebhookEvent))]
+Events = Annotated[list[WebhookEvent], Field(fail_fast=True, min_length=1, max_length=len(WebhookEvent))]
 
 
 class WebhookRequest(WireModel):

@@ -32,6 +32,38 @@ def test_only_numbers_are_taken_for_numbers(api: Api, value: object) -> None:
         assert problem(response, 422, "request-invalid")["pointer"] == pointer
 
 
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"calibration": {"token_ids": [[1, "", ""], [""]]}}, "/calibration/token_ids/0/1"),
+        ({"calibration": {"texts": ["", 1, 2]}}, "/calibration/texts/1"),
+        ({"options": {"maps": [[1], ["", ""], [""]]}}, "/options/maps/1/0"),
+        ({"options": {"rhos": ["", ""]}}, "/options/rhos/0"),
+    ],
+)
+def test_of_a_list_the_first_fault_is_told(api: Api, changes: dict[str, object], place: str) -> None:
+    """There may be as many as the body has bytes."""
+    refused = problem(api.client.post("/v1/audits", json={**BODY, **changes}), 422, "request-invalid")
+    assert [fault["pointer"] for fault in refused["errors"]] == [place]
+
+
+@pytest.mark.parametrize("of", ["", "calibration", "options", "labels"])
+def test_an_object_of_very_many_members_is_refused_whole(api: Api, of: str) -> None:
+    many = {f"x{number}\n": 0 for number in range(101)}
+    refused = problem(api.client.post("/v1/audits", json={of: many} if of else many), 422, "request-invalid")
+    assert len(refused["errors"]) == 1
+    assert "101 members" in refused["detail"]
+
+
+@pytest.mark.parametrize("route", ["POST audits:plan", "POST webhooks", "PATCH webhooks/x", "POST webhooks/x/rotate"])
+def test_so_it_is_by_every_route_that_takes_a_body(api: Api, route: str) -> None:
+    method, _, path = route.partition(" ")
+    body = {f"x{number}": 0 for number in range(101)}
+    assert (
+        "101 members" in problem(api.client.request(method, f"/v1/{path}", json=body), 422, "request-invalid")["detail"]
+    )
+
+
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"checkpoint": NaN'])
 def test_a_body_that_is_no_json_is_a_problem(api: Api, body: bytes) -> None:
     response = api.client.post("/v1/audits", content=body, headers={"Content-Type": "application/json"})
