@@ -46,6 +46,8 @@ _TYPES = {
     "database-unavailable": "The database did not answer; try again.",
     "replica-ending": "The replica was told to stop; others go on.",
     "lease-lost": "The controller that held the audit was lost, too often to try again.",
+    "controller-ended": "The service that a command started for itself could not keep a controller up; `detail` says "
+    "how it ended.",
     "request-unreadable": "An API of a later version took the audit, and no controller of that version came.",
     "settings-invalid": "The service's own settings are wrong; whoever runs it must mend them.",
     "database-url-invalid": "The service's own settings are wrong; whoever runs it must mend them.",

@@ -1,39 +1,34 @@
 """The whole service on this machine: the API in a thread of this process, the controller as a child."""
 
-import logging
-import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 
 from peelbound.api.app import create_app
 from peelbound.api.draining import Draining
-from peelbound.local import PRIVATE_UMASK, StartFailed, ensure_secret, holding, private_files, publish_url
+from peelbound.local import StartFailed, ensure_secret, holding, private_files, publish_url
+from peelbound.service.database.engine import make_engine
+from peelbound.service.database.leases import Leases
 from peelbound.service.database.schema import open_database
 from peelbound.service.database.tokens import Tokens
+from peelbound.service.schemas.problem import Problem
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
-
-log = logging.getLogger(__name__)
+from peelbound.supervisor import supervised
 
 TENANT = "default"
 CONTROLLER = [sys.executable, "-P", "-m", "peelbound.leash", "peelbound.service.controller"]
-STOP_SECONDS = 15.0
-"""What a controller gets to hand its audit back before it is killed."""
-LOG_BYTES = 10_000_000
-"""A controller's log larger than this is set aside when a service starts."""
-STABLE_SECONDS = 60.0
-"""A controller that lived this long before it ended is started again without delay."""
+FAIL_AGAIN_SECONDS = 0.2
+"""How often to look for audits where no controller stays up."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,7 @@ def embedded(
     announce: bool = True,
     controller: list[str] | None = CONTROLLER,
     controller_log: Path | None = None,
+    patient: bool = True,
 ) -> Iterator[Running]:
     """Run the service until the context is left; nothing of it is left behind.
 
@@ -68,6 +64,8 @@ def embedded(
         announce: whether other processes of this user shall find it by its state directory.
         controller: the command that runs audits; None runs none.
         controller_log: where it writes; None: `controller.log` in the state directory.
+        patient: whether audits wait while controllers keep ending as soon as they are started, for somebody to mend
+            that; otherwise they fail with the reason (`controller-ended`).
 
     Raises:
         StateDirBusy: another service runs on the state directory.
@@ -83,7 +81,11 @@ def embedded(
                 settings = settings.model_copy(update={"allowed_hosts": [*settings.allowed_hosts, host]})
             url = f"http://{host}:{port}"
             log_path = controller_log or settings.state_dir / "controller.log"
-            with _serving(settings, listener), _supervised(settings, controller, log_path):
+            give_up = None if patient else partial(_fail_all, settings)
+            with (
+                _serving(settings, listener),
+                nullcontext() if controller is None else supervised(settings, controller, log_path, give_up),
+            ):
                 if announce:
                     publish_url(settings.state_dir, url)
                 yield Running(url, token, f"{url}/?token={reading_token}", log_path)
@@ -155,61 +157,15 @@ def _serving(settings: Settings, listener: socket.socket) -> Iterator[None]:
         thread.join()
 
 
-@contextmanager
-def _supervised(settings: Settings, command: list[str] | None, log_path: Path) -> Iterator[None]:
-    if command is None:
-        yield
-        return
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    if log_path.exists() and log_path.stat().st_size > LOG_BYTES:
-        log_path.replace(log_path.with_suffix(".old.log"))
-    stop = threading.Event()
-    with private_files():
-        log_path.touch()
-    thread = threading.Thread(target=_supervise, args=(settings, command, log_path, stop), name="supervisor")
-    thread.start()
+def _fail_all(settings: Settings, why: str, stop: threading.Event) -> None:
+    """End each audit that comes in, until told to stop: nothing here will ever work on it."""
+    problem = Problem.make("controller-ended", "No controller stays up", 500, why, "Mend that, and submit it again.")
+    engine = make_engine(settings.resolved_database_url)
     try:
-        yield
+        leases = Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        while not stop.is_set():
+            while (claim := leases.claim("supervisor")) is not None:
+                leases.fail(claim, problem)
+            stop.wait(FAIL_AGAIN_SECONDS)
     finally:
-        stop.set()
-        thread.join()
-
-
-def _supervise(settings: Settings, command: list[str], log_path: Path, stop: threading.Event) -> None:
-    """Keep one controller alive until told to stop; one that keeps dying is started ever more slowly."""
-    pause = 0.5
-    # What the settings leave at its default must not come from our own environment instead.
-    configured = {f"PEELBOUND_{name.upper()}" for name in Settings.model_fields}
-    environment = {name: value for name, value in os.environ.items() if name.upper() not in configured}
-    while not stop.is_set():
-        began = time.monotonic()
-        with log_path.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603 - our own command
-                command,
-                cwd=settings.state_dir,
-                env=environment | settings.environment(),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                umask=PRIVATE_UMASK,
-                start_new_session=True,  # Ctrl-C is for us; the controller is told in order
-            )
-        while process.poll() is None and not stop.wait(0.1):
-            pass
-        if stop.is_set():
-            _stop(process)
-            return
-        log.warning("the controller ended with status %s and is started again; see %s", process.returncode, log_path)
-        pause = 0.5 if time.monotonic() - began > STABLE_SECONDS else min(2 * pause, 30.0)
-        assert process.stdin is not None
-        process.stdin.close()
-        stop.wait(pause)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.communicate(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        engine.dispose()

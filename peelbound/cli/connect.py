@@ -93,7 +93,9 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
             )
             command = CONTROLLER if with_controller else None
             with (
-                embedded(settings, announce=False, controller=command, controller_log=log_path) as running,
+                embedded(
+                    settings, announce=False, controller=command, controller_log=log_path, patient=False
+                ) as running,
                 Client(running.url, running.token) as client,
             ):
                 yield Connection(client, own=True, controller_log=log_path)

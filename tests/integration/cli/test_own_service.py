@@ -1,13 +1,15 @@
 """The service that a command starts for itself when none runs."""
 
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
-from peelbound import embedded
+from peelbound import embedded, supervisor
 from peelbound.cli.connect import as_uri, service_for
 from peelbound.errors import ProblemError
+from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditRequest, Calibration
 from tests.integration.cli.conftest import STAND_IN, stand_ins
 from tests.waiting import until
@@ -64,6 +66,21 @@ def test_what_the_environment_says_of_a_server_is_not_for_it(
         until(lambda: len(stand_ins()) == 1)
         (controller,) = stand_ins()
         assert "PEELBOUND_CONTROLLER_METRICS_PORT" not in controller.environ()
+
+
+def test_an_audit_fails_with_the_reason_where_no_controller_stays_up(
+    places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(embedded, "CONTROLLER", [sys.executable, "-c", "raise SystemExit('Ray is not to be had')"])
+    with service_for(places, with_controller=True) as service:
+        request = AuditRequest(checkpoint=places[0], calibration=Calibration(uri=places[1]))
+        ended = service.client.wait(service.client.submit(request).id)
+    assert ended.state is AuditState.FAILED
+    assert ended.problem is not None
+    assert ended.problem.slug == "controller-ended"
+    assert "status 1" in ended.problem.detail
+    assert "Ray is not to be had" in ended.problem.detail
 
 
 def test_paths_become_absolute_and_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
