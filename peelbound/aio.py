@@ -49,7 +49,7 @@ class AsyncClient:
         timeout: seconds that an answer may take.
 
     Raises:
-        EndpointInvalid: the address or the token cannot be one.
+        EndpointInvalid: the address, the token or the state directory cannot be one.
         ServiceNotFound: no service is given and none runs.
     """
 

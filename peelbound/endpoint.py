@@ -45,7 +45,7 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
     address and token are both known, the state directory is not looked at.
 
     Raises:
-        EndpointInvalid: the address is no URL, or the token holds what no header may.
+        EndpointInvalid: the address is no URL, the token holds what no header may, or the state directory is no path.
         ServiceNotFound: none of the three.
     """
     address = url or os.environ.get("PEELBOUND_URL")

@@ -19,7 +19,7 @@ class ProblemError(Exception):
 
 
 class EndpointInvalid(Exception):
-    """The address or the token that is configured cannot be one; the message never quotes the token."""
+    """The address, the token or the state directory that is configured cannot be one; the token is never quoted."""
 
 
 class ServiceNotFound(Exception):

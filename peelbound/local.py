@@ -13,13 +13,24 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from peelbound.errors import EndpointInvalid
+
 PRIVATE_UMASK = 0o077
 
 
 def default_state_dir() -> Path:
-    """`PEELBOUND_STATE_DIR`, or the platform's place for a user's state."""
+    """`PEELBOUND_STATE_DIR`, or the platform's place for a user's state.
+
+    Raises:
+        EndpointInvalid: it begins with the home of a user who is not known.
+    """
     configured = os.environ.get("PEELBOUND_STATE_DIR")
-    return Path(configured).expanduser().absolute() if configured else user_state_path("peelbound")
+    if not configured:
+        return user_state_path("peelbound")
+    try:
+        return Path(configured).expanduser().absolute()
+    except RuntimeError as error:
+        raise EndpointInvalid(f"PEELBOUND_STATE_DIR is no path: {error}") from error
 
 
 def read_token(state_dir: Path) -> str | None:

@@ -181,6 +181,11 @@ class Settings(BaseSettings):
             raise PydanticCustomError("json", "This is no JSON; a list is written {example}", {"example": example})
         return value
 
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _empty_is_the_default(cls, value: object) -> object:
+        return user_state_path("peelbound") if value == "" else value  # as the client has it; "" is where we are
+
     @field_validator("s3_region", "s3_access_key_id", "s3_secret_access_key", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:

@@ -16,20 +16,6 @@ from peelbound.extras import require_server_extra
 from peelbound.local import default_state_dir, make_private
 
 
-def as_uri(place: str) -> str:
-    """A URI as it is, a path made absolute with its symlinks resolved.
-
-    Raises:
-        click.UsageError: it begins with the home of a user who is not known, or its symlinks go in a circle.
-    """
-    if "://" in place:
-        return place
-    try:
-        return str(Path(place).expanduser().resolve())
-    except RuntimeError as error:
-        raise click.UsageError(f"{place} is no path: {error}") from None
-
-
 @dataclass(frozen=True)
 class Connection:
     """A client, and whether its service was started for this call and ends with it."""

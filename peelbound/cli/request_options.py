@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from peelbound.cli.connect import as_uri
 from peelbound.cli.lifetime import Lifetime
 from peelbound.cli.output import said
+from peelbound.cli.places import Place
 from peelbound.service.schemas.request import AuditRequest, Precision, Preset, Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,9 +38,9 @@ def request_options(command: F) -> F:
         deadline = given.pop("deadline")
         body = fields | {
             "deadline_seconds": None if deadline is None else deadline.total_seconds(),
-            "checkpoint": as_uri(given.pop("checkpoint")),
-            "baseline": None if (baseline := given.pop("baseline")) is None else as_uri(baseline),
-            "calibration": _without_none(data | {"uri": as_uri(given.pop("calibration"))}),
+            "checkpoint": given.pop("checkpoint"),
+            "baseline": given.pop("baseline"),
+            "calibration": _without_none(data | {"uri": given.pop("calibration")}),
             "options": _without_none(options),
             "labels": dict(_pair(text) for text in given.pop("label")),
         }
@@ -56,9 +56,10 @@ def request_options(command: F) -> F:
 
 
 _OPTIONS = (
-    click.argument("checkpoint"),
+    click.argument("checkpoint", type=Place()),
     click.option(
         "--calibration",
+        type=Place(),
         required=True,
         metavar="FILE|DIR|URI",
         help="Text to measure on: .jsonl, .txt, or a directory of such files.",
@@ -76,6 +77,7 @@ _OPTIONS = (
     ),
     click.option(
         "--baseline",
+        type=Place(),
         metavar="DIR|URI",
         help="The checkpoint before quantisation: say block by block what quantisation did.",
     ),

@@ -103,6 +103,13 @@ def test_a_relative_state_directory_is_one_of_the_directory_that_the_process_sta
     assert settings.resolved_store_url == (tmp_path / "state" / "objects").as_uri()
 
 
+def test_an_empty_state_directory_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEELBOUND_STATE_DIR", raising=False)
+    default = Settings().state_dir
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", "")
+    assert Settings().state_dir == default
+
+
 @pytest.mark.parametrize("name", ["S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "S3_ENDPOINT_URL"])
 def test_an_empty_variable_of_s3_is_as_none_at_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"PEELBOUND_{name}", "")

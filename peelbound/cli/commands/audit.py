@@ -10,6 +10,7 @@ from peelbound.cli.fail_on import fail_on_option
 from peelbound.cli.failures import Failure, reporting
 from peelbound.cli.judging import follow_and_judge, make_writable
 from peelbound.cli.output import json_option, print_json
+from peelbound.cli.places import Directory
 from peelbound.cli.request_options import request_options
 from peelbound.client import Client
 from peelbound.errors import ProblemError
@@ -20,7 +21,7 @@ _SOLVED = "What was solved is kept: the same command goes on from there."
 
 @click.command("audit")
 @request_options
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Save report.html and report.json here.")
+@click.option("--out", type=Directory(), help="Save report.html and report.json here.")
 @click.option("--no-wait", is_flag=True, help="Submit and print the audit's id; needs a running service.")
 @click.option("--idempotency-key", help="Submitting again with the same key and request finds the same audit.")
 @fail_on_option

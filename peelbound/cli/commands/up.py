@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import threading
 from pathlib import Path
@@ -12,17 +11,20 @@ import click
 
 from peelbound.cli.failures import reporting
 from peelbound.cli.output import json_option, said
+from peelbound.cli.places import Directory, Prefix
 from peelbound.endpoint import is_loopback
 from peelbound.extras import require_server_extra
 from peelbound.local import default_state_dir
 
 
 @click.command("up")
-@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Database, results and tokens.")
+@click.option("--state-dir", type=Directory(), help="Database, results and tokens.")
 @click.option("--host", help="Address to listen on  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one  [default: 8734]")
 @click.option("--allowed-host", multiple=True, metavar="NAME", help="A further name that the service is called by.")
-@click.option("--allow", multiple=True, metavar="PREFIX", help="Directory or URI prefix that audits may read.")
+@click.option(
+    "--allow", type=Prefix(), multiple=True, metavar="PREFIX", help="Directory or URI prefix that audits may read."
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes that solve  [default: 2]")
 @json_option
 @reporting
@@ -49,7 +51,7 @@ def command(
         settings = Settings(
             **{name: value for name, value in given.items() if value is not None},
             state_dir=(state_dir or default_state_dir()).absolute(),
-            allow=[*configured.allow, *(_prefix(text) for text in allow)],
+            allow=[*configured.allow, *allow],
             allowed_hosts=[*configured.allowed_hosts, *allowed_host],
         )
     except ValidationError as error:
@@ -91,13 +93,3 @@ def _print_facts(link: str, url: str, state_dir: Path, allow: list[str]) -> None
         # Never wrapped: a link that is broken over two lines cannot be followed.
         console.print(Text.assemble((f"{name:>8}  ", "bold"), value), soft_wrap=True)
     console.rule()
-
-
-def _prefix(text: str) -> str:
-    """A URI as it is, a path made absolute: without `..`, which the service refuses, and with its symlinks."""
-    if "://" in text:
-        return text
-    try:
-        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - absolute() keeps `..`, resolve() no symlinks
-    except RuntimeError as error:
-        raise click.UsageError(f"{text} is no path: {error}") from None

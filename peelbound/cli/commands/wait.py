@@ -8,12 +8,13 @@ from peelbound.cli.fail_on import fail_on_option
 from peelbound.cli.failures import reporting
 from peelbound.cli.judging import follow_and_judge, make_writable
 from peelbound.cli.output import json_option
+from peelbound.cli.places import Directory
 from peelbound.client import Client
 
 
 @click.command("wait")
 @click.argument("audit_id")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Save report.html and report.json here.")
+@click.option("--out", type=Directory(), help="Save report.html and report.json here.")
 @fail_on_option
 @json_option
 @reporting

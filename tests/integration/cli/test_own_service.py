@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peelbound import embedded, supervisor
-from peelbound.cli.connect import as_uri, service_for
+from peelbound.cli.connect import service_for
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditRequest, Calibration
@@ -81,11 +81,3 @@ def test_an_audit_fails_with_the_reason_where_no_controller_stays_up(
     assert ended.problem.slug == "controller-ended"
     assert "status 1" in ended.problem.detail
     assert "Ray is not to be had" in ended.problem.detail
-
-
-def test_paths_become_absolute_and_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to("real")
-    assert as_uri("link/../link") == str(tmp_path.resolve() / "real")
-    assert as_uri("s3://models/a/../b") == "s3://models/a/../b"

@@ -69,6 +69,12 @@ def test_with_address_and_token_the_state_directory_does_not_matter(monkeypatch:
     assert find_endpoint(URL, "theirs") == Endpoint(URL, "theirs")
 
 
+def test_a_state_directory_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", "~no-such-user/state")
+    with pytest.raises(EndpointInvalid, match="PEELBOUND_STATE_DIR is no path"):
+        find_endpoint(URL)
+
+
 @pytest.mark.parametrize("given", ["peel_X\n", " peel_X\r\n", "peel_X"])
 def test_white_space_around_a_token_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     assert find_endpoint(URL, given) == Endpoint(URL, "peel_X")
