@@ -6,8 +6,11 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
+from peelbound.service.sources.below import opened_below, status_below
 from peelbound.service.sources.listing import SETTLED_SECONDS, Listing, SeenFile
 from peelbound.service.uris import LocalUri
 from peelbound.workers.errors import CheckpointError, StorageUnavailable
@@ -15,15 +18,21 @@ from peelbound.workers.errors import CheckpointError, StorageUnavailable
 _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
+@dataclass(frozen=True)
 class LocalSource(Listing):
-    """See `ByteSource`. Names are followed through their symlinks once, and each target must be allowed."""
+    """See `ByteSource`. Names are followed through their symlinks once, and each target must be allowed.
+
+    Attributes:
+        roots: resolved directories below which every file lies.
+    """
+
+    roots: tuple[Path, ...]
 
     @classmethod
     def of_directory(cls, uri: LocalUri) -> Self:
         """The regular files directly in the directory; none when there is no such directory."""
         with _errors(uri.uri, uri.pointer):
-            names = sorted(os.listdir(uri.path)) if uri.path.is_dir() else []  # noqa: PTH208 (names are wanted)
-            return cls._look(uri, names)
+            return cls._look(uri, _names(uri))
 
     @classmethod
     def of_file(cls, uri: LocalUri) -> Self:
@@ -36,34 +45,46 @@ class LocalSource(Listing):
         seen: dict[str, SeenFile] = {}
         youngest = 0
         for name in names:
-            path = uri.path / name
-            if not path.is_file():  # a directory, a dangling link, a pipe (opening one would hang)
+            target = uri.follow(name)  # before anything is asked of it: nobody learns what exists elsewhere
+            try:
+                status = status_below(target, uri.roots)
+            except OSError as error:
+                if error.errno in _VANISHED:  # a dangling link
+                    continue
+                raise
+            if not stat.S_ISREG(status.st_mode):
                 continue
-            target = uri.follow(name)
-            status = target.stat()
             seen[name] = SeenFile(str(target), status.st_size, _version(status))
             youngest = max(youngest, status.st_mtime_ns)
-        return cls(uri.uri, uri.pointer, seen, youngest < time.time_ns() - SETTLED_SECONDS * 1e9)
+        settled = youngest < time.time_ns() - SETTLED_SECONDS * 1e9
+        return cls(uri.uri, uri.pointer, seen, settled, uri.roots)
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """See `ByteSource.read`. The version is compared before and after, on the handle that is read."""
         file = self._find_range(name, start, length)
         with _errors(file.place, self.pointer):
             try:
-                handle = os.open(file.place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                with opened_below(Path(file.place), self.roots, os.O_NONBLOCK) as handle:  # a pipe would wait
+                    before = _version(os.fstat(handle))
+                    data = _read(handle, start, length) if before == file.version else b""
+                    after = _version(os.fstat(handle))
             except OSError as error:
                 if error.errno in _VANISHED:
                     raise self._changed(name) from None
                 raise
-            try:
-                before = _version(os.fstat(handle))
-                data = _read(handle, start, length) if before == file.version else b""
-                after = _version(os.fstat(handle))
-            finally:
-                os.close(handle)
         if not before == after == file.version or len(data) != length:
             raise self._changed(name)
         return data
+
+
+def _names(uri: LocalUri) -> list[str]:
+    try:
+        with opened_below(uri.path, uri.roots, os.O_DIRECTORY) as directory:
+            return sorted(os.listdir(directory))  # noqa: PTH208 (a handle is no path)
+    except OSError as error:
+        if error.errno in _VANISHED:
+            return []
+        raise
 
 
 def _version(status: os.stat_result) -> str:

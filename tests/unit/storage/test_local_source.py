@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from peelbound.service.settings import Settings
 from peelbound.service.sources import open_source, read_calibration
-from peelbound.service.uris import AllowList
+from peelbound.service.sources.local import LocalSource
+from peelbound.service.uris import AllowList, LocalUri
 from peelbound.workers.errors import CheckpointChanged, UriRefused
 from peelbound.workers.source import ByteSource
 
@@ -59,6 +60,78 @@ def test_links_to_nothing_pipes_and_directories_are_no_files(cache: Path) -> Non
     (cache / "below").mkdir()
     os.mkfifo(cache / "pipe")
     assert set(source_of(cache, cache.parents[1]).files()) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_out_of_the_allow_list_is_refused_alike_whether_or_not_its_target_exists(
+    cache: Path, there: bool
+) -> None:
+    if there:
+        (cache.parents[1] / "secret").write_bytes(b"secret")
+    (cache / "model.safetensors").unlink()
+    (cache / "probe").symlink_to("../../secret")
+    with pytest.raises(UriRefused, match=r"probe in .* is a link that leaves"):
+        source_of(cache)
+
+
+class Swapped:
+    """A directory within the allow-list that somebody puts a link in the place of, to one outside."""
+
+    def __init__(self, top: Path) -> None:
+        self.allowed, self._outside = top / "allowed", top / "outside"
+        self.directory = self.allowed / "below" / "checkpoint"
+        self.directory.mkdir(parents=True)
+        (self.directory / "file").write_bytes(b"own")
+        (self._outside / "checkpoint").mkdir(parents=True)
+        (self._outside / "checkpoint" / "file").write_bytes(b"secret")
+
+    def swap(self) -> None:
+        self.directory.parent.rename(self.allowed.parent / "kept")
+        self.directory.parent.symlink_to(self._outside)
+
+
+def test_a_directory_that_becomes_a_link_once_it_was_checked_is_not_listed(tmp_path: Path) -> None:
+    swapped = Swapped(tmp_path)
+    uri = AllowList([str(swapped.allowed)]).resolve(str(swapped.directory), "/checkpoint")
+    swapped.swap()
+    assert isinstance(uri, LocalUri)
+    assert LocalSource.of_directory(uri).files() == {}
+    with pytest.raises(UriRefused):
+        open_source(uri, Settings())
+
+
+def test_a_directory_that_becomes_a_link_while_its_files_are_looked_at_lends_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped, follow = Swapped(tmp_path), LocalUri.follow
+    uri = AllowList([str(swapped.allowed)]).resolve(str(swapped.directory), "/checkpoint")
+    assert isinstance(uri, LocalUri)
+
+    def followed(self: LocalUri, name: str) -> Path:
+        target = follow(self, name)
+        swapped.swap()
+        return target
+
+    monkeypatch.setattr(LocalUri, "follow", followed)
+    assert LocalSource.of_directory(uri).files() == {}
+
+
+def test_a_file_is_not_read_through_a_link_that_came_later_though_it_is_the_same(tmp_path: Path) -> None:
+    swapped = Swapped(tmp_path)
+    source = source_of(swapped.directory, swapped.allowed)
+    assert source.read("file", 0, 3) == b"own"
+    swapped.swap()
+    (swapped.directory / "file").unlink()
+    (tmp_path / "kept" / "checkpoint" / "file").rename(swapped.directory / "file")
+    with pytest.raises(CheckpointChanged):
+        source.read("file", 0, 3)
+
+
+def test_one_file_may_be_all_that_is_allowed(tmp_path: Path) -> None:
+    swapped = Swapped(tmp_path)
+    uri = AllowList([f"{swapped.directory}/file"]).resolve(f"{swapped.directory}/file", "/checkpoint")
+    assert isinstance(uri, LocalUri)
+    assert LocalSource.of_file(uri).read("file", 0, 3) == b"own"
 
 
 @pytest.mark.parametrize("how", ["link moved", "blob replaced", "blob now a link", "time set back"])
