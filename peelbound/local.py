@@ -39,14 +39,23 @@ def read_token(state_dir: Path) -> str | None:
 
 
 def make_private(state_dir: Path) -> None:
-    """Make the directory, or tighten the one there is, so that only its owner can look inside (mode 0700).
+    """Make the directory, which only its owner can look into (mode 0700).
+
+    One that is there and open to others is closed to them if it is a service's, or empty. Other files in it may be
+    meant for those others, and are not for us to hide.
 
     Raises:
-        StartFailed: it cannot be made, or belongs to somebody else.
+        StartFailed: it cannot be made, belongs to somebody else, or is open to others and holds other files.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state_dir.chmod(0o700)
+        open_to_others = state_dir.stat().st_mode & 0o077
+        if open_to_others and any(state_dir.iterdir()) and not (state_dir / "lock").exists():
+            raise StartFailed(
+                f"{state_dir} holds files that are not Peelbound's, and others can look into it. Name a directory of "
+                f"its own (--state-dir, PEELBOUND_STATE_DIR), or close this one to others: chmod 700 {state_dir}"
+            )
+        state_dir.chmod(0o700)  # also finds out whether it is ours
     except OSError as error:
         raise StartFailed(f"{state_dir} cannot be a private state directory: {error.strerror}.") from error
 
