@@ -12,11 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peelbound import __version__
 from peelbound.api.context import Context
+from peelbound.api.methods import known
 from peelbound.service.database.outbox import oldest_due_seconds
 
 
 class RequestMetrics:
-    """ASGI middleware that counts requests by route template, so that ids never become labels."""
+    """ASGI middleware that counts requests by route template: neither ids nor what strangers make up become labels."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self.app = app
@@ -42,13 +43,13 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, method = time.perf_counter(), known(scope["method"])
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "unmatched")
-                self.requests.labels(scope["method"], route, message["status"]).inc()
-                self.seconds.labels(scope["method"], route).observe(time.perf_counter() - began)
+                self.requests.labels(method, route, message["status"]).inc()
+                self.seconds.labels(method, route).observe(time.perf_counter() - began)
             await send(message)
 
         with self.in_progress.track_inprogress():

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from peelbound.api.methods import METHODS
 from peelbound.service.problems import as_problem
 from peelbound.service.schemas.problem import Problem
 from peelbound.workers.errors import PeelboundError
@@ -35,7 +36,6 @@ _REMEDIES = {
     "model_attributes_type": "Send a JSON object with Content-Type: application/json.",
 }
 _MAX_ERRORS = 20
-_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -123,7 +123,7 @@ def _http_exception(request: Request, error: Exception) -> Response:
 def _methods_at(request: Request) -> list[str]:
     """What the path takes: several routes may share it, and the framework names the methods of the first only."""
     app: FastAPI = request.app
-    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
     return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in app.routes)]
 
 

@@ -4,6 +4,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peelbound.api.hosts import MONITORED
+from peelbound.api.methods import known
 from peelbound.service import tracing
 
 
@@ -18,10 +19,10 @@ class Traced:
         if not tracing.enabled() or scope["type"] != "http" or scope["path"] in MONITORED:
             await self.app(scope, receive, send)
             return
-        method: str = scope["method"]
-        known = {"http.request.method": method, "peelbound.request_id": scope["state"]["request_id"]}
+        method = known(scope["method"])
+        attributes = {"http.request.method": method, "peelbound.request_id": scope["state"]["request_id"]}
         parent = Headers(scope=scope).get("traceparent")
-        with tracing.span(method, parent=parent, kind="server", attributes=known) as span:
+        with tracing.span(method, parent=parent, kind="server", attributes=attributes) as span:
 
             async def noting(message: Message) -> None:
                 if span is not None and message["type"] == "http.response.start":

@@ -52,6 +52,14 @@ def ready(api: Api) -> Response:
     return api.client.get("/readyz")
 
 
+def test_methods_that_strangers_make_up_are_one_series(api: Api) -> None:
+    for number in range(3):
+        assert api.client.request(f"M{number}", "/healthz").status_code == 405
+    found = samples(api)
+    assert found["peelbound_http_requests_total", "_OTHER", "/healthz", "405"] == 3
+    assert not [labels for labels in found if "M0" in labels]
+
+
 def test_probes_may_ask_for_the_head_alone(api: Api) -> None:
     for path in ("/healthz", "/readyz"):
         head, whole = api.client.head(path), api.client.get(path)
