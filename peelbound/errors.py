@@ -1,5 +1,8 @@
 """What the client raises."""
 
+from functools import partial
+from typing import Any
+
 from peelbound.service.schemas.problem import Problem
 
 
@@ -16,6 +19,10 @@ class ProblemError(Exception):
         super().__init__(f"{problem.title}{where}: {problem.detail} {problem.remedy}".strip())
         self.problem = problem
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pools of processes hand on what their tasks raise; left to itself Python would call us with the message.
+        return partial(type(self), retry_after=self.retry_after), (self.problem,)
 
 
 class EndpointInvalid(Exception):
