@@ -4,8 +4,8 @@ The issuer, the audience and the address of the keys come from the settings and 
 algorithms are taken, each key only with its own.
 """
 
+import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,54 +28,70 @@ STALE_SECONDS = 3600.0
 """… or than this while the provider cannot be reached."""
 ASK_AGAIN_SECONDS = 10.0
 """Tokens that name unknown keys, which anybody can make, cause no more than one question in this time."""
+ANSWER_SECONDS = 5.0
+"""For all of the provider's answer, however slowly it comes."""
 _MAX_JWKS_BYTES = 1 << 20
 _REMEDY = "Get a new token from the identity provider."
 
 
 class Keys:
-    """The provider's public keys, by their id."""
+    """The provider's public keys, by their id; belongs to one event loop.
+
+    Anybody can make tokens that name unknown keys, so whoever waits for the provider holds no thread, and whoever brings
+    a fresh key waits for nobody.
+    """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._clock = clock
-        self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = self._asked = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+        self._last_error = ""
 
-    def get(self, key_id: str) -> jwt.PyJWK | None:
+    async def get(self, key_id: str) -> jwt.PyJWK | None:
         """The key, asked for anew where it is unknown or what we know is old; None if the provider has none.
 
         Raises:
             IdentityProviderUnavailable: the provider does not answer, and what we know is too old.
         """
-        with self._lock:
-            now = self._clock()
-            old = now - self._fetched > FRESH_SECONDS
-            if (old or key_id not in self._keys) and now - self._asked >= ASK_AGAIN_SECONDS:
+        now = self._clock()
+        if now - self._fetched > FRESH_SECONDS or key_id not in self._keys:
+            if self._asking is None and now - self._asked >= ASK_AGAIN_SECONDS:
                 self._asked = now
-                try:
-                    self._keys = _fetch(self._url)
-                    self._fetched = now
-                except (httpx2.HTTPError, jwt.PyJWTError, ValueError) as error:
-                    self._last_error = f"{type(error).__name__}: {error}"
-            if now - self._fetched > STALE_SECONDS:
-                raise IdentityProviderUnavailable(
-                    f"The identity provider's keys cannot be read: {self._last_error}",
-                    remedy="Try again later, or use a token of the service itself.",
-                )
-            return self._keys.get(key_id)
+                self._asking = asyncio.create_task(self._ask())
+            if self._asking is not None:
+                await asyncio.shield(self._asking)  # one that hangs up must not take the answer from the others
+        if now - self._fetched > STALE_SECONDS:
+            raise IdentityProviderUnavailable(
+                f"The identity provider's keys cannot be read: {self._last_error}",
+                remedy="Try again later, or use a token of the service itself.",
+            )
+        return self._keys.get(key_id)
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self._keys = await _fetch(self._url)
+            self._fetched = self._asked
+        except TimeoutError:
+            self._last_error = f"no whole answer came within {ANSWER_SECONDS:g} s"
+        except (httpx2.HTTPError, jwt.PyJWTError, ValueError) as error:
+            self._last_error = f"{type(error).__name__}: {error}"
+        finally:
+            self._asking = None
 
 
-def _fetch(url: str) -> dict[str, jwt.PyJWK]:
-    with (
-        httpx2.Client(timeout=5.0, follow_redirects=False, trust_env=False) as client,
+async def _fetch(url: str) -> dict[str, jwt.PyJWK]:
+    async with (
+        httpx2.AsyncClient(timeout=ANSWER_SECONDS, follow_redirects=False, trust_env=False) as client,
         client.stream("GET", url) as response,
     ):
         response.raise_for_status()
         if response.is_redirect:
             raise ValueError("the address of the keys redirects")
         body = b""
-        for chunk in response.iter_bytes():
+        async for chunk in response.aiter_bytes():
             body += chunk
             if len(body) > _MAX_JWKS_BYTES:
                 raise ValueError("the key set is larger than 1 MiB")
@@ -93,8 +109,8 @@ class IdentityProvider:
         self._settings = settings
         self._keys = Keys(settings.oidc_jwks_url or "", clock)
 
-    def identify(self, token: str) -> Identity:
-        """Whose the token is.
+    async def identify(self, token: str) -> Identity:
+        """Whose the token is. To verify a signature takes no longer than to go through a thread.
 
         Raises:
             Unauthenticated: it is not one of the provider's for this service, or names no tenant.
@@ -103,7 +119,7 @@ class IdentityProvider:
         """
         try:
             key_id = jwt.get_unverified_header(token).get("kid")
-            key = self._keys.get(key_id) if isinstance(key_id, str) else None
+            key = await self._keys.get(key_id) if isinstance(key_id, str) else None
             if key is None:
                 raise Unauthenticated("The token is signed with no key of the identity provider.", remedy=_REMEDY)
             claims = jwt.decode(

@@ -1,6 +1,8 @@
 """Tokens of an identity provider, with real keys from a real server; the clock of the keys' cache is the test's."""
 
+import asyncio
 import json
+import socket
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -13,11 +15,13 @@ from typing import Any
 
 import jwt
 import pytest
+from anyio.to_thread import current_default_thread_limiter
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 
-from peelbound.api.oidc import ASK_AGAIN_SECONDS, FRESH_SECONDS, STALE_SECONDS, IdentityProvider
+from peelbound.api import oidc
+from peelbound.api.oidc import ASK_AGAIN_SECONDS, FRESH_SECONDS, STALE_SECONDS, IdentityProvider, Keys
 from peelbound.service.settings import Settings
 from tests.unit.api.harness import Api, problem
 
@@ -212,6 +216,50 @@ def test_while_the_provider_is_away_known_keys_last_an_hour(clocked: Api, provid
     provider.down = False
     provider.now += ASK_AGAIN_SECONDS
     assert ask(clocked, token).status_code == 200
+
+
+def test_while_the_provider_is_silent_known_keys_are_taken_and_no_thread_waits(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, questions = asyncio.Event(), 0
+    fetch = oidc._fetch
+
+    async def fetched(url: str) -> dict[str, jwt.PyJWK]:
+        nonlocal questions
+        questions += 1
+        if questions > 1:
+            await silent.wait()
+        return await fetch(url)
+
+    async def asked() -> None:
+        keys = Keys(provider.url, lambda: provider.now)
+        known = await keys.get("first")
+        assert known is not None
+        provider.now += ASK_AGAIN_SECONDS
+        strangers = [asyncio.create_task(keys.get(f"made up {number}")) for number in range(100)]
+        await asyncio.sleep(0)
+        strangers.pop().cancel()
+        await asyncio.sleep(0)
+        assert await keys.get("first") is known
+        assert current_default_thread_limiter().borrowed_tokens == 0
+        silent.set()
+        assert set(await asyncio.gather(*strangers)) == {None}
+        assert questions == 2
+
+    monkeypatch.setattr(oidc, "_fetch", fetched)
+    asyncio.run(asked())
+
+
+def test_a_provider_that_does_not_answer_is_not_waited_for_for_long(
+    clocked: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "ANSWER_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/jwks"
+        changed = clocked.context.settings.model_copy(update={"oidc_jwks_url": url})
+        object.__setattr__(clocked.context, "provider", IdentityProvider(changed))
+        token = jwt.encode({}, rsa.generate_private_key(65537, 2048), "RS256", headers={"kid": "first"})
+        problem(ask(clocked, token), 503, "identity-provider-unavailable")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"keys": [1]}', b"\xff", b'"' + b"x" * (2 << 20) + b'"'])
