@@ -7,17 +7,19 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+from pydantic import TypeAdapter, ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from peelbound.client import Client
-from peelbound.service.schemas.request import AuditRequest, Calibration, Preset
+from peelbound.service.schemas.request import LABEL_LENGTH, AuditRequest, Calibration, Label, Preset
 
 log = logging.getLogger(__name__)
 
 SUBMIT_SECONDS = 10.0
 """How long a submission may take. A service that does not answer costs the training twice this at each save: an answer
 that was lost is asked for once more."""
+_LABEL = TypeAdapter[str](Label)
 MOST_LOSS = 1e6
 """Nats: what a request may say."""
 
@@ -25,14 +27,15 @@ MOST_LOSS = 1e6
 class AuditCheckpoints(TrainerCallback):
     """Submits each checkpoint once it is saved, and goes on; the verdicts are the service's to tell.
 
-    Nothing that goes wrong here ends the training: it is logged as a warning.
+    Nothing that goes wrong once the training has begun ends it: it is logged as a warning.
 
     An audit reads its checkpoint when its turn comes: `save_total_limit` may have deleted it by then. In a search for
     hyperparameters the trials must have names (`hp_name`), by which their directories are known.
 
     Args:
         calibration: the text to measure on, by a URI that the service can read.
-        run: the run that the audits belong to; None: the trainer's `run_name`, or none.
+        run: the run that the audits belong to; None: the trainer's `run_name`, or none. What no run's name may hold
+            becomes `-` in the trainer's.
         preset: how much is done.
         uri: how the service calls a checkpoint's directory; by default as this machine does.
         labels: of each audit.
@@ -41,6 +44,9 @@ class AuditCheckpoints(TrainerCallback):
 
     Attributes:
         submitted: ids of the audits by step.
+
+    Raises:
+        pydantic.ValidationError: a run or labels that no request may hold.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class AuditCheckpoints(TrainerCallback):
         url: str | None = None,
         token: str | None = None,
     ) -> None:
+        # What would be wrong with every request is said now, and not in a warning at each save.
+        AuditRequest(checkpoint="any", calibration=calibration, preset=preset, run=run, labels=labels or {})
         self.submitted: dict[int, str] = {}
         self._calibration, self._run, self._preset = calibration, run, preset
         self._uri, self._labels = uri, dict(labels or {})
@@ -72,7 +80,7 @@ class AuditCheckpoints(TrainerCallback):
             log.warning("The checkpoint of step %d is not audited: %s", step, error)
 
     def _request(self, checkpoint: Path, args: TrainingArguments, state: TrainerState) -> AuditRequest:
-        run = self._run or args.run_name
+        run = self._run or _as_label(args.run_name or "") or None
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         last = losses[-1] if losses else None
         return AuditRequest(
@@ -84,6 +92,19 @@ class AuditCheckpoints(TrainerCallback):
             training_loss=last if last is not None and 0 <= last <= MOST_LOSS else None,  # NaN is neither
             labels=self._labels,
         )
+
+
+def _as_label(name: str) -> str:
+    """A name that was given for other uses (`lr=3e-4, seed #1`) as a run may be called."""
+    return "".join(character if _fits(character) else "-" for character in name[:LABEL_LENGTH])
+
+
+def _fits(character: str) -> bool:
+    try:
+        _LABEL.validate_python(character)
+    except ValidationError:
+        return False
+    return True
 
 
 def _directory(args: TrainingArguments, state: TrainerState) -> Path:
