@@ -135,9 +135,10 @@ class AsyncClient:
             try:
                 async for event in self._connected(audit_id, following):
                     yield event
-                if (await self.get(audit_id)).state.ended:
-                    return
-                await asyncio.sleep(following.rest())
+                if not following.ended:
+                    if following.exhausted((await self.get(audit_id)).state.ended):
+                        return
+                    await asyncio.sleep(following.rest())
             except (httpx2.TransportError, ProblemError) as error:
                 await asyncio.sleep(following.pause(error))
 

@@ -278,18 +278,34 @@ class Following(Patience):
         self.after = after
         self.ended = False
         self._asked: float | None = None
+        self._brought = False
+        self._over = False
 
     def begin(self, response: httpx2.Response) -> None:
         """The service has taken up the stream: attempts that failed before count no more, though no event may come."""
         self._failures = 0
         self._asked = _asked_wait(response)
+        self._brought = False
 
     def take(self, message: httpx2.ServerSentEvent) -> Event:
         """The event in a message."""
         event = Event.model_validate_json(message.data, extra="ignore")
-        self.after = event.number
+        self.after, self._brought = event.number, True
         self.ended = event.type is EventType.STATE and AuditState(event.data["state"]).ended
         return event
+
+    def exhausted(self, audit_ended: bool) -> bool:
+        """Whether no event can come any more, after a stream that ended in order without the audit's last event.
+
+        A replica that is about to end may end the stream first, and the audit only then: its last event is still to be
+        had, from another replica. But a stream that was begun when the audit had ended would have brought it.
+
+        Args:
+            audit_ended: whether the audit has ended by now.
+        """
+        exhausted = self._over and not self._brought
+        self._over = audit_ended
+        return exhausted
 
     def rest(self) -> float:
         """Seconds to wait before connecting again after a stream that ended in order, but before its audit.

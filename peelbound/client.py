@@ -146,9 +146,10 @@ class Client:
         while not following.ended:
             try:
                 yield from self._connected(audit_id, following)
-                if self.get(audit_id).state.ended:
-                    return
-                time.sleep(following.rest())
+                if not following.ended:
+                    if following.exhausted(self.get(audit_id).state.ended):
+                        return
+                    time.sleep(following.rest())
             except (httpx2.TransportError, ProblemError) as error:
                 time.sleep(following.pause(error))
 

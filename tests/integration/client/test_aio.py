@@ -145,7 +145,7 @@ def test_a_stream_that_a_replica_ends_is_asked_for_again_after_a_pause(
             assert (await client.wait(record.id)).state is AuditState.CANCELLED
 
     asyncio.run(story())
-    assert pauses == 2 * [calls.RECONNECT_SECONDS[0]]
+    assert pauses == 3 * [calls.RECONNECT_SECONDS[0]]
 
 
 def test_both_clients_offer_the_same() -> None:

@@ -191,7 +191,7 @@ def test_a_stream_that_a_replica_ends_is_asked_for_again_after_a_pause(
         client._http.event_hooks["request"].append(count)
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pauses.append))
         assert client.wait(record.id).state is AuditState.CANCELLED
-    assert pauses == 2 * [calls.RECONNECT_SECONDS[0]]
+    assert pauses == 3 * [calls.RECONNECT_SECONDS[0]]
 
 
 def test_a_wait_that_the_service_asks_for_is_kept_to_within_reason() -> None:
