@@ -37,8 +37,8 @@ _REMEDY = "Get a new token from the identity provider."
 class Keys:
     """The provider's public keys, by their id; belongs to one event loop.
 
-    Anybody can make tokens that name unknown keys, so whoever waits for the provider holds no thread, and whoever brings
-    a fresh key waits for nobody.
+    Anybody can make tokens that name unknown keys, so who waits for the provider holds no thread, and who brings a
+    fresh key waits for nobody.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -26,6 +26,7 @@ _TYPES = {
     "uri-refused": "Checkpoints and calibration data are read only from under the configured prefixes, after `..` and "
     "symbolic links are resolved.",
     "audit-not-found": "No audit of this id; it may have been deleted.",
+    "audit-unreadable": "A later version of the service wrote the audit, and this replica is of an earlier one.",
     "audit-ended": "The audit has ended and cannot be cancelled any more.",
     "audit-not-ended": "Only an ended audit can be deleted; cancel it first.",
     "webhook-not-found": "No webhook of this id; it may have been deleted.",

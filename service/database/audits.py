@@ -1,26 +1,31 @@
 """What the API needs of the database: submit, look up, list, cancel and delete audits, read their events."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
     RowMapping,
     Select,
+    Text,
     bindparam,
     delete,
     func,
     insert,
     select,
     tuple_,
+    type_coerce,
 )
 from ulid import ULID
 
+from peelbound import __version__
 from peelbound.service import tracing
-from peelbound.service.database import announcements, log
+from peelbound.service.database import announcements, log, unreadable
 from peelbound.service.database.among import Among
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
 from peelbound.service.database.deadlines import deadline
@@ -29,6 +34,7 @@ from peelbound.service.database.errors import (
     AuditEnded,
     AuditNotEnded,
     AuditNotFound,
+    AuditUnreadable,
     IdempotencyConflict,
     RunNotFound,
 )
@@ -37,8 +43,22 @@ from peelbound.service.database.tables import AuditRow, EventRow, LabelRow, Requ
 from peelbound.service.database.tenants import TenantLimits, hold_to
 from peelbound.service.database.transitions import advance, append
 from peelbound.service.database.upsert import conflicting_insert
-from peelbound.service.schemas.record import AuditPage, AuditRecord, AuditState, Event, EventType, RunPoint, RunSeries
+from peelbound.service.schemas.base import WireModel
+from peelbound.service.schemas.problem import Problem
+from peelbound.service.schemas.record import (
+    AuditPage,
+    AuditRecord,
+    AuditState,
+    Event,
+    EventType,
+    Progress,
+    RunPoint,
+    RunSeries,
+)
+from peelbound.service.schemas.report import Summary
 from peelbound.service.schemas.request import AuditRequest
+
+logger = logging.getLogger(__name__)
 
 PAGE_BYTES = 16 << 20
 """A page of audits ends early when its requests would be larger than this together; it holds at least one."""
@@ -56,17 +76,24 @@ _COLUMNS = {
     "created_at": AuditRow.created_at,
     "started_at": AuditRow.started_at,
     "ended_at": AuditRow.ended_at,
-    "progress": AuditRow.progress,
-    "problem": AuditRow.problem,
-    "summary": AuditRow.summary,
-    "request": RequestRow.body,
+    "progress": type_coerce(AuditRow.progress, Text),
+    "problem": type_coerce(AuditRow.problem, Text),
+    "summary": type_coerce(AuditRow.summary, Text),
+    "request": type_coerce(RequestRow.body, Text),
 }
-"""The fields of `AuditRecord`, and where they are kept."""
+"""The fields of `AuditRecord`, and where they are kept; what is kept as JSON is read row by row, see `_record`."""
+_PARTS: dict[str, type[WireModel]] = {
+    "progress": Progress,
+    "problem": Problem,
+    "summary": Summary,
+    "request": AuditRequest,
+}
 # Built once: to build a statement and to find what was compiled for it costs more than to execute it.
-_RECORDS = select(*(column.label(name) for name, column in _COLUMNS.items())).join(
+_RECORDS: Select[*tuple[Any, ...]] = select(*(column.label(name) for name, column in _COLUMNS.items())).join(
     RequestRow, (RequestRow.tenant == AuditRow.tenant) & (RequestRow.audit_id == AuditRow.id)
 )
 _ONE = _RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.id == bindparam("id"))
+_BY_KEY = _RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.idempotency_key == bindparam("key"))
 
 
 class Standing(NamedTuple):
@@ -104,21 +131,22 @@ class Audits:
         Raises:
             IdempotencyConflict: the key was used for another request.
             TenantActiveLimit, TenantStorageLimit: the tenant has or stores as much as it may.
+            AuditUnreadable: the key was used for an audit that this version cannot read.
         """
         with writing(self._engine) as connection:
             while True:
                 if audit_id := self._insert(connection, tenant, request, idempotency_key, by):
-                    return _one_record(connection, tenant, audit_id), True
-                earlier = connection.scalar(
-                    select(AuditRow.id).where(AuditRow.tenant == tenant, AuditRow.idempotency_key == idempotency_key)
+                    return _record(_one_row(connection, tenant, audit_id)), True
+                earlier = (
+                    connection.execute(_BY_KEY, {"tenant": tenant, "key": idempotency_key}).mappings().one_or_none()
                 )
                 if earlier is not None:
                     break
                 # Deleted between the two statements (PostgreSQL): the key is free again.
-            found = _one_record(connection, tenant, earlier)
+        found = _record(earlier)
         if found.request != request:
             raise IdempotencyConflict(
-                f"The key was used for audit {earlier}, whose request differs from this one.",
+                f"The key was used for audit {found.id}, whose request differs from this one.",
                 remedy="Repeat the request unchanged, or send a new Idempotency-Key.",
             )
         return found, False
@@ -183,19 +211,21 @@ class Audits:
 
         Raises:
             AuditNotFound: the tenant has no such audit.
+            AuditUnreadable: a later version wrote something into it that this one does not know.
         """
         with reading(self._engine) as connection:
-            return _one_record(connection, tenant, audit_id)
+            row = _one_row(connection, tenant, audit_id)
+        return _record(row)
 
     def small(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], AuditRecord]:
         """Audits by (tenant, id), with one query for any number.
 
-        Left out are those that do not exist, and those whose requests are larger than `SMALL_BYTES` and would hold up
-        the others: `get` has them, or says that there are none.
+        Left out are those that do not exist, those whose requests are larger than `SMALL_BYTES` and would hold up the
+        others, and those that this version cannot read: `get` has them, or says what is the matter.
         """
         with reading(self._engine) as connection:
             rows = connection.execute(self._small, self._among.parameters(keys)).mappings().all()
-        return {(row["tenant"], row["id"]): _record(row) for row in rows}
+        return {(row["tenant"], row["id"]): record for row, record in _readable(rows)}
 
     def state(self, tenant: str, audit_id: str) -> Standing:
         """Where one audit stands: cheap to poll, as the request is not read.
@@ -227,6 +257,8 @@ class Audits:
     ) -> AuditPage:
         """A page of audits, newest first; each filter that is not None narrows it. Of `labels`, one must fit.
 
+        Audits that this version cannot read are left out, and the page is shorter by them.
+
         The cursor names the last audit of the page before, so audits that come or go meanwhile shift nothing.
 
         Raises:
@@ -249,10 +281,10 @@ class Audits:
         with reading(self._engine) as connection:
             candidates = [(row.id, row.request_bytes) for row in connection.execute(wanted, values)]
             ids = _fitting(candidates[:limit])
-            rows = connection.execute(self._page, self._among.parameters((tenant, audit_id) for audit_id in ids))
-            items = [_record(row) for row in rows.mappings()]
+            keys = self._among.parameters((tenant, audit_id) for audit_id in ids)
+            rows = connection.execute(self._page, keys).mappings().all()
         return AuditPage(
-            items=items,
+            items=[record for _, record in _readable(rows)],
             next_cursor=encode_cursor(ids[-1]) if len(ids) < len(candidates) else None,
         )
 
@@ -262,6 +294,7 @@ class Audits:
         Raises:
             AuditNotFound: the tenant has no such audit.
             AuditEnded: there is nothing left to cancel.
+            AuditUnreadable: it is cancelled, and this version cannot show it.
         """
         with writing(self._engine) as connection:
             now = self._clock(connection)
@@ -278,7 +311,8 @@ class Audits:
             if target := follows.get(row.state):
                 advance(connection, _key(tenant, audit_id), now, target, row.attempt)
                 log.write(connection, tenant, by, now, "audit.cancel", audit_id)
-            return _one_record(connection, tenant, audit_id)
+            cancelled = _one_row(connection, tenant, audit_id)
+        return _record(cancelled)
 
     def require_ended(self, tenant: str, audit_id: str) -> None:
         """See that the audit may be deleted.
@@ -367,15 +401,17 @@ class Audits:
                     AuditRow.step,
                     AuditRow.training_loss,
                     AuditRow.state,
-                    AuditRow.summary,
+                    type_coerce(AuditRow.summary, Text).label("summary"),
                 )
                 .where(AuditRow.tenant == tenant, AuditRow.run == run)
                 .order_by(AuditRow.step.nulls_last(), AuditRow.id)
             )
-            points = [RunPoint.model_validate(dict(row)) for row in rows.mappings()]
-        if not points:
+            found = rows.mappings().all()
+        if not found:
             raise RunNotFound(f"No audit names the run {run!r}.", remedy="GET /v1/runs lists those that have audits.")
-        return RunSeries(run=run, points=[point for point in points if point.state not in _GONE])
+        return RunSeries(
+            run=run, points=[point for row in found if row["state"] not in _GONE for point in _points(row)]
+        )
 
 
 def _key(tenant: str, audit_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -407,16 +443,49 @@ def _wanted(filters: tuple[str, ...]) -> Select[str, int]:
     )
 
 
-def _one_record(connection: Connection, tenant: str, audit_id: str) -> AuditRecord:
+def _one_row(connection: Connection, tenant: str, audit_id: str) -> RowMapping:
     row = connection.execute(_ONE, {"tenant": tenant, "id": audit_id}).mappings().one_or_none()
     if row is None:
         raise not_found(audit_id)
-    return _record(row)
+    return row
 
 
 def _record(row: RowMapping) -> AuditRecord:
-    """The record of a row of `_RECORDS`, whose parts were validated as they were read."""
-    return AuditRecord.model_validate({name: row[name] for name in _COLUMNS})
+    """The record of a row of `_RECORDS`, without what this version does not know.
+
+    Raises:
+        AuditUnreadable: there is something that it cannot do without.
+    """
+    fields = {name: row[name] for name in _COLUMNS}
+    try:
+        for name, part in _PARTS.items():
+            if fields[name] is not None:
+                fields[name] = part.model_validate_json(fields[name], extra="ignore")
+        return AuditRecord.model_validate(fields)
+    except ValidationError as error:
+        raise AuditUnreadable(
+            f"Version {__version__} of the service cannot read audit {row['id']} ({unreadable.faults(error)}).",
+            remedy="A later version wrote it, which other replicas may be of: try again, or have this one upgraded.",
+        ) from error
+
+
+def _readable(rows: Iterable[RowMapping]) -> Iterator[tuple[RowMapping, AuditRecord]]:
+    """Each row with its record; one that cannot be read is logged and left out, for the sake of the others."""
+    for row in rows:
+        try:
+            yield row, _record(row)
+        except AuditUnreadable as error:
+            logger.warning("%s", error.detail)
+
+
+def _points(row: RowMapping) -> list[RunPoint]:
+    """The point of a run that an audit is; none where this version cannot read its summary."""
+    try:
+        summary = None if row["summary"] is None else Summary.model_validate_json(row["summary"], extra="ignore")
+    except ValidationError as error:
+        logger.warning("audit %s cannot be read: %s", row["audit_id"], unreadable.faults(error))
+        return []
+    return [RunPoint.model_validate({**row, "summary": summary})]
 
 
 def _fitting(candidates: list[tuple[str, int]]) -> list[str]:

@@ -17,6 +17,13 @@ class RunNotFound(UserError):
     title = "No such run"
 
 
+class AuditUnreadable(InfrastructureError):
+    """A later version wrote something into the audit that this one does not know."""
+
+    slug = "audit-unreadable"
+    title = "The audit cannot be read by this version"
+
+
 class AuditEnded(UserError):
     """The audit has ended and will never change again."""
 

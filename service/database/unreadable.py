@@ -28,14 +28,21 @@ def next_try(last: Problem | None, attempt: int) -> int:
     return 1 + int(further["tries"]) if further.get("attempt") == attempt - 1 else 1
 
 
+def faults(error: ValidationError) -> str:
+    """The first few, without the values themselves, which may be long."""
+    told = (
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)[:_SAID]
+    )
+    return "; ".join(told)
+
+
 def as_problem(error: ValidationError, attempt: int, tries: int) -> Problem:
-    """What is said of the audit. The values themselves may be long, and stay out."""
-    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)]
+    """What is said of the audit."""
     return Problem.make(
         SLUG,
         "The controllers do not understand the request",
         503,
-        f"Controllers of version {__version__} cannot read the request ({'; '.join(faults[:_SAID])}); {tries} of at "
+        f"Controllers of version {__version__} cannot read the request ({faults(error)}); {tries} of at "
         f"most {TRIES} tries.",
         f"Run controllers of a later version than {__version__}: that of the API that took the request. Upgrade "
         "controllers before APIs. If the audit has failed, submit it again.",

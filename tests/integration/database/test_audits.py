@@ -3,14 +3,16 @@
 import json
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy import text as sql
 
 from peelbound.service.database import audits as audits_module
-from peelbound.service.database.engine import writing
+from peelbound.service.database.engine import make_engine, writing
 from peelbound.service.database.errors import (
     AuditEnded,
     AuditNotEnded,
     AuditNotFound,
+    AuditUnreadable,
     CursorInvalid,
     IdempotencyConflict,
     RunNotFound,
@@ -36,6 +38,56 @@ def test_a_submitted_audit_reads_back_as_it_was_asked_for(service: Service) -> N
     assert (record.state, record.attempt, record.problem) == (AuditState.QUEUED, 0, None)
     assert record.created_at.utcoffset() is not None
     assert service.events(record.id) == [("state", "queued")]
+
+
+class TestAuditsOfALaterVersion:
+    """What this version knows no way to show; the other audits are shown as ever."""
+
+    @pytest.fixture
+    def written(self, service: Service) -> list[str]:
+        """Five audits that have succeeded, newest first; of the first, second and fourth something is not known."""
+        audits = []
+        for step in range(5):
+            audits.append(service.submit(run="r", step=step))
+            service.leases.succeed(service.claim(), "the/manifest", SUMMARY)
+        audits.reverse()
+        with writing(service.engine) as connection:
+            for audit, table, column, old in (
+                (audits[0], "requests", "body", '"preset":"standard"'),
+                (audits[1], "audits", "summary", '"status":"holds"'),
+                (audits[3], "audits", "summary", '"status":"holds"'),
+            ):
+                key = "audit_id" if table == "requests" else "id"
+                changed = f"UPDATE {table} SET {column} = replace({column}, :old, :new) WHERE {key} = :audit"
+                new = f'{old.split(":")[0]}:"later"'
+                assert connection.execute(sql(changed), {"audit": audit, "old": old, "new": new}).rowcount == 1
+        return audits
+
+    def test_one_is_said_to_be_so(self, service: Service, written: list[str]) -> None:
+        for audit in (written[0], written[1]):
+            with pytest.raises(AuditUnreadable, match=rf"{audit} \((preset|status): "):
+                service.audits.get("acme", audit)
+        assert service.audits.small([("acme", audit) for audit in written]).keys() == {
+            ("acme", written[2]),
+            ("acme", written[4]),
+        }
+
+    def test_pages_leave_them_out_and_go_on(self, service: Service, written: list[str]) -> None:
+        first = service.audits.page("acme", limit=2)
+        assert first.items == []
+        second = service.audits.page("acme", limit=2, cursor=first.next_cursor)
+        third = service.audits.page("acme", limit=2, cursor=second.next_cursor)
+        assert [record.id for record in second.items + third.items] == [written[2], written[4]]
+        assert third.next_cursor is None
+        assert [point.step for point in service.audits.run_series("acme", "r").points] == [0, 2, 4]
+
+    def test_one_is_cancelled_all_the_same(self, service: Service) -> None:
+        audit = service.submit()
+        with writing(service.engine) as connection:
+            connection.execute(sql("UPDATE requests SET body = replace(body, 'standard', 'later')"))
+        with pytest.raises(AuditUnreadable):
+            service.audits.cancel("acme", audit)
+        assert service.audits.state("acme", audit).state is AuditState.CANCELLED
 
 
 def test_fields_of_a_later_version_are_ignored_where_they_are_read(service: Service) -> None:
@@ -81,6 +133,23 @@ class TestIdempotency:
         service.audits.delete("acme", first.id)
         _, created = service.audits.submit("acme", a_request(seed=2), "key")
         assert created
+
+    @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # SQLite has one writer
+    def test_a_key_whose_audit_is_deleted_just_when_it_is_found_taken_is_free(self, service: Service) -> None:
+        first, _ = service.audits.submit("acme", a_request(), "key")
+        service.audits.cancel("acme", first.id)
+        other = Service(make_engine(service.engine.url.render_as_string(hide_password=False)))
+        doomed = [first.id]
+
+        def delete(*call: str) -> None:
+            if doomed and call[2].startswith("SELECT") and "requests.body" in call[2]:
+                other.audits.delete("acme", doomed.pop())
+
+        event.listen(service.engine, "before_cursor_execute", delete)
+        second, created = service.audits.submit("acme", a_request(), "key")
+        other.engine.dispose()
+        assert created
+        assert second.id != first.id
 
     def test_submitted_at_once_under_one_key_there_is_one_audit(self, service: Service) -> None:
         for key in ("k1", "k2", "k3"):
