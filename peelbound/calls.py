@@ -7,8 +7,9 @@ from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import httpx2
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from peelbound import __version__
 from peelbound.errors import ProblemError
 from peelbound.service.schemas.base import WireModel
 from peelbound.service.schemas.plan import AuditPlan
@@ -20,6 +21,7 @@ from peelbound.service.schemas.record import (
     AuditState,
     Event,
     EventType,
+    Progress,
     RunPage,
     RunSeries,
 )
@@ -287,11 +289,20 @@ class Following(Patience):
         self._asked = _asked_wait(response)
         self._brought = False
 
-    def take(self, message: httpx2.ServerSentEvent) -> Event:
-        """The event in a message."""
-        event = Event.model_validate_json(message.data, extra="ignore")
-        self.after, self._brought = event.number, True
-        self.ended = event.type is EventType.STATE and AuditState(event.data["state"]).ended
+    def take(self, message: httpx2.ServerSentEvent) -> Event | None:
+        """The event in a message; None for one of a kind that only a later version knows.
+
+        Raises:
+            ProblemError: it is no event (`other-version`).
+        """
+        try:
+            found = _AnyEvent.model_validate_json(message.data, extra="ignore")
+            event = Event.model_validate_json(message.data, extra="ignore") if found.type in _KINDS else None
+        except ValidationError as error:
+            raise _other_version("An event", error) from error
+        self.after, self._brought = found.number, True
+        if event is not None:
+            self.ended = event.type is EventType.STATE and event.data.get("state") in _ENDS
         return event
 
     def exhausted(self, audit_ended: bool) -> bool:
@@ -315,7 +326,40 @@ class Following(Patience):
         return _at_least(RECONNECT_SECONDS[0], self._asked)
 
 
+class _AnyEvent(WireModel):
+    """What events have in common in all versions."""
+
+    number: int = Field(ge=1)
+    type: str
+
+
+_KINDS = frozenset(EventType)
+_ENDS = frozenset(state for state in AuditState if state.ended)
 _JSON = {"Content-Type": "application/json"}
+
+
+def progress_of(event: Event) -> Progress | None:
+    """How far the audit is, if the event says so in words of this version."""
+    try:
+        return Progress.model_validate(event.data, extra="ignore") if event.type is EventType.PROGRESS else None
+    except ValidationError:
+        return None
+
+
+def _other_version(what: str, error: ValidationError) -> ProblemError:
+    """The error for JSON that has not the form that this version knows."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = "/".join(map(str, first["loc"]))
+    return ProblemError(
+        Problem.make(
+            "other-version",
+            "An answer of another version",
+            400,
+            f"{what} was written by another version of Peelbound than this, {__version__}, if by Peelbound at all"
+            f" ({where}: {first['msg']}).",
+            "Install the client in the service's version, and check PEELBOUND_URL.",
+        )
+    )
 
 
 def _asked_wait(response: httpx2.Response) -> float | None:
@@ -337,6 +381,9 @@ def _model(kind: type[M]) -> Callable[[httpx2.Response], M]:
         try:
             return kind.model_validate_json(response.content, extra="ignore")
         except ValidationError as error:
-            raise problem_of(response) from error
+            if any(each["type"] == "json_invalid" for each in error.errors(include_input=False)):
+                raise problem_of(response) from error
+            asked = response.request.url.copy_with(userinfo=b"", query=None)
+            raise _other_version(f"What {asked} answered", error) from error
 
     return read

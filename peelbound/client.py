@@ -18,7 +18,6 @@ from peelbound.service.schemas.record import (
     AuditRecord,
     AuditState,
     Event,
-    EventType,
     Progress,
     RunSeries,
 )
@@ -165,13 +164,14 @@ class Client:
                 raise calls.problem_of(source.response)
             following.begin(source.response)
             for message in source:
-                yield following.take(message)
+                if (event := following.take(message)) is not None:
+                    yield event
 
     def wait(self, audit_id: str, *, progress: Callable[[Progress], None] | None = None) -> AuditRecord:
         """The audit once it has ended, however it ended; `progress` is called as it advances."""
         for event in self.events(audit_id):
-            if progress is not None and event.type is EventType.PROGRESS:
-                progress(Progress.model_validate(event.data, extra="ignore"))
+            if progress is not None and (advance := calls.progress_of(event)) is not None:
+                progress(advance)
         return patiently(lambda: self.get(audit_id))
 
     def cancel(self, audit_id: str) -> AuditRecord:
