@@ -10,7 +10,8 @@ DEADLINE_SECONDS = 600.0
 """When a wait is taken never to end. It only bounds a hang and says nothing about speed, so it is far beyond what a
 busy machine needs, and below pytest's own limit, which could not say what was waited for."""
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.05
+"""Many looks go through all processes of the machine, which takes milliseconds of the cores that are waited for."""
 
 
 def until(look: Callable[[], T], seconds: float = DEADLINE_SECONDS, what: str = "it comes true") -> T:

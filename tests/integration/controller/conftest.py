@@ -18,6 +18,7 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.quantisers.quantise import quantise
 from peelbound.workers.quantisers.scheme import Scheme
+from tests.integration.controller.collector import Collector, collecting_spans
 from tests.integration.controller.harness import (
     ControllerProcess,
     Service,
@@ -117,8 +118,17 @@ def inputs(shared: Shared) -> Inputs:
 
 
 @pytest.fixture(scope="session")
-def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Two workers on SQLite and a directory, with a wrong key to an S3 server.
+def collector() -> Iterator[Collector]:
+    """Where traces of the service go."""
+    with collecting_spans() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def running(
+    inputs: Inputs, s3_server: S3Server, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """Two workers on SQLite and a directory, with traces, and with a wrong key to an S3 server.
 
     Tests keep apart by tenants, whose results are their own.
     """
@@ -135,8 +145,10 @@ def running(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPa
         s3_access_key_id=SecretStr(s3_server.access_key_id),
         s3_secret_access_key=SecretStr("wrong"),
         controller_metrics_port=free_ports(1)[0],
+        traces=True,
     )
-    with a_service(settings) as service, a_controller(settings, directory / "log") as controller:
+    log, variables = directory / "log", collector.environment()
+    with a_service(settings) as service, a_controller(settings, log, variables=variables) as controller:
         yield Running(service, controller)
 
 

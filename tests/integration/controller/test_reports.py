@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from peelbound.service.settings import Settings
 from tests.integration.controller.conftest import WHAT_IF, Inputs, Running, half_silent_model
 from tests.integration.controller.harness import a_controller, a_service, aged, request_for
 from tests.s3_server import S3Server
+from tests.waiting import DEADLINE_SECONDS
 
 FOREIGN = ("api", "service", "workers", "ray", "torch", "peelbound")
 
@@ -113,7 +116,7 @@ def test_another_precision_shares_no_result_and_changes_little(
 
 @pytest.fixture(scope="module")
 def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Three workers that keep their results on S3 and may read the same inputs there and in the directory.
+    """A worker that keeps its results on S3 and may read the same inputs there and in the directory.
 
     The controller runs in a user's directory, whose modules are named like ours and like those that we import.
     """
@@ -125,8 +128,7 @@ def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPath
     settings = Settings(
         state_dir=directory / "state",
         store_url=f"s3://{bucket}/results",
-        workers=3,
-        cores=3,
+        workers=1,
         allow=[str(inputs.directory), f"s3://{bucket}/inputs"],
         s3_endpoint_url=s3_server.endpoint_url,
         s3_access_key_id=SecretStr(s3_server.access_key_id),
@@ -136,11 +138,14 @@ def on_s3(inputs: Inputs, s3_server: S3Server, tmp_path_factory: pytest.TempPath
     for file in inputs.model.iterdir():
         client.put_object(Bucket=bucket, Key=f"inputs/model/{file.name}", Body=file.read_bytes())
     client.put_object(Bucket=bucket, Key="inputs/documents.jsonl", Body=inputs.documents.read_bytes())
+    imports = [sys.executable, "-c", "import peelbound"]
+    would = subprocess.run(imports, cwd=user, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    assert "the peelbound of the user was imported" in would.stderr
     with a_service(settings) as service, a_controller(settings, directory / "log", cwd=user) as controller:
         yield Running(service, controller)
 
 
-def test_three_workers_with_a_store_on_s3_among_foreign_folders_give_the_same_bytes(
+def test_one_worker_with_a_store_on_s3_among_foreign_folders_gives_the_same_bytes(
     on_s3: Running, inputs: Inputs, reference: bytes, rounded: bytes, beside: AuditRequest, beside_baseline: bytes
 ) -> None:
     assert on_s3.service.succeeded(on_s3.service.submit(inputs.request())) == reference

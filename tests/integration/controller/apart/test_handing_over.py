@@ -77,13 +77,18 @@ def test_an_audit_that_keeps_killing_its_workers_fails_and_the_next_one_succeeds
     """The test plays the kernel that ends whoever takes too much memory."""
     service = unforgiving
     audit = service.submit(inputs.request(options=LONG_SOLVES), "poison")
-    killed = set()
-    while not service.record(audit, "poison").state.ended:
-        for worker in successor.workers():
-            progress = service.record(audit, "poison").progress
-            if worker.pid not in killed and progress is not None and progress.phase == "block_references":
-                killed.add(worker.pid)
-                worker.kill()
+    killed: set[int] = set()
+
+    def ended() -> bool:
+        record = service.record(audit, "poison")
+        if record.progress is not None and record.progress.phase == "block_references":
+            for worker in successor.workers():
+                if worker.pid not in killed:
+                    killed.add(worker.pid)
+                    worker.kill()
+        return record.state.ended
+
+    until(ended)
     record = service.record(audit, "poison")
     assert record.state is AuditState.FAILED
     assert record.problem is not None
