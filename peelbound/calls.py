@@ -67,8 +67,17 @@ class Call(Generic[T]):
 
 
 def submit(request: AuditRequest, idempotency_key: str | None) -> Call[AuditRecord]:
-    """`POST /v1/audits`."""
-    headers = _JSON if idempotency_key is None else {**_JSON, "Idempotency-Key": idempotency_key}
+    """`POST /v1/audits`.
+
+    Raises:
+        ProblemError: the key is none that a header may carry (`parameter-invalid`, as the service would say).
+    """
+    headers = _JSON
+    if idempotency_key is not None:
+        if not (idempotency_key.isascii() and idempotency_key.isprintable()):
+            detail = "An Idempotency-Key holds printable ASCII only."
+            raise ProblemError(Problem.make("parameter-invalid", "A parameter is not valid", 422, detail))
+        headers = {**_JSON, "Idempotency-Key": idempotency_key}
     return Call("POST", "/v1/audits", _model(AuditRecord), headers=headers, content=_body(request))
 
 

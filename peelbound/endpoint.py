@@ -45,7 +45,8 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
     address and token are both known, the state directory is not looked at.
 
     Raises:
-        EndpointInvalid: the address is no URL, the token holds what no header may, or the state directory is no path.
+        EndpointInvalid: the address is no URL or holds a password, the token holds what no header may, or the state
+            directory is no path.
         ServiceNotFound: none of the three.
     """
     address = url or os.environ.get("PEELBOUND_URL")
@@ -67,11 +68,16 @@ def _base(address: str) -> str:
     """The address without a slash at its end; paths are put after it."""
     address = address.strip().rstrip("/")
     try:
-        httpx2.URL(address).raw_host.decode("ascii").encode("idna")  # refused only when a connection is made
+        url = httpx2.URL(address)
+        url.raw_host.decode("ascii").encode("idna")  # refused only when a connection is made
     except (httpx2.InvalidURL, UnicodeError) as error:
+        why = "" if "@" in address else f": {error}"  # it may quote a part of a password
+        raise EndpointInvalid(f"The service's address is no URL; it is the one given, or PEELBOUND_URL{why}") from None
+    if url.userinfo:  # the HTTP library would send it in the token's place
         raise EndpointInvalid(
-            f"The service's address is no URL; it is the one given, or PEELBOUND_URL: {error}"
-        ) from None
+            "The service's address, the one given or PEELBOUND_URL, holds a name or a password before its host. "
+            "Services take tokens: PEELBOUND_TOKEN."
+        )
     return address
 
 

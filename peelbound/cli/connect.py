@@ -1,6 +1,8 @@
 """The service that a command talks to: one that runs, or one of our own for the length of the call."""
 
+import os
 import signal
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +53,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
     It shares the object store of the state directory, so that nothing solved before is solved again.
     """
     require_server_extra()
-    for place in places:
-        if "://" not in place and not Path(place).exists():
-            raise click.UsageError(f"There is no {place}.")
+    readable = _readable(places)
     from peelbound.embedded import CONTROLLER, embedded
 
     environment = configured()
@@ -68,7 +68,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
                     "state_dir": Path(folder),
                     "database_url": "",
                     "store_url": environment.store_url or (default_state_dir() / "objects").as_uri(),
-                    "allow": [*environment.allow, *_readable(places)],
+                    "allow": [*environment.allow, *readable],
                     "tenant_allow": {},
                     "host": "127.0.0.1",
                     "port": 0,
@@ -90,9 +90,20 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
 
 
 def _readable(places: list[str]) -> list[str]:
-    """The places, and where the files in them really lie: Hugging Face caches are directories of symlinks."""
+    """The places, and where the files in them really lie: Hugging Face caches are directories of symlinks.
+
+    Raises:
+        click.UsageError: one of them is not there, or cannot be looked at.
+    """
     prefixes = set(places)
     for place in places:
-        if "://" not in place and Path(place).is_dir():
-            prefixes |= {str(file.resolve().parent) for file in Path(place).iterdir() if file.is_symlink()}
+        if "://" in place:
+            continue
+        try:
+            if stat.S_ISDIR(os.stat(place).st_mode):  # noqa: PTH116 - Path.is_dir() takes some failures for an answer
+                prefixes |= {str(file.resolve().parent) for file in Path(place).iterdir() if file.is_symlink()}
+        except FileNotFoundError:
+            raise click.UsageError(f"There is no {place}.") from None
+        except OSError as error:
+            raise click.UsageError(f"{place} cannot be read: {error.strerror}.") from None
     return sorted(prefixes)

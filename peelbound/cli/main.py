@@ -49,10 +49,12 @@ Environment:
 
 
 @contextmanager
-def _closed_pipe_is_no_verdict() -> Iterator[None]:
-    """Where nobody reads standard output any more, click and rich would end with 1, which is a verdict's."""
+def _one_is_a_verdicts() -> Iterator[None]:
+    """At an interrupt, and where nobody reads standard output any more, click and rich would end with 1."""
     try:
         yield
+    except KeyboardInterrupt:  # before the command began; `reporting` sees later ones
+        raise SystemExit(130) from None
     except BrokenPipeError:
         _end_unread()
     except SystemExit as ended:
@@ -71,12 +73,12 @@ class LazyGroup(click.Group):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the words; `--help` and `--version` print here."""
-        with _closed_pipe_is_no_verdict():
+        with _one_is_a_verdicts():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with _closed_pipe_is_no_verdict():
+        with _one_is_a_verdicts():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -106,6 +108,8 @@ def main() -> None:
     """Run the command line."""
     try:
         cli()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception:  # an uncaught error exits with 1, and 1 says that the verdict did not pass
         traceback.print_exc()
         sys.exit(3)

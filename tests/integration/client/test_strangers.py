@@ -129,11 +129,3 @@ def test_no_proxy_is_between_a_client_and_its_own_machine(
         client.page()
     asyncio.run(story())
     assert [path.partition("?")[0] for _, path in stranger.asked] == 2 * ["http://peelbound.invalid/v1/audits"]
-
-
-def test_a_password_in_the_address_is_not_repeated(stranger: Stranger) -> None:
-    address = stranger.url.replace("http://", "http://me:hidden@")
-    with Client(address, "t") as client, pytest.raises(ProblemError) as caught:
-        client.get("x")
-    assert stranger.url in str(caught.value)
-    assert "hidden" not in str(caught.value)

@@ -100,3 +100,10 @@ def test_an_address_that_is_no_url_is_refused(monkeypatch: pytest.MonkeyPatch, a
     for token in (None, "theirs"):
         with pytest.raises(EndpointInvalid, match="PEELBOUND_URL"):
             find_endpoint(token=token)
+
+
+@pytest.mark.parametrize("address", ["http://me:hidden@127.0.0.1:8734", "http://hidden@[::1", "http://me:hid#den@host"])
+def test_a_password_in_the_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(EndpointInvalid, match="PEELBOUND_URL") as refused:
+        find_endpoint(address, "theirs")
+    assert "hid" not in str(refused.value)

@@ -49,3 +49,13 @@ def test_a_place_that_is_empty_is_wrong_usage(words: list[str]) -> None:
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 2
     assert "is a variable not set?" in done.stderr
+
+
+def test_a_place_that_cannot_be_looked_at_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("PEELBOUND_URL", raising=False)
+    for place, why in (("x" * 300, "File name too long"), ("file/ckpt", "Not a directory"), ("nowhere", "There is no")):
+        done = CliRunner().invoke(cli, ["plan", str(tmp_path / place), "--calibration", str(tmp_path / "file")])
+        assert (done.exit_code, "started" in done.stderr) == (2, False)
+        assert why in " ".join(done.stderr.split())
