@@ -17,6 +17,13 @@ class RateLimited(UserError):
     title = "Too many requests"
 
 
+class TenantBusy(UserError):
+    """The tenant has as much under way at this replica as it may."""
+
+    slug = "tenant-busy"
+    title = "Too much is under way"
+
+
 class IdentityProviderUnavailable(InfrastructureError):
     """The identity provider's keys cannot be read, and those known are too old."""
 

@@ -2,13 +2,18 @@
 
 import logging
 import os
+import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
+from weakref import WeakValueDictionary
 
 import anyio
 from pydantic import ValidationError
 
 from peelbound.api.errors import PlanUnavailable
+from peelbound.api.places import Places
 from peelbound.service.schemas.plan import AuditPlan
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.request import AuditRequest
@@ -19,46 +24,62 @@ log = logging.getLogger(__name__)
 COMMAND = [sys.executable, "-P", "-m", "peelbound.service.controller.planning"]
 TIMEOUT_SECONDS = 60.0
 AT_ONCE = 2
+TURN_SECONDS = 30.0
+"""How long a request waits for its turn."""
+MOST_OF_A_TENANT = 4
+"""Requests that are being carried out or wait; of these one is carried out."""
+
+
+async def _stays() -> bool:
+    return False
 
 
 class Planner:
-    """Runs the planning process, a few at a time and never for longer than the time limit.
+    """Runs the planning process, a few at a time and never for longer than the time limit; for each tenant one.
 
-    The process takes the request's JSON on standard input and writes an `AuditPlan` or a `Problem` on standard output.
+    Requests of a tenant wait for one another before they wait with those of others, so a tenant is never behind more
+    than one request of each other tenant. The process takes the request's JSON on standard input and writes an
+    `AuditPlan` or a `Problem` on standard output.
     """
 
     def __init__(
-        self, settings: Settings, command: list[str] = COMMAND, timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        settings: Settings,
+        command: list[str] = COMMAND,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._settings = settings
         self._command = command
         self._timeout_seconds = timeout_seconds
+        self._places = Places("plans", MOST_OF_A_TENANT)
         self._turns = anyio.Semaphore(AT_ONCE)
+        self._tenants_turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
-    async def plan(self, tenant: str, request: AuditRequest) -> AuditPlan | Problem:
+    async def plan(
+        self, tenant: str, request: AuditRequest, gone: Callable[[], Awaitable[bool]] = _stays
+    ) -> AuditPlan | Problem:
         """What an audit of the tenant would cost, or why it cannot be carried out.
 
+        Args:
+            tenant: who asks.
+            request: what for.
+            gone: whether it has hung up; then nothing is begun.
+
         Raises:
-            PlanUnavailable: no answer within the time limit, or one that cannot be read, or no torch on this replica.
+            TenantBusy: the tenant has asked for too many already.
+            PlanUnavailable: no turn or no answer within the time limits, an answer that cannot be read, or no torch on
+                this replica.
         """
         if find_spec("torch") is None:
             raise PlanUnavailable(
                 "This API replica is installed without torch, with which a plan reads the model's architecture.",
                 remedy="Ask for a plan where peelbound[server] is installed: `peelbound plan` without PEELBOUND_URL.",
             )
-        try:
-            with anyio.fail_after(self._timeout_seconds):
-                async with self._turns:
-                    done = await anyio.run_process(
-                        self._command,
-                        input=request.model_dump_json().encode(),
-                        check=False,
-                        env=os.environ | self._settings.of_tenant(tenant).environment(),
-                    )
-        except TimeoutError as error:
-            raise PlanUnavailable(
-                f"The plan was not computed within {self._timeout_seconds:g} seconds.", remedy="Try again later."
-            ) from error
+        with self._places.one(tenant):
+            async with self._turn(tenant):
+                if await gone():
+                    raise PlanUnavailable("The client has hung up.", remedy="Ask again.")
+                done = await self._computed(tenant, request)
         try:
             return AuditPlan.model_validate_json(done.stdout)
         except ValidationError:
@@ -70,4 +91,33 @@ class Planner:
             log.error("planning ended with status %d: %s", done.returncode, last_words)
             raise PlanUnavailable(
                 f"The planning process ended with status {done.returncode} and no plan.", remedy="Try again later."
+            ) from error
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+        tenants_turn = self._tenants_turns.setdefault(tenant, anyio.Lock())  # there as long as somebody waits for it
+        async with AsyncExitStack() as held:
+            try:
+                with anyio.fail_after(TURN_SECONDS):
+                    await held.enter_async_context(tenants_turn)
+                    await held.enter_async_context(self._turns)
+            except TimeoutError as error:
+                raise PlanUnavailable(
+                    f"Other plans are being computed; the turn did not come within {TURN_SECONDS:g} seconds.",
+                    remedy="Try again later.",
+                ) from error
+            yield
+
+    async def _computed(self, tenant: str, request: AuditRequest) -> "subprocess.CompletedProcess[bytes]":
+        try:
+            with anyio.fail_after(self._timeout_seconds):
+                return await anyio.run_process(
+                    self._command,
+                    input=request.model_dump_json().encode(),
+                    check=False,
+                    env=os.environ | self._settings.of_tenant(tenant).environment(),
+                )
+        except TimeoutError as error:
+            raise PlanUnavailable(
+                f"The plan was not computed within {self._timeout_seconds:g} seconds.", remedy="Try again later."
             ) from error

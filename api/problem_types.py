@@ -7,6 +7,7 @@ _TYPES = {
     "provider.",
     "rate-limited": "Each token may ask so many times per second, with bursts; Retry-After says how long to wait.",
     "tenant-active-limit": "A tenant may have so many audits waiting and running at once.",
+    "tenant-busy": "A tenant may have so many plans, event streams and long polls under way at one replica.",
     "tenant-storage-limit": "A tenant may store so many bytes; delete audits to make room.",
     "identity-provider-unavailable": "The keys that sign the identity provider's tokens could not be read.",
     "link-token-too-powerful": "Links end up in histories and logs; they may only carry a token whose scope is read.",

@@ -74,7 +74,7 @@ def responses(*statuses: int) -> Responses:
         413: "The body is too large",
         416: "The file has no such part",
         422: "The request cannot be carried out; `pointer` names the field",
-        429: "Too many requests, or audits at once: try again after Retry-After seconds",
+        429: "Too many requests, or audits, plans or streams at once: try again after Retry-After seconds",
         503: "Try again after Retry-After seconds",
     }
     return {

@@ -21,6 +21,7 @@ _STATUS = {
     "link-token-too-powerful": 403,
     "rate-limited": 429,
     "tenant-active-limit": 429,
+    "tenant-busy": 429,
     "tenant-storage-limit": 409,
     "storage-denied": 503,
     "storage-full": 507,

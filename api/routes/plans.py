@@ -26,5 +26,5 @@ async def plan(service: Service, caller: Writer, request: Sent[AuditRequest], ht
     """What this audit would do and cost, without running it: problems, bytes, memory, time."""
     admit(request, service.allow(caller.tenant))
     planner: Planner = http.app.state.planner
-    answer = await planner.plan(caller.tenant, request)
+    answer = await planner.plan(caller.tenant, request, http.is_disconnected)
     return problem_response(answer) if isinstance(answer, Problem) else answer

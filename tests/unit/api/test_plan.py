@@ -1,11 +1,12 @@
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import anyio
 import pytest
 
 from peelbound.api import planning
-from peelbound.api.errors import PlanUnavailable
+from peelbound.api.errors import PlanUnavailable, TenantBusy
 from peelbound.api.planning import Planner
 from peelbound.service.schemas.plan import AuditPlan
 from peelbound.service.schemas.problem import Problem
@@ -82,6 +83,61 @@ def test_a_process_that_takes_too_long_is_killed(settings: Settings, tmp_path: P
     with pytest.raises(PlanUnavailable, match="within 5 seconds"):
         ask(Planner(settings, planning_process(before=before), timeout_seconds=5))
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+class TestTurns:
+    def test_a_tenant_that_asks_for_many_leaves_room_for_others_and_is_refused(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun: list[str] = []
+
+        async def plans() -> None:
+            planner, go_on = Planner(settings), anyio.Event()
+
+            async def computed(tenant: str, request: AuditRequest) -> CompletedProcess[bytes]:
+                begun.append(tenant)
+                await go_on.wait()
+                return CompletedProcess([], 0, PLAN.model_dump_json().encode())
+
+            monkeypatch.setattr(planner, "_computed", computed)
+            request = AuditRequest.model_validate(BODY)
+            async with anyio.create_task_group() as asked:
+                for _ in range(planning.MOST_OF_A_TENANT):
+                    asked.start_soon(planner.plan, "greedy", request)
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(TenantBusy) as refused:
+                    await planner.plan("greedy", request)
+                assert refused.value.extra["retry_after"] > 0
+                for _ in range(2):
+                    asked.start_soon(planner.plan, "other", request)
+                await anyio.wait_all_tasks_blocked()
+                assert begun == ["greedy", "other"]
+                go_on.set()
+            assert sorted(begun) == ["greedy"] * planning.MOST_OF_A_TENANT + ["other"] * 2
+            assert await planner.plan("greedy", request) == PLAN
+
+        anyio.run(plans)
+
+    def test_nothing_is_begun_for_a_client_that_has_hung_up(self, settings: Settings, tmp_path: Path) -> None:
+        async def hung_up() -> bool:
+            return True
+
+        planner = Planner(settings, planning_process(before=f"open({str(tmp_path / 'begun')!r}, 'w')"))
+        with pytest.raises(PlanUnavailable, match="hung up"):
+            anyio.run(planner.plan, "default", AuditRequest.model_validate(BODY), hung_up)
+        assert not (tmp_path / "begun").exists()
+
+    def test_a_turn_that_does_not_come_is_not_waited_for_for_ever(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def plans() -> None:
+            planner = Planner(settings)
+            async with planner._turn("default"):
+                monkeypatch.setattr(planning, "TURN_SECONDS", 0.0)
+                with pytest.raises(PlanUnavailable, match="turn did not come"):
+                    await planner.plan("default", AuditRequest.model_validate(BODY))
+
+        anyio.run(plans)
 
 
 def test_the_route_answers_with_the_plan_or_the_refusal(api: Api) -> None:
