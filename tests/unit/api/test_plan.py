@@ -132,7 +132,7 @@ class TestTurns:
     ) -> None:
         async def plans() -> None:
             planner = Planner(settings)
-            async with planner._turn("default"):
+            async with planner._turn("one"), planner._turn("another"):
                 monkeypatch.setattr(planning, "TURN_SECONDS", 0.0)
                 with pytest.raises(PlanUnavailable, match="turn did not come"):
                     await planner.plan("default", AuditRequest.model_validate(BODY))
