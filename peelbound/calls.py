@@ -63,7 +63,7 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     extra_seconds: float = 0.0
-    """How much longer than usual the answer may take."""
+    """How much longer than usual the answer may take to come; a connection gets no longer."""
 
 
 def submit(request: AuditRequest, idempotency_key: str | None) -> Call[AuditRecord]:

@@ -62,7 +62,8 @@ class Client:
     Args:
         url: the service; None: `PEELBOUND_URL`, or the embedded service that runs on this machine.
         token: a bearer token; None: `PEELBOUND_TOKEN`, or the embedded service's own.
-        timeout: seconds that an answer may take.
+        timeout: seconds to wait for a connection, for the beginning of an answer, and for each further piece of it. It
+            bounds no call as a whole: a host may have several addresses, and an answer many pieces.
 
     Raises:
         EndpointInvalid: the address, the token or the state directory cannot be one.
@@ -259,7 +260,7 @@ class Client:
             params=call.params or None,
             headers=call.headers,
             content=call.content,
-            timeout=self._timeout + call.extra_seconds,
+            timeout=httpx2.Timeout(self._timeout, read=self._timeout + call.extra_seconds),
             follow_redirects=call.method == "GET",
         )
         if not response.is_success:

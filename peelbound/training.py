@@ -1,7 +1,9 @@
 """For training loops: a callback of the `transformers` Trainer that has every saved checkpoint audited."""
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,9 +18,10 @@ from peelbound.service.schemas.request import LABEL_LENGTH, AuditRequest, Calibr
 
 log = logging.getLogger(__name__)
 
-SUBMIT_SECONDS = 10.0
-"""How long a submission may take. A service that does not answer costs the training twice this at each save: an answer
-that was lost is asked for once more."""
+SUBMIT_SECONDS = 20.0
+"""What a submission may cost the training at each save, whatever the service and the network do."""
+ANSWER_SECONDS = 10.0
+"""How long to wait for an answer, which is asked for once more if it was lost."""
 _LABEL = TypeAdapter[str](Label)
 MOST_LOSS = 1e6
 """Nats: what a request may say."""
@@ -43,7 +46,7 @@ class AuditCheckpoints(TrainerCallback):
         token: likewise.
 
     Attributes:
-        submitted: ids of the audits by step.
+        submitted: ids of the audits by step; of a service that took too long to answer, once it has.
 
     Raises:
         pydantic.ValidationError: a run or labels that no request may hold.
@@ -74,10 +77,14 @@ class AuditCheckpoints(TrainerCallback):
         step = state.global_step
         try:
             request = self._request(_directory(args, state) / f"{PREFIX_CHECKPOINT_DIR}-{step}", args, state)
-            with Client(*self._service, timeout=SUBMIT_SECONDS) as client:
-                self.submitted[step] = _submitted(client, request)
+            _within(SUBMIT_SECONDS, lambda: self._submit(step, request))
         except Exception as error:  # a service that is away, a refusal, a name that is no label: the training goes on
             log.warning("The checkpoint of step %d is not audited: %s", step, error)
+
+    def _submit(self, step: int, request: AuditRequest) -> None:
+        """Submit, however long it takes, and note the audit's id."""
+        with Client(*self._service, timeout=ANSWER_SECONDS) as client:
+            self.submitted[step] = _submitted(client, request)
 
     def _request(self, checkpoint: Path, args: TrainingArguments, state: TrainerState) -> AuditRequest:
         run = self._run or _as_label(args.run_name or "") or None
@@ -115,6 +122,27 @@ def _directory(args: TrainingArguments, state: TrainerState) -> Path:
     if state.trial_name is None:
         raise ValueError("the trial has no name to find its directory by: give hyperparameter_search an hp_name")
     return output / state.trial_name
+
+
+def _within(seconds: float, task: Callable[[], None]) -> None:
+    """Do a task; wait so long for its end and no longer, since no limit of a client bounds a call as a whole.
+
+    Raises:
+        TimeoutError: it has not ended; it goes on, in a thread that the interpreter's end does not wait for.
+    """
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            task()
+            ended.set_result(None)
+        except BaseException as error:  # raised where it is waited for
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name="submission", daemon=True).start()
+    if not wait([ended], seconds).done:
+        raise TimeoutError(f"the service has not answered within {seconds:g} s")
+    ended.result()
 
 
 def _submitted(client: Client, request: AuditRequest) -> str:

@@ -1,5 +1,7 @@
 """What the Trainer's callback asks for, and what it refuses before the training begins."""
 
+import logging
+import threading
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -8,8 +10,10 @@ from pydantic import ValidationError
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from peelbound import training
+from peelbound.errors import ServiceNotFound
 from peelbound.service.schemas.request import LABEL_LENGTH, AuditRequest, Calibration
 from peelbound.training import AuditCheckpoints
+from tests.waiting import DEADLINE_SECONDS, until
 
 CALIBRATION = Calibration(uri="/data/text.jsonl")
 
@@ -72,3 +76,35 @@ def test_a_run_that_is_given_stays_as_it_is(submitted: list[AuditRequest]) -> No
 def test_what_no_request_may_hold_is_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AuditCheckpoints(CALIBRATION, **wrong)
+
+
+def test_a_service_that_does_not_answer_costs_a_training_so_long_and_no_longer(
+    submitted: list[AuditRequest], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = threading.Event()
+
+    def late(_: object, request: AuditRequest, **__: object) -> SimpleNamespace:
+        assert answer.wait(DEADLINE_SECONDS)
+        return SimpleNamespace(id="late")
+
+    monkeypatch.setattr(training.Client, "submit", late)
+    monkeypatch.setattr(training, "SUBMIT_SECONDS", 0.01)
+    callback = AuditCheckpoints(CALIBRATION)
+    with caplog.at_level(logging.WARNING, "peelbound.training"):
+        saved(callback)
+    assert not callback.submitted
+    assert "The checkpoint of step 5 is not audited: the service has not answered within 0.01 s" in caplog.text
+    answer.set()
+    until(lambda: callback.submitted == {5: "late"})
+
+
+def test_what_a_submission_raises_is_logged(
+    submitted: list[AuditRequest], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ServiceNotFound("none runs here")
+
+    monkeypatch.setattr(training.Client, "submit", refuse)
+    with caplog.at_level(logging.WARNING, "peelbound.training"):
+        saved(AuditCheckpoints(CALIBRATION))
+    assert "The checkpoint of step 5 is not audited: none runs here" in caplog.text
