@@ -177,7 +177,13 @@ def _run(port: int, cpus: list[int]) -> None:
 
     def add(count: int, **more: int) -> None:
         node = cluster.add_node(
-            num_cpus=count, node_ip_address="127.0.0.1", include_dashboard=False, object_store_memory=100 << 20, **more
+            num_cpus=count,
+            node_ip_address="127.0.0.1",
+            include_dashboard=False,
+            object_store_memory=100 << 20,
+            include_log_monitor=False,
+            no_monitor=True,
+            **more,
         )
         processes = node.all_processes
         gcs = processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER)

@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from tests.waiting import DEADLINE_SECONDS, until
 SKEW_SECONDS = 600
 
 LIFT_SECONDS = 5.0
-"""A fault of the store ends after this long, also if nobody met it."""
+"""A fault of the store ends after this long, also if few met it."""
 
 
 class NobodyThere(Exception):
@@ -40,15 +41,20 @@ class Monkey:
         self.topology = topology
         self.random = random.Random(seed)
         self.survived: Counter[str] = Counter()
-        self._hand: list[Callable[[], None]] = []
+        self._hand: list[tuple[str, Callable[[], None]]] = []
 
     def strike(self) -> str:
-        """Do the next fault, and lift it; its name. Every fault comes once before any comes again."""
+        """Do the next fault, and lift it; its name. Every fault comes once before any comes again.
+
+        What happens to whole parts comes first, in a short run too: answers of the store that fail are shown by
+        tests of their own.
+        """
         if not self._hand:
-            self._hand = list(self.faults().values())
-            self.random.shuffle(self._hand)
-        fault = self._hand.pop()
-        name = next(name for name, each in self.faults().items() if each == fault)
+            for faults in (self.of_the_store(), self.of_parts()):
+                drawn = list(faults.items())
+                self.random.shuffle(drawn)
+                self._hand += drawn
+        name, fault = self._hand.pop()
         try:
             fault()
         except NobodyThere:
@@ -56,9 +62,12 @@ class Monkey:
         self.survived[name] += 1
         return name
 
-    def faults(self) -> dict[str, Callable[[], None]]:
-        """All that it can do, by name."""
-        store = {f"the store {fault.value}": _Unwell(self, fault) for fault in Fault}
+    def of_the_store(self) -> dict[str, Callable[[], None]]:
+        """What its answers can suffer, by name."""
+        return {f"the store {fault.value}": partial(self.break_answers, fault) for fault in Fault}
+
+    def of_parts(self) -> dict[str, Callable[[], None]]:
+        """What can happen to whole parts, by name."""
         return {
             "an API is killed": self.kill_api,
             "a controller is killed": self.kill_controller,
@@ -70,7 +79,7 @@ class Monkey:
             "the S3 server's disk is full": self.fill_disk,
             "a controller freezes beyond its lease": self.freeze_controller,
             "a process starts with a wrong clock": self.skew_clock,
-        } | store
+        }
 
     def kill_api(self) -> None:
         self._kill(self.random.choice(self.topology.apis))
@@ -145,6 +154,8 @@ class Monkey:
         part = self.random.choice(working)
         part.signal(signal.SIGSTOP)
         try:
+            if part.pid not in self._holders():
+                raise NobodyThere  # its audit had just ended
             until(lambda: part.pid not in self._holders(), DEADLINE_SECONDS, f"{part.name}'s audit is taken over")
         finally:
             part.signal(signal.SIGCONT)
@@ -157,29 +168,20 @@ class Monkey:
         part.environment = {**part.environment, "PYTHONPATH": path, "SKEW_SECONDS": str(skew)}
         self._kill(part)
 
+    def break_answers(self, fault: Fault) -> None:
+        """The store has this fault until some connections met it."""
+        proxy = self.topology.proxy
+        before = proxy.struck
+        enough = before + self.random.randrange(3, 12)
+        proxy.fault = fault
+        with suppress(AssertionError):  # fewer may need the store
+            until(lambda: proxy.struck >= enough, LIFT_SECONDS, "the store is used")
+        proxy.fault = None
+        if proxy.struck == before:
+            raise NobodyThere
+
     def _holders(self) -> set[int]:
         """The processes whose lease holds; an owner's name is host, process and start."""
         with reading(self.topology.engine) as connection:
             owners = connection.scalars(select(AuditRow.lease_owner).where(AuditRow.lease_owner.is_not(None))).all()
         return {int(owner.rsplit("-", 2)[1]) for owner in owners if owner is not None}
-
-
-class _Unwell:
-    """The store has this fault until some connections met it."""
-
-    def __init__(self, monkey: Monkey, fault: Fault) -> None:
-        self.monkey, self.fault = monkey, fault
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unwell) and other.fault is self.fault
-
-    def __hash__(self) -> int:
-        return hash(self.fault)
-
-    def __call__(self) -> None:
-        proxy = self.monkey.topology.proxy
-        enough = proxy.struck + self.monkey.random.randrange(3, 12)
-        proxy.fault = self.fault
-        with suppress(AssertionError):  # nobody met it: nobody needed the store
-            until(lambda: proxy.struck >= enough, LIFT_SECONDS, "the store is used")
-        proxy.fault = None

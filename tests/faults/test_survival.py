@@ -1,9 +1,11 @@
 """While everything fails in turn, no audit is lost, none ends twice, and each report is the fault-free one."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from peelbound.service.database.audits import Audits
@@ -93,6 +95,13 @@ def ended_once_with(user: User, audit: str, expected: bytes, audits: Audits) -> 
     assert f"/{audit}/{record.attempt}/" in manifest  # the last attempt's, and no zombie's
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it is the one that it was, and no zombie."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def nothing_half_written(topology: Topology) -> None:
     """Every object is whole: reading one checks its checksum."""
     store = open_store(topology.settings)
@@ -130,6 +139,7 @@ def test_every_audit_survives_every_fault(rounds: int, seed: int, tmp_path: Path
                 assert user.submit(request, "once") == audit
             nothing_half_written(running)
             until(lambda: not running.ray.workers(), DEADLINE_SECONDS, "idle workers are given back")
-        begun = [*running.ray.processes()]
-    assert not [process for process in begun if process.is_running() and process.status() != "zombie"]
+        begun = psutil.Process().children(recursive=True)
+        assert {process.pid for process in running.ray.processes()} < {process.pid for process in begun}
+    until(lambda: not [p for p in begun if alive(p)], DEADLINE_SECONDS, "no process of any part is left")
     print(f"{sum(monkey.survived.values())} faults survived: {dict(monkey.survived)}")
