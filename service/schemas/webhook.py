@@ -107,7 +107,8 @@ class DeliveryAttempt(WireModel):
     number: int = Field(ge=1)
     at: UtcTime
     seconds: float | None = None
-    """How long it took; None while it goes on, or where nobody wrote down how it ended."""
+    """How long it took once the host's addresses were known, 0 where none may be called; None while it goes on, or
+    where nobody wrote down how it ended."""
     status: int | None = None
     """The HTTP status of the answer, if there was one."""
     error: str | None = None

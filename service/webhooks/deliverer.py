@@ -50,14 +50,12 @@ class Deliverer:
         parcel = self._outbox.claim(self._owner)
         if parcel is None:
             return False
-        began = time.monotonic()
         try:
             answer = self._sender.post(parcel.url, signed_headers(parcel), parcel.body.encode())
         except Exception:  # it counts as an attempt that failed, or the message would come back for ever
             log.exception("webhook %s delivery %s: an error that was not expected", parcel.webhook_id, parcel.id)
             answer = Answer(None, "The service met an error that it did not expect.")
-        seconds = time.monotonic() - began
-        settled = self._outbox.settle(parcel, answer.status, answer.error, seconds, answer.asked_seconds)
+        settled = self._outbox.settle(parcel, answer.status, answer.error, answer.seconds, answer.asked_seconds)
         log.info(
             "webhook %s delivery %s attempt %d: %s%s",
             parcel.webhook_id,

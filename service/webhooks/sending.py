@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
@@ -50,11 +50,14 @@ class Answer:
         status: the answer's HTTP status; None when there was no answer.
         error: why the call counts as failed; None when it was delivered.
         asked_seconds: how long the receiver asks not to be called again (`Retry-After` of a 429 or 503), if it does.
+        seconds: how long it took from the first connection that was tried; 0 where none was. The look-up of the name is
+            left out: its time tells whether an internal name exists.
     """
 
     status: int | None
     error: str | None
     asked_seconds: float | None = None
+    seconds: float = 0.0
 
 
 class Refused(Exception):
@@ -83,9 +86,15 @@ class Sender:
         """Post `body`; whatever goes wrong is part of the answer."""
         try:
             target = parse_target(url, self.allowed)  # the settings may have changed since the endpoint was made
-            status, retry_after = self._post(target, headers, body)
         except WebhookUrlRefused as error:
             return Answer(None, error.detail)
+        network = _CheckedNetwork(target, self.allowed, self.resolver, self.seconds)
+        answer = self._answer(network, target, headers, body)
+        return answer if network.began is None else replace(answer, seconds=time.monotonic() - network.began)
+
+    def _answer(self, network: "_CheckedNetwork", target: Target, headers: dict[str, str], body: bytes) -> Answer:
+        try:
+            status, retry_after = self._post(network, target, headers, body)
         except Refused as error:
             return Answer(None, str(error))
         except httpcore2.TimeoutException:
@@ -98,9 +107,10 @@ class Sender:
         asks = status in _ASK_FOR_PATIENCE and retry_after is not None
         return Answer(status, why, seconds_asked(str(retry_after), self.clock()) if asks else None)
 
-    def _post(self, target: Target, headers: dict[str, str], body: bytes) -> tuple[int, str | None]:
+    def _post(
+        self, network: "_CheckedNetwork", target: Target, headers: dict[str, str], body: bytes
+    ) -> tuple[int, str | None]:
         """The answer's status, and its `Retry-After` as it came."""
-        network = _CheckedNetwork(target, self.allowed, self.resolver, self.seconds)
         tls = ssl.create_default_context() if self.tls is None else self.tls
         with (
             httpcore2.ConnectionPool(ssl_context=tls, network_backend=network) as pool,
@@ -137,7 +147,13 @@ def _authority(target: Target) -> str:
 
 
 class _CheckedNetwork(httpcore2.NetworkBackend):
-    """Connects to the first address of the host that may be called and can be reached; one deadline holds for all."""
+    """Connects to the first address of the host that may be called and can be reached; one deadline holds for all.
+
+    Attributes:
+        began: when (`time.monotonic`) the first connection was tried, if any was.
+    """
+
+    began: float | None = None
 
     def __init__(self, target: Target, allowed: Allowed, resolver: Resolver, seconds: float) -> None:
         self._target, self._allowed, self._resolver, self._seconds = target, allowed, resolver, seconds
@@ -153,7 +169,10 @@ class _CheckedNetwork(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Resolve, check, connect."""
         addresses = self._permitted()
-        deadline = time.monotonic() + self._seconds
+        if not addresses:
+            raise Refused("The host has no address that may be called.")
+        self.began = time.monotonic()
+        deadline = self.began + self._seconds
         for number, address in enumerate(addresses, 1):
             try:
                 stream = self._backend.connect_tcp(
@@ -164,7 +183,7 @@ class _CheckedNetwork(httpcore2.NetworkBackend):
                     raise
             else:
                 return _BoundedStream(stream, deadline)
-        raise Refused("The host has no address that may be called.")
+        raise AssertionError("the last address was reached, or its error raised")
 
     def _permitted(self) -> list[Address]:
         try:
