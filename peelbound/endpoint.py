@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 
 from peelbound.errors import EndpointInvalid, ServiceNotFound
-from peelbound.local import default_state_dir, read_token, running_url
+from peelbound.local import awaited_url, default_state_dir, read_token, running_url
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
         EndpointInvalid: the address is no URL or holds a password, the token holds what no header may, or the state
             directory is no path.
         ServiceNotFound: none of the three.
+        ServiceStarting: the embedded one is about to run; a few seconds were waited for it.
     """
     address = url or os.environ.get("PEELBOUND_URL")
     token = _clean(token or os.environ.get("PEELBOUND_TOKEN") or "")
     if address and token:
         return Endpoint(_base(address), token)
     state_dir = state_dir or default_state_dir()
-    running = running_url(state_dir)
+    running = running_url(state_dir) if address else awaited_url(state_dir)
     address = address or running
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")

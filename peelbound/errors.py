@@ -31,3 +31,7 @@ class EndpointInvalid(Exception):
 
 class ServiceNotFound(Exception):
     """No service is configured and none runs on this machine."""
+
+
+class ServiceStarting(ServiceNotFound):
+    """No service is configured, and the one on this machine does not answer yet: it will soon, or say why not."""

@@ -7,15 +7,21 @@ leftover address is never trusted: another user's program may listen there by no
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_state_path
 
-from peelbound.errors import EndpointInvalid
+from peelbound.errors import EndpointInvalid, ServiceStarting
 
 PRIVATE_UMASK = 0o077
+LOOK_SECONDS = 0.05
+"""Between looks at another process's lock or address."""
+LOCK_TRIES = 5
+STARTING_LOOKS = 100
+"""For as long as a service mostly takes from its lock to its address, and some more."""
 
 
 def default_state_dir() -> Path:
@@ -86,21 +92,41 @@ def ensure_secret(path: Path) -> str:
     return secret
 
 
-def running_url(state_dir: Path) -> str | None:
-    """The address of the service that runs on this state directory, or None; also where we may not look inside."""
+def is_held(state_dir: Path) -> bool:
+    """Whether a service holds this state directory: it runs, or is about to. No, where we may not look inside."""
     try:
         descriptor = os.open(state_dir / "lock", os.O_RDONLY)
     except OSError:  # none yet, not ours, or a home that is no directory, as containers have it
-        return None
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read(state_dir / "url")
+        return True
     except OSError:  # a file system without locks: nobody can hold it
-        return None
+        return False
     finally:
         os.close(descriptor)
-    return None
+    return False
+
+
+def running_url(state_dir: Path) -> str | None:
+    """The address of the service that runs on this state directory, or None; also where we may not look inside."""
+    return _read(state_dir / "url") if is_held(state_dir) else None
+
+
+def awaited_url(state_dir: Path) -> str | None:
+    """As `running_url`, of a service that may just be starting.
+
+    Raises:
+        ServiceStarting: it has not said where it answers for as long as we wait, which is a few seconds.
+    """
+    for _ in range(STARTING_LOOKS):
+        if not is_held(state_dir):
+            return None
+        if (url := _read(state_dir / "url")) is not None:
+            return url
+        time.sleep(LOOK_SECONDS)
+    raise ServiceStarting(f"The service on {state_dir} is starting and does not answer yet; try again.")
 
 
 class StartFailed(Exception):
@@ -122,10 +148,8 @@ def holding(state_dir: Path) -> Iterator[None]:
     make_private(state_dir)
     descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateDirBusy(f"A service already runs on {state_dir}.") from None
+        if not _locked(descriptor):
+            raise StateDirBusy(f"A service already runs on {state_dir}.")
         (state_dir / "url").unlink(missing_ok=True)
         try:
             yield
@@ -133,6 +157,18 @@ def holding(state_dir: Path) -> Iterator[None]:
             (state_dir / "url").unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock the file, unless another service holds it; one that only looks whether one does lets go at once."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            return True
+    return False
 
 
 def publish_url(state_dir: Path, url: str) -> None:

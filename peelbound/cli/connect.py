@@ -13,7 +13,7 @@ import click
 
 from peelbound.cli.database import configured
 from peelbound.client import Client
-from peelbound.errors import ServiceNotFound
+from peelbound.errors import ServiceNotFound, ServiceStarting
 from peelbound.extras import require_server_extra
 from peelbound.local import default_state_dir, make_private
 
@@ -33,11 +33,14 @@ def service_for(places: list[str], *, with_controller: bool) -> Iterator[Connect
     """The running service, or one that is started for this call and may read just these places.
 
     Raises:
+        ServiceStarting: it is about to run.
         ServerExtraMissing: none runs, and the packages to start one are not installed.
         StartFailed: it could not be started.
     """
     try:
         client = Client()
+    except ServiceStarting:  # it is the one to ask
+        raise
     except ServiceNotFound:
         with _own_service(places, with_controller=with_controller) as connection:
             yield connection

@@ -11,7 +11,7 @@ from peelbound.cli.failures import reporting
 from peelbound.cli.output import json_option
 from peelbound.client import Client
 from peelbound.endpoint import find_endpoint
-from peelbound.errors import EndpointInvalid, ProblemError, ServiceNotFound
+from peelbound.errors import EndpointInvalid, ProblemError, ServiceNotFound, ServiceStarting
 from peelbound.extras import require_server_extra
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def _service(settings: "Settings") -> "Finding":
     part = "service"
     try:
         endpoint = find_endpoint(state_dir=settings.state_dir)
+    except ServiceStarting as error:
+        return skipped(part, str(error))
     except ServiceNotFound:
         return skipped(part, "PEELBOUND_URL is not set, and no service runs on the state directory.")
     except EndpointInvalid as error:

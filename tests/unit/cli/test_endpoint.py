@@ -1,13 +1,17 @@
 """The state directory's token goes to the service that holds the directory, and to nobody else."""
 
-from collections.abc import Iterator
+import fcntl
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from peelbound import local
+from peelbound.cli.connect import service_for
 from peelbound.endpoint import Endpoint, find_endpoint
-from peelbound.errors import EndpointInvalid, ServiceNotFound
-from peelbound.local import ensure_secret, holding, publish_url, read_token, running_url
+from peelbound.errors import EndpointInvalid, ServiceNotFound, ServiceStarting
+from peelbound.local import StateDirBusy, ensure_secret, holding, is_held, publish_url, read_token, running_url
 
 URL = "http://127.0.0.1:8734"
 
@@ -107,3 +111,53 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(address: str) -> 
     with pytest.raises(EndpointInvalid, match="PEELBOUND_URL") as refused:
         find_endpoint(address, "theirs")
     assert "hid" not in str(refused.value)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens at the looks that follow, none of which are waited for."""
+    happen: list[Callable[[], object]] = []
+    monkeypatch.setattr(local, "time", SimpleNamespace(sleep=lambda _: happen.pop(0)() if happen else None))
+    return happen
+
+
+def test_a_service_that_is_starting_is_waited_for(
+    tmp_path: Path, token: str, looks: list[Callable[[], object]]
+) -> None:
+    looks += [lambda: None, lambda: publish_url(tmp_path, URL)]
+    with holding(tmp_path):
+        assert find_endpoint(state_dir=tmp_path) == Endpoint(URL, token)
+
+
+@pytest.mark.usefixtures("looks")
+def test_a_service_that_takes_long_to_start_is_said_to_be_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", str(tmp_path))
+    with holding(tmp_path):
+        with pytest.raises(ServiceStarting, match="is starting"):
+            find_endpoint()
+        with pytest.raises(ServiceStarting), service_for([], with_controller=False):
+            pass
+        assert find_endpoint("http://peelbound.example").token is None
+
+
+def test_one_that_ends_before_it_answers_is_none(tmp_path: Path, looks: list[Callable[[], object]]) -> None:
+    service = holding(tmp_path)
+    service.__enter__()
+    looks.append(lambda: service.__exit__(None, None, None))
+    with pytest.raises(ServiceNotFound, match="no service runs"):
+        find_endpoint(state_dir=tmp_path)
+
+
+def test_who_looks_whether_a_service_runs_keeps_none_from_starting(
+    tmp_path: Path, looks: list[Callable[[], object]]
+) -> None:
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        looks.append(lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        with holding(tmp_path):
+            assert is_held(tmp_path)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StateDirBusy), holding(tmp_path):
+            pass
