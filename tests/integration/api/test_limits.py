@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from peelbound.api.auth import COOKIE
 from peelbound.api.rates import Rates
 from peelbound.service.database.audits import Audits
 from peelbound.service.database.errors import TenantActiveLimit, TenantStorageLimit
@@ -76,6 +77,13 @@ class TestRates:
         assert 90 <= int(refused.headers["retry-after"]) <= 100
         assert api.client.get("/v1/audits", headers=api.token("read")).json()["items"] == []
         assert api.client.get("/healthz").status_code == 200
+
+    def test_the_page_of_a_reader_counts_and_that_of_a_stranger_does_not(self, api: Api) -> None:
+        del api.client.headers["Authorization"]
+        assert {api.client.get("/").status_code for _ in range(6)} == {200}
+        api.client.cookies.set(COOKIE, api.token("read")["Authorization"].removeprefix("Bearer "))
+        assert {api.client.get("/").status_code for _ in range(5)} == {200}
+        problem(api.client.get("/"), 429, "rate-limited")
 
 
 def test_a_tenant_at_its_limit_is_refused_until_an_audit_ends(api: Api) -> None:
