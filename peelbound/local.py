@@ -4,17 +4,23 @@ A running service holds a lock on the directory and writes its address beside it
 leftover address is never trusted: another user's program may listen there by now.
 """
 
-import fcntl
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_state_path
 
 from peelbound.errors import EndpointInvalid, ServiceStarting
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: no service can run here, and the client can use one elsewhere
+    fcntl = None
 
 PRIVATE_UMASK = 0o077
 LOOK_SECONDS = 0.05
@@ -94,6 +100,8 @@ def ensure_secret(path: Path) -> str:
 
 def is_held(state_dir: Path) -> bool:
     """Whether a service holds this state directory: it runs, or is about to. No, where we may not look inside."""
+    if fcntl is None:
+        return False
     try:
         descriptor = os.open(state_dir / "lock", os.O_RDONLY)
     except OSError:  # none yet, not ours, or a home that is no directory, as containers have it
@@ -143,8 +151,13 @@ def holding(state_dir: Path) -> Iterator[None]:
 
     Raises:
         StateDirBusy: another process holds it.
-        StartFailed: it cannot be made private.
+        StartFailed: it cannot be made private, or this system has no locks.
     """
+    if fcntl is None:
+        raise StartFailed(
+            "No service can run on this system (Windows): use its Linux subsystem, or a service elsewhere, with "
+            "PEELBOUND_URL and PEELBOUND_TOKEN."
+        )
     make_private(state_dir)
     descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

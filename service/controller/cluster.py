@@ -87,8 +87,15 @@ def _start_ray(settings: Settings) -> None:
 
 def own_workers(settings: Settings) -> int:
     """How many workers a Ray of our own has: those that are set, but never more than this machine's cores together."""
-    cores = settings.cores or len(os.sched_getaffinity(0))
+    cores = settings.cores or _cores()
     return max(1, min(settings.workers, cores // WORKER_CPUS))
+
+
+def _cores() -> int:
+    """Cores that this process may run on; all of the machine's where the system cannot tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _is_loopback(address: str) -> bool:

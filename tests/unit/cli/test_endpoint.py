@@ -1,6 +1,9 @@
 """The state directory's token goes to the service that holds the directory, and to nobody else."""
 
 import fcntl
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,7 @@ from peelbound.cli.connect import service_for
 from peelbound.endpoint import Endpoint, find_endpoint
 from peelbound.errors import EndpointInvalid, ServiceNotFound, ServiceStarting
 from peelbound.local import StateDirBusy, ensure_secret, holding, is_held, publish_url, read_token, running_url
+from tests.waiting import DEADLINE_SECONDS
 
 URL = "http://127.0.0.1:8734"
 
@@ -161,3 +165,34 @@ def test_who_looks_whether_a_service_runs_keeps_none_from_starting(
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StateDirBusy), holding(tmp_path):
             pass
+
+
+def test_without_locks_no_service_runs_nor_starts_and_one_elsewhere_is_found(tmp_path: Path) -> None:
+    """As on Windows, whose Python has no `fcntl`."""
+    program = f"""
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from peelbound.client import Client
+from peelbound.errors import ServiceNotFound
+from peelbound.local import StartFailed, holding
+Path({str(tmp_path)!r}, "lock").touch()
+print(Client("http://peelbound.example", "t").url)
+for start in (Client, holding(Path({str(tmp_path)!r})).__enter__):
+    try:
+        start()
+    except (ServiceNotFound, StartFailed) as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PEELBOUND_STATE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=True,
+    )
+    found, none_runs, none_starts = done.stdout.splitlines()
+    assert found == "http://peelbound.example"
+    assert "no service runs" in none_runs
+    assert "No service can run on this system" in none_starts

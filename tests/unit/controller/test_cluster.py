@@ -70,3 +70,8 @@ def test_a_ray_of_our_own_never_has_more_threads_than_cores(
 
 def test_without_a_setting_the_cores_are_those_that_the_process_may_run_on() -> None:
     assert own_workers(Settings(workers=4096)) == len(os.sched_getaffinity(0))
+
+
+def test_where_the_system_cannot_tell_them_they_are_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert own_workers(Settings(workers=4096)) == os.cpu_count()
