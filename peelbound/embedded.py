@@ -15,6 +15,7 @@ import uvicorn
 from peelbound.api.app import create_app
 from peelbound.api.draining import Draining
 from peelbound.local import StartFailed, ensure_secret, holding, private_files, publish_url
+from peelbound.own_audits import TENANT
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.leases import Leases
 from peelbound.service.database.schema import open_database
@@ -25,7 +26,6 @@ from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
 from peelbound.supervisor import supervised
 
-TENANT = "default"
 CONTROLLER = [sys.executable, "-P", "-m", "peelbound.leash", "peelbound.service.controller"]
 FAIL_AGAIN_SECONDS = 0.2
 """How often to look for audits where no controller stays up."""

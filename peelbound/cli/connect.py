@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from peelbound import own_audits
 from peelbound.cli.database import configured
 from peelbound.client import Client
 from peelbound.errors import ServiceNotFound, ServiceStarting
@@ -65,7 +66,7 @@ def _own_service(places: list[str], *, with_controller: bool) -> Iterator[Connec
     log_path = default_state_dir() / "controller-of-calls.log"  # outlives the call, to explain a failure
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be cleaned up after as Ctrl-C is
     try:
-        with tempfile.TemporaryDirectory(prefix="peelbound-") as folder:
+        with own_audits.at_work(default_state_dir()), tempfile.TemporaryDirectory(prefix="peelbound-") as folder:
             settings = environment.model_copy(
                 update={
                     "state_dir": Path(folder),

@@ -4,17 +4,22 @@ import json
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from peelbound import own_audits
 from peelbound.cli.database import configured, service_database
 from peelbound.cli.failures import Failure, reporting
 from peelbound.cli.output import json_option, print_columns
-from peelbound.workers.errors import PeelboundError
+from peelbound.own_audits import TENANT
+from peelbound.workers.errors import InfrastructureError, PeelboundError
 
 if TYPE_CHECKING:
+    from peelbound.service.database.retention import Retention
     from peelbound.service.retention.collector import Collected
+    from peelbound.service.storage.base import ObjectStore
 
 
 @click.command("gc")
@@ -26,7 +31,8 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
     """Collect storage: expired audits, files of no audit, results that no audit has used.
 
     Controllers do this by themselves, every PEELBOUND_COLLECT_SECONDS; it is safe at any time, also while audits run. A
-    result is deleted by the first collection that comes PEELBOUND_RESULT_GRACE_SECONDS after one found it unused.
+    result is deleted by the first collection that comes PEELBOUND_RESULT_GRACE_SECONDS after one found it unused. What
+    `peelbound audit` solves with a service of its own counts as unused, unless it is at work.
     Works on the database and the store of the settings; no server needs to run. A tenant whose collection fails is
     named and holds up no other's; the exit code is then 3.
     """
@@ -38,8 +44,8 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
 
         store = open_store(settings)
         collector = make_collector(settings, engine, store)
-        collect = collector.would_collect if dry_run else collector.collect
-        tenants = Retention(engine).tenants() if tenant is None else [tenant]
+        collect = collector.would_collect if dry_run else _beside_own_audits(settings.state_dir, collector.collect)
+        tenants = _tenants(Retention(engine), store) if tenant is None else [tenant]
         collected, failed = _each(tenants, collect)
         if not dry_run:
             store.clean()
@@ -51,6 +57,30 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
         print_columns(titles, [(name, *map(str, counts.values())) for name, counts in counted.items()])
     if failed:
         raise Failure(f"The collection failed for {', '.join(failed)}; what was not done is done by the next.")
+
+
+def _tenants(retention: "Retention", store: "ObjectStore") -> list[str]:
+    """All that the database knows, and that of audits with services of their own, if the store holds some of theirs."""
+    known = set(retention.tenants())
+    if TENANT not in known and next(store.list(f"tenants/{TENANT}/"), None) is not None:
+        known.add(TENANT)
+    return sorted(known)
+
+
+def _beside_own_audits(state_dir: Path, collect: "Callable[[str], Collected]") -> "Callable[[str], Collected]":
+    """`collect`, but where audits are at work that the database does not know: it would take their results away."""
+
+    def collect_if_alone(tenant: str) -> "Collected":
+        if tenant != TENANT:
+            return collect(tenant)
+        with own_audits.excluded(state_dir) as alone:
+            if not alone:
+                raise InfrastructureError(
+                    "`peelbound audit` is at work with a service of its own.", remedy="Collect when it has ended."
+                )
+            return collect(tenant)
+
+    return collect_if_alone
 
 
 def _each(tenants: Iterable[str], collect: "Callable[[str], Collected]") -> "tuple[dict[str, Collected], list[str]]":

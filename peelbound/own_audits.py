@@ -1,0 +1,60 @@
+"""Keeps collections away from audits whose services were started for one call, and the other way round.
+
+Such a service keeps its rows in a database of its own and its results in the store of the state directory. So a
+collection on the state directory's database cannot know that they are at work: it asks a lock, which they share and
+which it takes alone. The lock goes with its processes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peelbound.local import fcntl
+
+TENANT = "default"
+"""Whose all audits of services on one machine are."""
+_LOCK = "own-audits.lock"
+
+
+@contextmanager
+def at_work(state_dir: Path) -> Iterator[None]:
+    """While a service of our own may look for results; begins once a collection that is under way has ended.
+
+    Args:
+        state_dir: exists, and is ours.
+    """
+    descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def excluded(state_dir: Path) -> Iterator[bool]:
+    """While none is at work nor begins; False, and nothing is held, where one is.
+
+    Where the state directory is not there, or not ours to write to, there are none of ours.
+    """
+    try:
+        descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        yield True
+        return
+    try:
+        yield fcntl is None or _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, how: int) -> bool:
+    """Whether nothing speaks against it: another process's lock does, a file system that knows no locks does not."""
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
