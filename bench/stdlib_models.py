@@ -12,6 +12,7 @@ identity, and the other blocks learn around it. The loss curve hardly shows it; 
 import json
 import math
 import multiprocessing
+import os
 import queue
 import random
 import sysconfig
@@ -139,14 +140,16 @@ class TrainingStep:
 
 
 def library_files() -> list[Path]:
-    """The source files of the running Python's standard library, without tests, in a fixed order."""
-    return [
-        path
-        for path in sorted(_library().rglob("*.py"))
-        if not _EXCLUDED_FOLDERS.intersection(path.relative_to(_library()).parts)
-        and not path.name.startswith("_sysconfigdata")
-        and path.stat().st_size >= _SHORTEST_DOCUMENT
-    ]
+    """The source files of the running Python's standard library, without tests, in a fixed order.
+
+    Seeded splits depend on the order, which is that of the sorted paths.
+    """
+    found: list[Path] = []
+    for folder, subfolders, names in os.walk(_library()):
+        # Not walked at all: what is installed beside the library has many times as many files.
+        subfolders[:] = [name for name in subfolders if name not in _EXCLUDED_FOLDERS]
+        found += [Path(folder, name) for name in names if _is_source(name)]
+    return sorted(path for path in found if path.stat().st_size >= _SHORTEST_DOCUMENT)
 
 
 def prepare_corpus(
@@ -292,6 +295,10 @@ def _train_into(
 
 def _library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
+
+
+def _is_source(name: str) -> bool:
+    return name.endswith(".py") and not name.startswith("_sysconfigdata")
 
 
 def _read(path: Path) -> str:
