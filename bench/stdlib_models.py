@@ -13,13 +13,14 @@ import json
 import math
 import multiprocessing
 import os
-import queue
 import random
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,10 @@ class TrainingStep:
     """Mean over the last steps of the loss on their batches, in nats per token."""
     checkpoint: Path | None
     """The Hugging Face checkpoint saved at this step, if any."""
+
+
+_Sent = tuple[Path, TrainingStep | None]
+"""The directory of a training and a step of it; None after its last."""
 
 
 def library_files() -> list[Path]:
@@ -268,29 +273,46 @@ def train_all(
     the other on two threads.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
-        steps: queue.Queue[tuple[Path, TrainingStep] | None] = manager.Queue()
-        trainings = [pool.submit(_train_into, steps, corpus.directory, *item) for item in recipes.items()]
-        for training in trainings:
-            training.add_done_callback(lambda _: steps.put(None))
-        running = len(trainings)
-        while running:
-            step = steps.get()
+    steps: multiprocessing.Queue[_Sent] = context.Queue()
+    with ProcessPoolExecutor(processes, context, initializer=_prepare_process, initargs=(steps,)) as pool:
+        trainings = {
+            directory: pool.submit(_train_into, corpus.directory, directory, recipe)
+            for directory, recipe in recipes.items()
+        }
+        for directory, training in trainings.items():
+            training.add_done_callback(partial(_tell_if_lost, steps, directory))
+        while trainings:
+            directory, step = steps.get()
             if step is not None:
-                yield step
-                continue
-            running -= 1
-            for training in trainings:
-                if training.done():
-                    training.result()
+                yield directory, step
+            else:
+                trainings.pop(directory).result()
 
 
-def _train_into(
-    steps: "queue.Queue[tuple[Path, TrainingStep] | None]", corpus: Path, directory: Path, recipe: Recipe
-) -> None:
+_steps: "multiprocessing.Queue[_Sent]"
+"""Where a process that trains sends its steps."""
+
+
+def _prepare_process(steps: "multiprocessing.Queue[_Sent]") -> None:
+    global _steps  # a queue reaches the processes of a pool at their start or not at all
+    _steps = steps
+    # Nobody reads on once another training has failed: the process ends all the same.
+    _steps.cancel_join_thread()
     torch.set_num_threads(1)
-    for step in train(Corpus.load(corpus), recipe, directory):
-        steps.put((directory, step))
+
+
+def _train_into(corpus: Path, directory: Path, recipe: Recipe) -> None:
+    try:
+        for step in train(Corpus.load(corpus), recipe, directory):
+            _steps.put((directory, step))
+    finally:
+        _steps.put((directory, None))
+
+
+def _tell_if_lost(steps: "multiprocessing.Queue[_Sent]", directory: Path, training: "Future[None]") -> None:
+    """Send the end of a training whose process died, since that cannot."""
+    if isinstance(training.exception(), BrokenProcessPool):
+        steps.put((directory, None))
 
 
 def _library() -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,13 +91,38 @@ def test_memory_is_that_of_all_processes_of_a_program_and_its_end_is_kept(tmp_pa
     assert 150_000_000 < cost.peak_rss < 400_000_000
 
 
-def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.txt"
-    wrong.write_text("this is no requirement\n")
-    found = environment(wrong, tmp_path / "environments")
+def made_with(python: str) -> Callable[..., None]:
+    """Stands in for `venv.create`, which takes seconds: a shell script is the environment's Python."""
+
+    def create(home: Path, *, clear: bool, with_pip: bool) -> None:
+        assert clear
+        assert with_pip
+        path = home / "bin" / "python"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{python}\n")
+        path.chmod(0o755)
+
+    return create
+
+
+def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venv, "create", made_with("echo 'ERROR: Invalid requirement: x y' >&2; exit 1"))
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text("x y\n")
+    found = environment(wanted, tmp_path / "environments")
     assert found.python is None
-    assert found.error is not None
-    assert "requirement" in found.error.lower()
+    assert found.error == "ERROR: Invalid requirement: x y"
+
+
+def test_an_environment_is_made_once_for_the_same_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venv, "create", made_with('echo "$@" >>"$0.log"'))
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text("x==1\n")
+    found = environment(wanted, tmp_path / "environments")
+    assert environment(wanted, tmp_path / "environments") == found
+    assert found.python is not None
+    installed = found.python.with_name("python.log").read_text()
+    assert installed == f"-m pip install --quiet --no-input --requirement {wanted}\n"
 
 
 def test_the_last_error_of_a_failed_program_is_preferred_to_its_notices() -> None:
