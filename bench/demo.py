@@ -70,9 +70,19 @@ class Audited:
     page: Path
 
     @property
+    def accused(self) -> dict[str, list[int]]:
+        """Blocks by what they are called, where any is."""
+        found = {
+            "inert": self.summary.inert_blocks,
+            "untrained": self.summary.untrained_blocks,
+            "lagging": self.summary.lagging_blocks,
+        }
+        return {finding: blocks for finding, blocks in found.items() if blocks}
+
+    @property
     def blocks_named(self) -> list[int]:
         """Every block that is not called sound."""
-        return sorted([*self.summary.inert_blocks, *self.summary.lagging_blocks])
+        return sorted(block for blocks in self.accused.values() for block in blocks)
 
 
 def main() -> None:
@@ -218,11 +228,7 @@ def table(audits: list[Audited]) -> Table:
     result.add_column("blocks named")
     for audit in audits:
         cloud = audit.summary.cloud
-        named = [
-            f"{finding} {', '.join(map(str, blocks))}"
-            for finding, blocks in (("inert", audit.summary.inert_blocks), ("lagging", audit.summary.lagging_blocks))
-            if blocks
-        ]
+        named = [f"{finding} {', '.join(map(str, blocks))}" for finding, blocks in audit.accused.items()]
         result.add_row(
             audit.checkpoint.name,
             f"{audit.checkpoint.training_loss:.3f}",
