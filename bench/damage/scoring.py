@@ -75,9 +75,19 @@ def _most(suspicions: Suspicions) -> float:
 
 
 def top_named(copies: Sequence[Scored]) -> float:
-    """Share of damaged copies whose most suspect block is a damaged one."""
-    hits = [max(range(len(c.suspicions)), key=c.suspicions.__getitem__) in c.damaged for c in copies if not c.sound]
+    """Share of damaged copies whose most suspect block is a damaged one.
+
+    Blocks that are most suspect together share the name: a detector that tells nothing gets what chance would. NaN
+    counts as least suspect.
+    """
+    hits = [_share_named(c) for c in copies if not c.sound]
     return float(np.mean(hits)) if hits else math.nan
+
+
+def _share_named(copy: Scored) -> float:
+    suspicions = np.nan_to_num(np.array(copy.suspicions, np.float64), nan=-np.inf)
+    top = np.flatnonzero(suspicions == suspicions.max())
+    return float(np.isin(top, list(copy.damaged)).mean())
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,17 @@ def test_the_first_name_may_be_wrong() -> None:
     assert top_named(EVERY) == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("value", [0.0, math.nan, -math.inf])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_who_tells_no_block_from_another_names_by_chance(value: float, at: int) -> None:
+    assert top_named([Scored((value, value, value), frozenset({at}), 0.1)]) == pytest.approx(1 / 3)
+
+
+def test_a_block_without_a_number_is_not_named() -> None:
+    assert top_named([Scored((math.nan, 1.0, 0.5), frozenset({1}), 0.1)]) == 1.0
+    assert top_named([Scored((math.nan, 1.0, 1.0), frozenset({0}), 0.1)]) == 0.0
+
+
 def test_accusations_of_sound_models_are_counted_apart_from_those_of_neighbours() -> None:
     counted = accusations(EVERY)
     assert (counted.found, counted.damaged) == (1, 3)
