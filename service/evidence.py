@@ -28,6 +28,9 @@ class Thresholds:
     """Of every interval."""
     check_documents: int = 30
     """With fewer nothing is tested."""
+    select_documents: int = 6
+    """With fewer, what check would have seen of a step that select turned down is unknown: the spread of its gain comes
+    from select alone. One document shows none."""
     skip_cost: float = 0.01
     """Nats: an inert block's skip cost has its upper bound below."""
     influence_fraction: float = 0.2
@@ -67,9 +70,10 @@ class BlockEvidence:
 
     gain: Interval
     excess_gain: Interval | None
-    smallest_visible_effect: float
+    smallest_visible_effect: float | None
     """From the standard error of the block's best step that is not zero, whether or not that step was chosen: a block
-    left as it is differs in nothing and would seem to be measured without error."""
+    left as it is differs in nothing and would seem to be measured without error. None where that error would come from
+    a select of too few documents."""
     chosen_rho: float
     skip_cost: Interval
     block_influence: float
@@ -90,6 +94,7 @@ class Evidence:
     positive_control: ControlReport | None
     provenance: Provenance
     check_documents: int
+    select_documents: int
     sequences: Sequences
     tolerance: float
     """Nats: the smallest improvement that matters to the user."""
@@ -126,9 +131,11 @@ class Outcome:
     """Those that are shown to be smaller than the tolerance: real, and too small to matter to the user."""
     untold: Gains
     """Those that are not shown, and may be as large as the tolerance all the same."""
-    visible: float
-    """δ80 in nats, of the block where it is largest; of reference networks and of the head control it says nothing."""
+    visible: float | None
+    """δ80 in nats, of the block where it is largest, None where it is unknown of any; of reference networks and of the
+    head control it says nothing."""
     documents_needed: int | None
+    """For `inconclusive` where `visible` is known."""
     more_text: MoreText | None
     """What that takes."""
     extra_parameters: int = 0

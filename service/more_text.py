@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-_OTHERS = 6
+_OTHERS = 10
 """Documents that fit and select keep between them, however little they ask for (`peelbound.workers.calibration`)."""
 
 

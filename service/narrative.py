@@ -68,6 +68,12 @@ class Narrative:
         match self.outcome.status:
             case CheckpointVerdict.ESTIMATE_ONLY:
                 return compose("{} check documents are too few to test anything", self._documents())
+            case CheckpointVerdict.INCONCLUSIVE if self.outcome.visible is None:
+                return compose(
+                    "{}, but what gain in a block would have been seen is unknown, since select has only {}",
+                    self._nothing(),
+                    self._select_documents(),
+                )
             case CheckpointVerdict.INCONCLUSIVE:
                 return compose(
                     "{}, but a gain below {} nats in a block could have gone unseen", self._nothing(), self._visible()
@@ -112,6 +118,8 @@ class Narrative:
                 return [self._too_few(), self._best_block()]
             case CheckpointVerdict.IMPROVABLE | CheckpointVerdict.ADAPTABLE:
                 return [*self._gains(), *self._small_gains()]
+            case CheckpointVerdict.INCONCLUSIVE if self.outcome.visible is None:
+                return [self._best_block(), *self._small_gains(), self._unknown_power(), *self._untold()]
             case CheckpointVerdict.INCONCLUSIVE:
                 return [self._best_block(), *self._small_gains(), self._power(), *self._untold(), self._needed()]
         return [self._best_block(), *self._small_gains(), self._power(), *self._untold()]
@@ -221,6 +229,19 @@ class Narrative:
             self._visible(),
             self._documents(),
             self._tolerance(),
+        )
+
+    def _unknown_power(self) -> Phrase:
+        """Where select turned steps down on too few documents to tell how much their gains vary."""
+        blocks = enumerate(self.evidence.blocks)
+        left = [self._number(i) for i, block in blocks if block.smallest_visible_effect is None]
+        who = "block {}" if len(left) == 1 else "blocks {}"
+        return compose(
+            f"What gain would have been seen in {who} is unknown: select turned down re-solving there, and has {{}} "
+            "where {} would tell; supply more text, or let select have more sequences (--select-sequences).",
+            enumerated(left),
+            self._select_documents(),
+            plain("/settings/thresholds/select_documents", self.thresholds.select_documents),
         )
 
     def _untold(self) -> list[Phrase]:
@@ -360,10 +381,15 @@ class Narrative:
     def _documents(self) -> Phrase:
         return plain("/calibration/splits/check/documents", self.evidence.check_documents)
 
+    def _select_documents(self) -> Phrase:
+        documents = plain("/calibration/splits/select/documents", self.evidence.select_documents)
+        return compose("{} document" if self.evidence.select_documents == 1 else "{} documents", documents)
+
     def _tolerance(self) -> Phrase:
         return plain("/request/options/tolerance", self.evidence.tolerance)
 
     def _visible(self) -> Phrase:
+        assert self.outcome.visible is not None
         return nats("/verdict/smallest_visible_effect", self.outcome.visible)
 
     def _measured(self, path: str, value: Interval) -> tuple[Phrase, Phrase]:

@@ -8,9 +8,10 @@ The first of these that holds is the status:
    well; or the refitted head itself. A gain that is shown to be smaller than the tolerance is real, and said, but does
    not matter to whoever set it: a network that is sound gains a few thousandths of a nat as well. Where only a network
    with an untied head is better, the words say how many parameters more it has.
-3. `inconclusive`: nothing is, but a gain as large as the tolerance could have gone unseen. That comes before the next
-   two, which both claim that check was looked at well enough. That is computed for single blocks alone: what the
-   network that select picked and the head control may gain unseen is said in words and decides nothing.
+3. `inconclusive`: nothing is, but a gain as large as the tolerance could have gone unseen, or what would have been seen
+   is unknown, since select turned a block's steps down on too few documents. That comes before the next two, which both
+   claim that check was looked at well enough. That is computed for single blocks alone: what the network that select
+   picked and the head control may gain unseen is said in words and decides nothing.
 4. `in_sample_only`: the bound lies below the trained network and the head control on fit. Where the head control
    explains all of it, the peeled blocks have won nothing even in sample, and the verdict goes on.
 5. `holds`.
@@ -50,12 +51,20 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
 def _outcome(evidence: Evidence, thresholds: Thresholds) -> Outcome:
     gains = _gains(evidence, shown=True, matters=True)
     small, untold = _gains(evidence, shown=True, matters=False), _gains(evidence, shown=False, matters=True)
-    visible = max(block.smallest_visible_effect for block in evidence.blocks)
+    visible = _visible(evidence)
     status = _status(evidence, thresholds, bool(gains), visible)
-    inconclusive = status is CheckpointVerdict.INCONCLUSIVE
-    needed = documents_needed(evidence.check_documents, visible, evidence.tolerance) if inconclusive else None
+    needed = None
+    if status is CheckpointVerdict.INCONCLUSIVE and visible is not None:
+        needed = documents_needed(evidence.check_documents, visible, evidence.tolerance)
     more = None if needed is None else more_text(needed, evidence.check_documents, evidence.sequences)
     return Outcome(status, gains, small, untold, visible, needed, more, _extra_parameters(evidence, gains))
+
+
+def _visible(evidence: Evidence) -> float | None:
+    """The largest δ80 of a block; unknown as soon as one is."""
+    effects = [block.smallest_visible_effect for block in evidence.blocks]
+    known = [effect for effect in effects if effect is not None]
+    return max(known) if len(known) == len(effects) else None
 
 
 def _extra_parameters(evidence: Evidence, gains: Gains) -> int:
@@ -86,13 +95,13 @@ def _gains(evidence: Evidence, *, shown: bool, matters: bool) -> Gains:
     return Gains(tuple(blocks), network_gains, counts(evidence.head_control.gain))
 
 
-def _status(evidence: Evidence, thresholds: Thresholds, gained: bool, visible: float) -> CheckpointVerdict:
+def _status(evidence: Evidence, thresholds: Thresholds, gained: bool, visible: float | None) -> CheckpointVerdict:
     unseen = evidence.provenance is Provenance.UNSEEN
     if evidence.check_documents < thresholds.check_documents:
         return CheckpointVerdict.ESTIMATE_ONLY
     if gained:
         return CheckpointVerdict.IMPROVABLE if unseen else CheckpointVerdict.ADAPTABLE
-    if visible > evidence.tolerance:
+    if visible is None or visible > evidence.tolerance:
         return CheckpointVerdict.INCONCLUSIVE
     bound = evidence.bound
     if bound is not None and bound.below_trained_on_fit and bound.below_control_on_fit:

@@ -21,10 +21,11 @@ RHOS = (0.15, 0.5)
 class Synthetic:
     """Draws loss sums per document around given losses in nats; equal seeds give equal ones."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, select_documents: int = DOCUMENTS["select"]) -> None:
         rng = np.random.default_rng(seed)
-        self.tokens = {name: rng.integers(60, 140, n).astype(np.float64) for name, n in DOCUMENTS.items()}
-        self._text = {name: rng.normal(0, 0.5, n) for name, n in DOCUMENTS.items()}
+        documents = DOCUMENTS | {"select": select_documents}
+        self.tokens = {name: rng.integers(60, 140, n).astype(np.float64) for name, n in documents.items()}
+        self._text = {name: rng.normal(0, 0.5, n) for name, n in documents.items()}
         self._rng = rng
 
     def losses(self, split: str, mean: float, spread: float = 0.01) -> Sums:

@@ -120,6 +120,7 @@ def evidence(**changes: Any) -> Evidence:
         positive_control=None,
         provenance=Provenance.UNSEEN,
         check_documents=192,
+        select_documents=32,
         sequences=Sequences(fit=64, select=32, check=96, length=128, checked=96),
         tolerance=0.01,
     )
@@ -150,7 +151,10 @@ def as_report(evidence: Evidence, judgement: Judgement, thresholds: Thresholds) 
         "positive_control": evidence.positive_control.model_dump() if evidence.positive_control else None,
         "calibration": {
             "provenance": evidence.provenance.value,
-            "splits": {"check": {"documents": evidence.check_documents}},
+            "splits": {
+                "check": {"documents": evidence.check_documents},
+                "select": {"documents": evidence.select_documents},
+            },
         },
         "checkpoint": {"blocks": len(evidence.blocks)},
         "settings": {"thresholds": asdict(thresholds)},

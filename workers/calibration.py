@@ -26,6 +26,15 @@ SPLITS = ("fit", "select", "check")
 CHECK_DOCUMENTS = 30
 """Check gets this many documents where there are enough: below it no verdict is tested."""
 
+SELECT_DOCUMENTS = 6
+"""Select gets this many where there are enough: from fewer, how much the gain of a step that it turned down varies is
+unknown."""
+
+_FIT_DOCUMENTS = 4
+"""What select leaves to fit when it is filled up to `SELECT_DOCUMENTS`."""
+
+_ENOUGH_DOCUMENTS = CHECK_DOCUMENTS + SELECT_DOCUMENTS + _FIT_DOCUMENTS
+
 _OTHER_DOCUMENTS = 6
 """What fit and select must still have between them when check is filled up to `CHECK_DOCUMENTS`."""
 
@@ -140,7 +149,7 @@ def build(
         raise CalibrationError(
             f"The calibration data hold {len(keyed)} distinct documents; fit, select and check need one each.",
             slug="calibration-too-small",
-            remedy=f"Give at least {len(SPLITS)} documents, better {CHECK_DOCUMENTS + _OTHER_DOCUMENTS} or more.",
+            remedy=f"Give at least {len(SPLITS)} documents, better {_ENOUGH_DOCUMENTS} or more.",
             pointer="/calibration",
         )
     order = sorted(keyed, key=lambda key: key_of([seed, "split", key]))
@@ -274,15 +283,23 @@ def text_key(text: str, piece: int = _PIECE) -> str:
 
 
 def _shares(documents: int, budgets: Sequence[int]) -> list[int]:
-    """Documents of each split: proportional to its budget, one at least, check filled up to what a test needs."""
+    """Documents of each split: proportional to its budget, one at least, check and select filled up to what they need.
+
+    Check comes first, since without it nothing is tested at all.
+    """
     fit, select, check = budgets
     to_check = round(documents * check / (fit + select + check))
-    if documents >= CHECK_DOCUMENTS + _OTHER_DOCUMENTS:
-        to_check = min(max(to_check, CHECK_DOCUMENTS), documents - _OTHER_DOCUMENTS)
+    tested = documents >= CHECK_DOCUMENTS + _OTHER_DOCUMENTS
+    if tested:
+        others = min(documents - CHECK_DOCUMENTS, SELECT_DOCUMENTS + _FIT_DOCUMENTS)
+        to_check = min(max(to_check, CHECK_DOCUMENTS), documents - others)
     to_check = min(max(to_check, 1), documents - 2)
     rest = documents - to_check
-    to_fit = min(max(round(rest * fit / (fit + select)), 1), rest - 1)
-    return [to_fit, rest - to_fit, to_check]
+    to_select = rest - round(rest * fit / (fit + select))
+    if tested:
+        to_select = max(to_select, min(SELECT_DOCUMENTS, rest - _FIT_DOCUMENTS))
+    to_select = min(max(to_select, 1), rest - 1)
+    return [rest - to_select, to_select, to_check]
 
 
 class _Encoder:

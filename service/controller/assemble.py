@@ -124,6 +124,7 @@ class Assembly:
                 positive_control=control,
                 provenance=context.request.calibration.provenance,
                 check_documents=self._check.documents,
+                select_documents=context.calibration.splits[SELECT].documents,
                 sequences=self._sequences(),
                 tolerance=context.plan.tolerance,
             ),
@@ -308,7 +309,7 @@ class Assembly:
         ]
 
     def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
-        return block_evidence(blocks, self._level, self._context.plan.seed)
+        return block_evidence(blocks, self._context.thresholds, self._context.plan.seed)
 
     def _named(self, evidence: Sequence[BlockEvidence]) -> dict[int, BlockJudgement]:
         return accused(evidence, self._check.documents, self._context.thresholds)

@@ -236,7 +236,7 @@ class Audit:
         another take one more walk over select.
         """
         thresholds = Thresholds()
-        evidence = block_evidence(measured, thresholds.level, plan.seed)
+        evidence = block_evidence(measured, thresholds, plan.seed)
         named = accused(evidence, blocks.data.splits[CHECK].documents, thresholds)
         block = typical_block(measured.trained, named)
         if levels[0].leaves != block:

@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 
-from peelbound.service.controller.block_measurements import BlockMeasurements
+from peelbound.service.controller.block_measurements import ZERO_STEP, BlockMeasurements
 from peelbound.service.evidence import BlockEvidence, BlockJudgement, Thresholds
 from peelbound.service.findings import judge_blocks
 from peelbound.service.schemas.report import BlockFinding
-from peelbound.service.statistics import error_on, excess_gain_intervals, paired_intervals, smallest_visible_effect
+from peelbound.service.statistics import (
+    Intervals,
+    error_on,
+    excess_gain_intervals,
+    paired_intervals,
+    smallest_visible_effect,
+)
 from peelbound.workers.keys import seed_of
 
 
@@ -15,23 +21,19 @@ def bootstrap_seed(seed: int, name: str) -> int:
     return seed_of(seed, "bootstrap", name)
 
 
-def block_evidence(blocks: BlockMeasurements, level: float, seed: int) -> tuple[BlockEvidence, ...]:
-    """The numbers on each block; `level` is that of the intervals, `seed` the request's."""
+def block_evidence(blocks: BlockMeasurements, thresholds: Thresholds, seed: int) -> tuple[BlockEvidence, ...]:
+    """The numbers on each block, intervals at the thresholds' level; `seed` is the request's."""
+    level = thresholds.level
     gains = blocks.gains()
     found = paired_intervals(gains, level=level, seed=bootstrap_seed(seed, "gains"))
     skips = paired_intervals(blocks.skip_costs(), level=level, seed=bootstrap_seed(seed, "skips"))
     excess = excess_gain_intervals(gains, level=level, seed=bootstrap_seed(seed, "excess"))
-    on_select = paired_intervals(blocks.select_gains(), level=level, seed=bootstrap_seed(seed, "power"))
-    expected = error_on(blocks.select_gains(), gains.documents)
+    visible = _visible_effects(blocks, found, thresholds, bootstrap_seed(seed, "power"))
     return tuple(
         BlockEvidence(
             gain=found.intervals[i],
             excess_gain=None if excess is None else excess.intervals[i],
-            smallest_visible_effect=(
-                smallest_visible_effect(found.intervals[i].standard_error, max(found.critical, on_select.critical))
-                if blocks.choice.chosen[index] != 0
-                else smallest_visible_effect(float(expected[i]), max(found.critical, on_select.critical))
-            ),
+            smallest_visible_effect=visible[i],
             chosen_rho=blocks.choice.chosen[index],
             skip_cost=skips.intervals[i],
             block_influence=blocks.trained.influence[i],
@@ -41,6 +43,23 @@ def block_evidence(blocks: BlockMeasurements, level: float, seed: int) -> tuple[
         )
         for i, index in enumerate(blocks.blocks)
     )
+
+
+def _visible_effects(
+    blocks: BlockMeasurements, gains: Intervals, thresholds: Thresholds, seed: int
+) -> list[float | None]:
+    """δ80 of each block: from check where its step was measured there, from select where that turned it down."""
+    turned_down = blocks.select_gains()
+    critical = max(gains.critical, paired_intervals(turned_down, level=thresholds.level, seed=seed).critical)
+    expected = error_on(turned_down, blocks.gains().documents)
+    known = turned_down.documents >= thresholds.select_documents
+    effects: list[float | None] = []
+    for index, interval, error in zip(blocks.blocks, gains.intervals, expected, strict=True):
+        if blocks.choice.chosen[index] != ZERO_STEP:
+            effects.append(smallest_visible_effect(interval.standard_error, critical))
+        else:
+            effects.append(smallest_visible_effect(float(error), critical) if known else None)
+    return effects
 
 
 def accused(

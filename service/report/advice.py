@@ -74,6 +74,8 @@ def _doubtful(report: Report) -> bool:
 
 
 def _more_text(report: Report) -> str:
+    if report.verdict.smallest_visible_effect is None:
+        return "more documents, or more of them for select (--select-sequences)"
     needed = report.verdict.documents_needed
     sequences, in_all = report.verdict.check_sequences_needed, report.verdict.documents_in_all
     if needed is None or sequences is None or in_all is None:  # of an earlier version

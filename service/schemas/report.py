@@ -75,9 +75,10 @@ class Verdict(WireModel):
     headline: str
     sentences: list[Sentence]
     smallest_visible_effect: float | None
-    """δ80 = (z + 0.84)·SE in nats: the gain in any one block that would have been seen with probability 0.8."""
+    """δ80 in nats: the gain in any one block that would have been seen with probability 0.8; None where a block left as
+    it was rests on a select of too few documents to tell."""
     documents_needed: int | None = None
-    """For `inconclusive`: about how many check documents would do."""
+    """For `inconclusive`: about how many check documents would do; None where it takes more select documents."""
     check_sequences_needed: int | None = None
     """For `inconclusive`: `calibration.check_sequences` to ask for so that check has them; 65,536 are the most …"""
     documents_in_all: int | None = None
@@ -124,7 +125,8 @@ class BlockReport(WireModel):
     excess_limit: float | None = None
     """Nats that the lower bound of the excess must exceed to accuse this block; it grows with the others' gains."""
     smallest_visible_effect: float | None = None
-    """δ80 of this block: the gain of its re-solved block that would have been seen with probability 0.8, in nats."""
+    """δ80 of this block: the gain of its re-solved block that would have been seen with probability 0.8, in nats; None
+    where select left it as it is and has too few documents to tell."""
     candidates: list[BlockCandidate]
     chosen_rho: float
     skip_cost: Interval

@@ -242,6 +242,25 @@ def test_check_is_filled_up_to_what_a_test_needs(documents: int, check: int) -> 
     assert sum(counts.values()) == documents
 
 
+@pytest.mark.parametrize(
+    ("documents", "budgets", "select"),
+    [
+        (36, (64, 16, 96), 2),
+        (40, (64, 16, 96), 6),
+        (60, (256, 8, 96), 6),
+        (100, (256, 8, 96), 6),
+        (100, (16, 8, 400), 6),
+        (200, (64, 32, 96), 33),
+    ],
+)
+def test_select_is_filled_up_to_what_tells_a_spread(documents: int, budgets: tuple[int, ...], select: int) -> None:
+    packed = pack(id_documents(documents, 16), budgets=dict(zip(BUDGETS, budgets, strict=True)))
+    counts = {name: split.documents for name, split in packed.splits.items()}
+    assert counts["select"] == select
+    assert counts["check"] >= CHECK_DOCUMENTS
+    assert counts["fit"] >= 4
+
+
 def test_a_small_budget_still_gives_check_enough_documents() -> None:
     packed = pack(id_documents(400, 500), sequence_length=64, budgets={"fit": 4, "select": 4, "check": 6})
     assert packed.splits["check"].documents >= CHECK_DOCUMENTS

@@ -161,6 +161,18 @@ def test_what_could_not_be_seen_is_inconclusive_and_says_what_would_do() -> None
     assert judge(evidence()).verdict.documents_needed is None
 
 
+def test_a_block_that_too_few_select_documents_turned_down_forbids_holds() -> None:
+    blind = evidence(blocks=(block(), block(smallest_visible_effect=None)), select_documents=1)
+    verdict = judge(blind).verdict
+    assert (verdict.status, verdict.smallest_visible_effect) == (STATUS.INCONCLUSIVE, None)
+    assert (verdict.documents_needed, verdict.documents_in_all) == (None, None)
+    assert verdict.headline.endswith("would have been seen is unknown, since select has only 1 document.")
+    assert "would have been seen in block 2 is unknown: select turned down" in text(blind)
+    assert "has 1 document where 6 would tell" in text(blind)
+    gaining = replace(blind, blocks=(*blind.blocks, block(gain=around(0.02))))
+    assert status(gaining) is STATUS.IMPROVABLE
+
+
 @pytest.mark.parametrize(
     ("below_trained", "below_control", "share", "expected", "says"),
     [
@@ -236,7 +248,7 @@ blocks = st.builds(
     block,
     gain=intervals,
     excess_gain=st.none() | intervals,
-    smallest_visible_effect=st.floats(0, 0.03),
+    smallest_visible_effect=st.none() | st.floats(0, 0.03),
     chosen_rho=st.sampled_from([0.0, 0.1, 0.3]),
     skip_cost=intervals,
     spectrum=st.none()
@@ -276,6 +288,7 @@ def evidences(draw: st.DrawFn) -> Evidence:
         positive_control=draw(st.none() | controls),
         provenance=draw(st.sampled_from(Provenance)),
         check_documents=draw(st.sampled_from([3, 29, 30, 200])),
+        select_documents=draw(st.sampled_from([1, 5])),
         tolerance=draw(st.sampled_from([0.005, 0.01, 0.05])),
     )
 
@@ -301,9 +314,9 @@ def test_every_word_rests_on_the_report(given_evidence: Evidence) -> None:
 def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> None:
     judged = judge(given_evidence)
     found, visible = judged.verdict.status, judged.verdict.smallest_visible_effect
-    assert visible is not None
     nothing_found = found in (STATUS.HOLDS, STATUS.NO_GAIN_ON_THIS_DATA, STATUS.IN_SAMPLE_ONLY)
     if nothing_found:
+        assert visible is not None
         assert visible <= given_evidence.tolerance
         gains = [block.gain for block in given_evidence.blocks]
         assert all(gain.low <= 0 or gain.high < given_evidence.tolerance for gain in gains)
@@ -323,7 +336,7 @@ def test_no_verdict_claims_more_than_its_evidence(given_evidence: Evidence) -> N
     accused = [block for block in judged.blocks if block.finding in by_data]
     assert not (untested and accused)
     assert all(block.side is None or block.finding is BlockFinding.LAGGING for block in judged.blocks)
-    assert (judged.verdict.documents_needed is not None) == (found is STATUS.INCONCLUSIVE)
+    assert (judged.verdict.documents_needed is not None) == (found is STATUS.INCONCLUSIVE and visible is not None)
     missed = given_evidence.positive_control is not None and not given_evidence.positive_control.damage_seen
     if missed and found in (STATUS.HOLDS, STATUS.NO_GAIN_ON_THIS_DATA):
         assert "missed" in judged.verdict.sentences[0].text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from peelbound.service.controller.assemble import Assembly, Context, Control, Measured, picked_network
+from peelbound.service.controller.block_evidence import block_evidence
 from peelbound.service.schemas.report import CheckpointVerdict, Report
 from peelbound.workers.keys import canonical
 from peelbound.workers.tasks import Damage
@@ -141,6 +142,17 @@ def test_power_of_a_block_left_alone_is_that_of_its_best_step_on_select() -> Non
         assert block.smallest_visible_effect is not None
         assert block.smallest_visible_effect > 0.001
     assert report.verdict.smallest_visible_effect == max(b.smallest_visible_effect or 0 for b in report.blocks)
+
+
+@pytest.mark.parametrize(("documents", "known"), [(1, False), (5, False), (6, True)])
+def test_power_is_unknown_where_too_few_select_documents_turned_a_block_down(documents: int, known: bool) -> None:
+    """One document shows no spread at all: its standard error of 0 would claim that anything is seen."""
+    made = context("quick", 3)
+    gains = {(b, rho): 0.01 if b == 1 else -0.01 for b in (1, 2, 3) for rho in (0.15, 0.5)}
+    few = Synthetic(select_documents=documents).blocks(gains)
+    found = block_evidence(few, made.thresholds, seed=0)
+    assert [block.smallest_visible_effect is not None for block in found] == [True, known, known]
+    assert all(block.smallest_visible_effect != 0 for block in found)
 
 
 def test_a_gain_on_check_makes_unseen_data_improvable() -> None:

@@ -56,6 +56,8 @@ def test_where_something_is_named_or_was_missed_there_is_no_word_of_nothing_to_m
 def test_an_inconclusive_audit_says_how_many_documents_would_do() -> None:
     report = build_report(status=CheckpointVerdict.INCONCLUSIVE)
     assert "with at least 601 documents and --check-sequences 210, so that check has the 412" in advice(report)[0]
+    unknown = report.verdict.model_copy(update={"smallest_visible_effect": None, "documents_needed": None})
+    assert "more of them for select" in advice(report.model_copy(update={"verdict": unknown}))[0]
     beyond = report.verdict.model_copy(update={"check_sequences_needed": 70_000})
     assert "a larger --tolerance" in advice(report.model_copy(update={"verdict": beyond}))[0]
     earlier = report.verdict.model_copy(update={"check_sequences_needed": None, "documents_in_all": None})
