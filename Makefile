@@ -35,7 +35,7 @@ demo: $(INSTALLED) ## Train two small models, one with a frozen block, and audit
 	$(BIN)/python -m bench.demo
 
 .PHONY: test
-test: lint unit integration faults fuzz-short ## Everything that CI checks
+test: lint unit-fuzz integration-faults ## Everything that CI checks
 
 .PHONY: lint
 lint: $(INSTALLED) ## Style, types and the direction of imports
@@ -45,10 +45,19 @@ lint: $(INSTALLED) ## Style, types and the direction of imports
 	$(BIN)/lint-imports
 
 # One thread: results are compared bit by bit, and several processes share the machine's cores.
-unit integration faults chaos fuzz-short fuzz: export OMP_NUM_THREADS := 1
+unit integration faults chaos fuzz-short fuzz unit-fuzz integration-faults: export OMP_NUM_THREADS := 1
 
 # Processes that share the tests; each has servers of its own, and takes some two gigabytes.
 TEST_PROCESSES ?= 2
+
+# Two runs at once, so that no process waits for the last test of the other's.
+.PHONY: unit-fuzz
+unit-fuzz: $(INSTALLED) ## `unit` and `fuzz-short` in one run
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal tests/unit tests/fuzz
+
+.PHONY: integration-faults
+integration-faults: $(INSTALLED) debian ## `integration` and `faults` in one run
+	$(BIN)/pytest -n $(TEST_PROCESSES) --no-loadscope-reorder tests/integration tests/faults
 
 .PHONY: unit
 unit: $(INSTALLED) ## Fast tests, no servers
@@ -59,7 +68,7 @@ integration: $(INSTALLED) debian ## Tests against real PostgreSQL, S3, Ray and C
 	$(BIN)/pytest -n $(TEST_PROCESSES) --no-loadscope-reorder tests/integration
 
 .PHONY: faults
-faults: $(INSTALLED) ## The production topology on this machine, broken eight times while it works
+faults: $(INSTALLED) debian ## The production topology on this machine, broken eight times while it works
 	$(BIN)/pytest tests/faults
 
 .PHONY: chaos

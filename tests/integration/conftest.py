@@ -20,18 +20,18 @@ from tests.postgres_server import postgres_database, postgres_server
 
 _database_numbers = count(1)
 
-FOLDER = "tests/integration"
-TOGETHER = "controller"
+TOGETHER = "tests/integration/controller"
 """The folder whose tests one process takes …"""
-APART = "controller/apart"
+APART = "tests/integration/controller/apart"
 """… but for those in here, which start controllers of their own."""
-FIRST = (TOGETHER, "deploy", APART)
-"""The topology comes before those that are apart: they compare with reports that the service's process makes."""
+FIRST = (TOGETHER, "tests/faults", "tests/integration/deploy", APART)
+"""Faults, where they are asked for too, and the topology come before those that are apart: these compare with reports
+that the service's process makes."""
 
 
 def _place(nodeid: str) -> str:
     """The folder among `FIRST` that a test lies in, or else its file."""
-    folders = [name for name in FIRST if nodeid.startswith(f"{FOLDER}/{name}/")]
+    folders = [name for name in FIRST if nodeid.startswith(f"{name}/")]
     return max(folders, key=len) if folders else nodeid.partition("::")[0]
 
 
