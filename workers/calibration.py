@@ -11,15 +11,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
 
+from peelbound.workers.encoder import Document, Encoder, without_end
 from peelbound.workers.errors import CalibrationError
 from peelbound.workers.keys import canonical, key_of, seed_of
-from peelbound.workers.panics import panics_caught
 
 SPLITS = ("fit", "select", "check")
 
@@ -44,26 +44,6 @@ keeps three tokens, and with them a prediction, even across a window's edge."""
 
 _PIECE = 1 << 16
 _SPACE = re.compile(r"\s")
-
-_ENCODE_BATCH = 64
-"""Documents tokenised at once; a large corpus is tokenised only as far as the budgets reach."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One document, as text or as token ids (exactly one of the two).
-
-    `name` and `pointer` say where it came from, for errors; they are no part of its identity.
-    """
-
-    text: str | None
-    ids: tuple[int, ...] | None
-    name: str = field(default="a document", compare=False)
-    pointer: str = field(default="/calibration", compare=False)
-
-    def __post_init__(self) -> None:
-        if (self.text is None) == (self.ids is None):
-            raise ValueError("a document has either text or ids")
 
 
 @dataclass(frozen=True)
@@ -137,7 +117,7 @@ def build(
         CalibrationError: `calibration-empty`, `calibration-too-small`, `calibration-vocabulary`,
             `calibration-tokenizer-missing`, `calibration-tokenizer-invalid` or `calibration-text-invalid`.
     """
-    keyed, duplicates = _distinct(documents)
+    keyed, duplicates = _distinct(documents, eos_id)
     if not keyed:
         raise CalibrationError(
             "The calibration data hold no text.",
@@ -145,22 +125,19 @@ def build(
             remedy="Give documents with text or token_ids.",
             pointer="/calibration",
         )
-    if len(keyed) < len(SPLITS):
-        raise CalibrationError(
-            f"The calibration data hold {len(keyed)} distinct documents; fit, select and check need one each.",
-            slug="calibration-too-small",
-            remedy=f"Give at least {len(SPLITS)} documents, better {_ENOUGH_DOCUMENTS} or more.",
-            pointer="/calibration",
-        )
-    order = sorted(keyed, key=lambda key: key_of([seed, "split", key]))
-    encoder = _Encoder(tokenizer_json, vocab_size, eos_id)
+    encoder = Encoder(tokenizer_json, vocab_size, eos_id)
     encoder.check_ids(keyed.values())
-    splits, start = {}, 0
-    for name, count in zip(SPLITS, _shares(len(order), [budgets[name] for name in SPLITS]), strict=True):
-        chosen = {key: keyed[key] for key in order[start : start + count]}
-        splits[name] = _pack(name, chosen, encoder, sequence_length, budgets[name], seed)
-        start += count
-    return CalibrationSet(splits, duplicates, sequence_length)
+    order = {key: keyed[key] for key in sorted(keyed, key=lambda key: key_of([seed, "split", key]))}
+    sieve = _Sieve()
+    dealt, filled = _deal(order, encoder, sieve, sequence_length, budgets)
+    if not filled and sieve.dropped:
+        # What cannot be used has taken the places of documents that can. To tell them apart takes all texts as ids,
+        # which is left until a split has run out: a large corpus must not need it.
+        sieve = _Sieve()
+        usable = {key: order[key] for key, ids in encoder.rows(order) if sieve.keeps(ids)}
+        dealt, _ = _deal(usable, encoder, _Sieve(), sequence_length, budgets)
+    splits = {name: _pack(name, rows, eos_id, sequence_length, budgets[name], seed) for name, rows in dealt.items()}
+    return CalibrationSet(splits, duplicates + sieve.repeats, sequence_length)
 
 
 def loss_mask(split: Split) -> NDArray[np.bool_]:
@@ -229,19 +206,20 @@ def _parse_line(where: str, line: str, text_field: str) -> Document:
     )
 
 
-def _distinct(documents: Iterable[Document]) -> tuple[dict[str, Document], int]:
+def _distinct(documents: Iterable[Document], eos_id: int | None) -> tuple[dict[str, Document], int]:
     """Documents by content key, blank ones left out, and how many duplicates were dropped.
 
-    Texts are the same that differ only in Unicode composition and white space. The least text of equals is kept, so
-    that the order of files does not matter.
+    Texts are the same that differ only in Unicode composition and white space, ids that differ only in end-of-text
+    tokens at the end. The least text of equals is kept, so that the order of files does not matter.
     """
     kept: dict[str, Document] = {}
     duplicates = 0
     for document in documents:
         if document.ids is not None:
-            if not document.ids:
+            ids = without_end(document.ids, eos_id)
+            if not ids:
                 continue
-            key = key_of(["ids", document.ids])
+            key = key_of(["ids", ids])
         else:
             if not document.text or document.text.isspace():
                 continue
@@ -282,6 +260,51 @@ def text_key(text: str, piece: int = _PIECE) -> str:
     return digest.hexdigest()
 
 
+@dataclass
+class _Sieve:
+    """Lets through what a split can use: each sequence of ids once, and none that is too short.
+
+    What tokenises alike is the same document to the model, whether it was given as text or as ids.
+
+    Attributes:
+        dropped: documents that were not let through.
+        repeats: those of them that had been met already.
+    """
+
+    dropped: int = 0
+    repeats: int = 0
+    _met: set[str] = field(default_factory=set)
+
+    def keeps(self, ids: tuple[int, ...]) -> bool:
+        """Whether a document of these ids is of use."""
+        key = key_of(["ids", ids])
+        repeat, short = key in self._met, len(ids) < _SHORTEST
+        self._met.add(key)
+        self.repeats += repeat
+        self.dropped += repeat or short
+        return not (repeat or short)
+
+
+def _deal(
+    documents: Mapping[str, Document], encoder: Encoder, sieve: _Sieve, length: int, budgets: Mapping[str, int]
+) -> tuple[dict[str, dict[str, tuple[int, ...]]], bool]:
+    """Ids of the documents that each split takes, and whether none of them ran out of documents before its budget."""
+    if len(documents) < len(SPLITS):
+        raise CalibrationError(
+            f"The calibration data hold {len(documents)} distinct documents that can be used; fit, select and check "
+            "need one each.",
+            slug="calibration-too-small",
+            remedy=f"Give at least {len(SPLITS)} documents of {_SHORTEST} tokens or more, better {_ENOUGH_DOCUMENTS}.",
+            pointer="/calibration",
+        )
+    dealt, filled, left = {}, True, iter(documents.items())
+    for name, count in zip(SPLITS, _shares(len(documents), [budgets[name] for name in SPLITS]), strict=True):
+        rows, full = _gather(dict(islice(left, count)), encoder, sieve, length, budgets[name])
+        dealt[name] = rows
+        filled = filled and full
+    return dealt, filled
+
+
 def _shares(documents: int, budgets: Sequence[int]) -> list[int]:
     """Documents of each split: proportional to its budget, one at least, check and select filled up to what they need.
 
@@ -302,88 +325,11 @@ def _shares(documents: int, budgets: Sequence[int]) -> list[int]:
     return [rest - to_select, to_select, to_check]
 
 
-class _Encoder:
-    """Turns documents into ids below the model's vocabulary size; the tokenizer is only read when a text needs it."""
-
-    def __init__(self, tokenizer_json: bytes | None, vocab_size: int, eos_id: int | None) -> None:
-        self._json = tokenizer_json
-        self._vocab_size = vocab_size
-        self.eos_id = eos_id
-        self._tokenizer: Tokenizer | None = None
-
-    def check_ids(self, documents: Iterable[Document]) -> None:
-        """Refuse ids given directly that the model does not know, whether or not a split will use them."""
-        for document in documents:
-            self._check(document, document.ids or ())
-
-    def encode(self, documents: Sequence[Document]) -> list[tuple[int, ...]]:
-        """Ids of each document, without an end-of-text token at the end (packing puts one there)."""
-        texts = [document.text for document in documents if document.text is not None]
-        encoded = iter(self._encode(self._load(documents), texts) if texts else ())
-        rows = []
-        for document in documents:
-            ids = document.ids
-            if ids is None:
-                ids = tuple(next(encoded).ids)
-                self._check(document, ids)
-            rows.append(ids[:-1] if ids and ids[-1] == self.eos_id else ids)
-        return rows
-
-    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[Encoding]:
-        try:
-            with panics_caught():
-                return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the Rust binding raises bare Exception
-            raise _invalid_tokenizer(f"The tokenizer of tokenizer.json does not take the text: {error}") from error
-
-    def _check(self, document: Document, ids: Sequence[int]) -> None:
-        wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
-        if wrong is not None:
-            raise CalibrationError(
-                f"{document.name} has token id {wrong}; the model's vocabulary has {self._vocab_size} ids, "
-                f"0 to {self._vocab_size - 1}.",
-                slug="calibration-vocabulary",
-                remedy="Use the tokenizer that the checkpoint was trained with.",
-                pointer=document.pointer,
-            )
-
-    def _load(self, documents: Sequence[Document]) -> Tokenizer:
-        if self._tokenizer is not None:
-            return self._tokenizer
-        if self._json is None:
-            name = next(document.name for document in documents if document.text is not None)
-            raise CalibrationError(
-                f"The checkpoint has no tokenizer.json, so the text of {name} cannot be tokenised.",
-                slug="calibration-tokenizer-missing",
-                remedy="Put tokenizer.json beside the checkpoint, or give token_ids instead of text.",
-                pointer="/calibration",
-            )
-        try:
-            with panics_caught():
-                tokenizer = Tokenizer.from_str(self._json.decode())
-        except Exception as error:  # the Rust binding raises bare Exception
-            raise _invalid_tokenizer(f"tokenizer.json cannot be read: {error}") from error
-        tokenizer.no_truncation()  # a saved tokenizer may carry both
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
-        return tokenizer
-
-
-def _invalid_tokenizer(detail: str) -> CalibrationError:
-    return CalibrationError(
-        detail,
-        slug="calibration-tokenizer-invalid",
-        remedy="Save the tokenizer again, or give token_ids instead of text.",
-        pointer="/checkpoint",
-    )
-
-
 def _pack(
-    name: str, documents: Mapping[str, Document], encoder: _Encoder, length: int, budget: int, seed: int
+    name: str, rows: Mapping[str, tuple[int, ...]], eos_id: int | None, length: int, budget: int, seed: int
 ) -> Split:
     """Fill at most `budget` windows of `length` tokens, one span from each document, and no window in part."""
-    separator = 0 if encoder.eos_id is None else 1
-    rows = _gather(documents, encoder, separator, length, budget)
+    separator = 0 if eos_id is None else 1
     total = sum(len(ids) + separator for ids in rows.values())
     if total < length:
         raise CalibrationError(
@@ -402,8 +348,8 @@ def _pack(
         start = seed_of(seed, "span", key) % (slack + 1)
         ids += text[start : start + span]
         owner += [index] * span
-        if encoder.eos_id is not None:
-            ids.append(encoder.eos_id)
+        if eos_id is not None:
+            ids.append(eos_id)
             owner.append(index if start == slack else -1)  # text cut in its middle does not call for an end
     packed = np.array(ids, dtype=np.int64).reshape(-1, length)
     document = np.array(owner, dtype=np.int32).reshape(-1, length)
@@ -414,26 +360,23 @@ def _pack(
 
 
 def _gather(
-    documents: Mapping[str, Document], encoder: _Encoder, separator: int, length: int, budget: int
-) -> dict[str, tuple[int, ...]]:
-    """Tokenise documents in order until they fill the budget with half a window each.
+    documents: Mapping[str, Document], encoder: Encoder, sieve: _Sieve, length: int, budget: int
+) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """Tokenise documents in order until they fill the budget with half a window each; whether they did.
 
     More documents would mean spans with too little context to be a fair sample of the model's loss. Only where that
     would leave too few documents for a test are spans allowed to be shorter.
     """
     rows: dict[str, tuple[int, ...]] = {}
-    room = budget * length
+    room, separator = budget * length, 0 if encoder.eos_id is None else 1
     quota = max(_SHORTEST, min(length // 2, room // CHECK_DOCUMENTS - separator))
-    keys = list(documents)
-    for first in range(0, len(keys), _ENCODE_BATCH):
-        batch = keys[first : first + _ENCODE_BATCH]
-        for key, ids in zip(batch, encoder.encode([documents[key] for key in batch]), strict=True):
-            if len(ids) >= _SHORTEST and room > 0:
-                rows[key] = ids
-                room -= min(len(ids), quota) + separator
-        if room <= 0:
-            break
-    return rows
+    for key, ids in encoder.rows(documents):
+        if sieve.keeps(ids):
+            rows[key] = ids
+            room -= min(len(ids), quota) + separator
+            if room <= 0:
+                return rows, True
+    return rows, False
 
 
 def _spans(lengths: Sequence[int], room: int) -> list[int]:

@@ -6,8 +6,9 @@ from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.service.sources import open_source, read_calibration
 from peelbound.service.uris import AllowList
-from peelbound.workers.calibration import CalibrationSet, Document, build, inline_documents, parse_documents
+from peelbound.workers.calibration import CalibrationSet, build, inline_documents, parse_documents
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
+from peelbound.workers.encoder import Document
 from peelbound.workers.errors import pointing
 from peelbound.workers.quantisers.conversion import already_low_bit, require_fitting
 from peelbound.workers.quantisers.scheme import Scheme

@@ -14,13 +14,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from peelbound.workers.calibration import (
     CHECK_DOCUMENTS,
     CalibrationSet,
-    Document,
     build,
     inline_documents,
     loss_mask,
     parse_documents,
     text_key,
 )
+from peelbound.workers.encoder import Document, Encoder
 from peelbound.workers.errors import CalibrationError
 from peelbound.workers.keys import key_of
 
@@ -102,9 +102,9 @@ def test_unreadable_files_are_refused_by_name(name: str, data: bytes, slug: str,
     [
         ([], "calibration-empty", "no text"),
         (inline_documents(texts=[" \n", ""]), "calibration-empty", "no text"),
-        (id_documents(2, 100), "calibration-too-small", "2 distinct documents"),
+        (id_documents(2, 100), "calibration-too-small", "2 distinct documents that can be used"),
         (id_documents(3, 10), "calibration-too-small", "11 tokens in 1 documents"),
-        (id_documents(6, 6), "calibration-too-small", "0 tokens in 0 documents"),
+        (id_documents(6, 6), "calibration-too-small", "0 distinct documents that can be used"),
         ([*id_documents(5, 100), *inline_documents(token_ids=[[5, 1000]])], "calibration-vocabulary", "token id 1000"),
         ([*id_documents(5, 100), *inline_documents(token_ids=[[-1, 5]])], "calibration-vocabulary", "token id -1"),
         ([*id_documents(5, 100), *inline_documents(token_ids=[[2**70]])], "calibration-vocabulary", str(2**70)),
@@ -204,6 +204,19 @@ def test_duplicates_cross_no_splits() -> None:
     assert [s.documents for s in packed.splits.values()] == [s.documents for s in alone.splits.values()]
 
 
+def test_what_reads_alike_as_ids_is_one_document() -> None:
+    """As text, as ids, and as ids that end with end-of-text tokens: fit would be checked on what it saw."""
+    counts = range(20, 80)
+    texts = inline_documents(texts=["low " * n for n in counts])
+    ids = [[1] * n for n in counts]
+    ended = inline_documents(token_ids=[row + [0] * n for row in ids for n in (0, 1, 2)])
+    given = {"tokenizer_json": word_tokenizer("low"), "budgets": dict.fromkeys(BUDGETS, 400)}
+    packed, alone = pack(texts + ended, **given), pack(inline_documents(token_ids=ids), **given)
+    assert sum(s.documents for s in packed.splits.values()) == len(counts)
+    assert [s.documents for s in packed.splits.values()] == [s.documents for s in alone.splits.values()]
+    assert packed.duplicates_dropped == 3 * len(counts)
+
+
 def test_of_two_spellings_of_a_text_the_same_one_is_kept_in_any_order() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "low": 1}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")  # line breaks change the tokens
@@ -259,6 +272,23 @@ def test_select_is_filled_up_to_what_tells_a_spread(documents: int, budgets: tup
     assert counts["select"] == select
     assert counts["check"] >= CHECK_DOCUMENTS
     assert counts["fit"] >= 4
+
+
+def test_documents_that_are_too_short_take_no_places() -> None:
+    long, short = id_documents(60, 600), id_documents(40, 6, seed=1)
+    budgets = {"fit": 64, "select": 32, "check": 96}
+    mixed, alone = (pack(given, sequence_length=64, budgets=budgets) for given in (long + short, long))
+    assert alone.splits["check"].documents == CHECK_DOCUMENTS
+    assert [s.sha256 for s in mixed.splits.values()] == [s.sha256 for s in alone.splits.values()]
+
+
+def test_a_large_corpus_is_tokenised_only_as_far_as_the_budgets_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    rows = Encoder.rows
+    monkeypatch.setattr(Encoder, "rows", lambda *given: (asked.append(row[0]) or row for row in rows(*given)))
+    packed = pack([*id_documents(3000, 40), *id_documents(300, 3, seed=1)])
+    assert packed.splits["check"].documents >= 6
+    assert len(asked) < 100
 
 
 def test_a_small_budget_still_gives_check_enough_documents() -> None:
