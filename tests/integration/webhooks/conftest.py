@@ -12,7 +12,7 @@ from peelbound.service.schemas.webhook import Delivery, WebhookRequest, WebhookW
 from peelbound.service.webhooks.deliverer import Deliverer
 from peelbound.service.webhooks.sending import Sender
 from peelbound.service.webhooks.targets import Allowed
-from tests.integration.database.harness import Service
+from tests.integration.database.harness import MAX_ATTEMPTS, PROBLEM, SUMMARY, Service
 from tests.webhook_receiver import Receiver, receiving
 
 LEASE_SECONDS = 60.0
@@ -57,3 +57,37 @@ class Hooks:
 def hooks(engine: Engine) -> Iterator[Hooks]:
     with receiving() as receiver:
         yield Hooks(engine, receiver)
+
+
+def end(hooks: Hooks, how: str, tenant: str = TENANT) -> str:
+    """Submit an audit and bring it to its end in one of the ways there are; its id."""
+    audit_id = hooks.service.submit(tenant, run="r", step=7, checkpoint="s3://secret-bucket/ckpt")
+    leases = hooks.service.leases
+    if how == "cancelled while queued":
+        hooks.service.audits.cancel(tenant, audit_id)
+        return audit_id
+    claim = hooks.service.claim()
+    match how:
+        case "succeeded":
+            assert leases.succeed(claim, "manifest", SUMMARY)
+        case "failed":
+            assert leases.fail(claim, PROBLEM)
+        case "failed after retries":
+            for _ in range(MAX_ATTEMPTS - 1):
+                leases.retry(claim, PROBLEM, 0)
+                claim = hooks.service.claim()
+            leases.retry(claim, PROBLEM, 0)
+        case "failed as its controllers were lost":
+            for _ in range(MAX_ATTEMPTS - 1):
+                hooks.service.expire()
+                hooks.service.claim()
+            hooks.service.expire()
+            assert leases.claim("last") is None
+        case "cancelled":
+            hooks.service.audits.cancel(tenant, audit_id)
+            assert leases.cancelled(claim)
+        case "cancelled as its controller was lost":
+            hooks.service.audits.cancel(tenant, audit_id)
+            hooks.service.expire()
+            assert leases.claim("other") is None
+    return audit_id
