@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from peelbound.api.callers import Callers
 from peelbound.api.draining import Draining
 from peelbound.api.oidc import IdentityProvider
+from peelbound.api.places import Places
 from peelbound.api.records import Records
 from peelbound.api.states import States
 from peelbound.service.database.audits import Audits
@@ -46,6 +47,8 @@ class Context:
     provider: IdentityProvider | None
     store: ObjectStore
     draining: Draining
+    streams: Places
+    """Event streams and long polls."""
 
     def allow(self, tenant: str) -> AllowList:
         """What a tenant may have read."""
@@ -90,6 +93,7 @@ class Context:
             provider=IdentityProvider(settings) if settings.oidc_issuer else None,
             store=open_store(settings),
             draining=draining,
+            streams=Places("event streams and long polls", settings.tenant_open_streams),
         )
 
     def close(self) -> None:

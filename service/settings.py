@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """How many audits of one tenant may wait and run."""
     tenant_running_audits: int | None = Field(default=None, ge=1)
     """How many audits of one tenant may be at work at once; further ones wait."""
+    tenant_open_streams: int = Field(default=1000, ge=1)
+    """How many event streams and long polls of one tenant each API replica holds open at once."""
     tenant_stored_bytes: int | None = Field(default=None, ge=1)
     """How much one tenant may keep before new audits are refused: bytes in object storage, as measured by its last
     collection, and of its audits' requests."""

@@ -148,11 +148,18 @@ def _existing(service: Service, caller: Reader, audit_id: AuditId) -> AuditRecor
     return service.audits.get(caller.tenant, audit_id)
 
 
+async def _place(service: Service, caller: Reader) -> AsyncIterator[None]:
+    """Held until the stream has ended or its client has gone."""
+    with service.streams.one(caller.tenant):
+        yield
+
+
 @router.get(
     "/v1/audits/{audit_id}/events",
     operation_id="streamAuditEvents",
     response_class=EventSourceResponse,
     responses=responses(401, 403, 404, 422),
+    dependencies=[Depends(_place)],
 )
 async def events(
     service: Service,
@@ -164,7 +171,8 @@ async def events(
     """The audit's events as server-sent events; the stream ends after the state in which the audit ends.
 
     `id` is the event's number, `event` its type (`state`, `progress`, `retry`), `data` the event as JSON. A comment is
-    sent every 15 seconds. Reconnect with `Last-Event-ID` and nothing is missed.
+    sent every 15 seconds. A stream may end before that, after an hour at the latest: reconnect with `Last-Event-ID` and
+    nothing is missed.
     """
     seen = after if last_event_id is None else last_event_id
     async for event in stream.event_stream(service, caller.tenant, record.id, seen):

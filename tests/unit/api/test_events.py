@@ -2,9 +2,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from httpx2 import EventSource
 
+from peelbound.api import stream
+from peelbound.service.settings import Settings
 from tests.unit.api.harness import Api, problem
+from tests.waiting import until
 
 
 def numbered(source: EventSource) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -56,6 +60,38 @@ def test_more_events_than_one_query_brings_arrive_in_order(api: Api) -> None:
     api.controller.publish(claim)
     with api.client.sse(f"/v1/audits/{audit_id}/events") as source:
         assert [number for number, _ in numbered(source)] == list(range(1, 524))
+
+
+class TestBounds:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"tenant_open_streams": 1})
+
+    def test_a_tenant_holds_no_more_streams_and_polls_open_than_it_may(self, api: Api) -> None:
+        audit_id = api.submit()
+        url = f"/v1/audits/{audit_id}"
+        with api.client.sse(f"{url}/events") as source:
+            events = numbered(source)
+            assert next(events)[0] == 1
+            refused = api.client.get(f"{url}/events")
+            problem(refused, 429, "tenant-busy")
+            assert int(refused.headers["retry-after"]) > 0
+            problem(api.client.get(url, params={"wait": 1}), 429, "tenant-busy")
+            assert api.client.get(url).status_code == 200
+            other = api.token("read", "write", tenant="other")
+            theirs = f"/v1/audits/{api.submit(headers=other)}"
+            assert api.client.get(theirs, params={"wait": 0.01}, headers=other).status_code == 200
+            api.client.post(f"{url}/cancel")
+            assert [number for number, _ in events] == [2]
+        until(lambda: api.client.get(url, params={"wait": 1}).status_code == 200)
+
+    def test_an_old_stream_ends_to_be_resumed(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "LONGEST_SECONDS", 0.1)
+        url = f"/v1/audits/{api.submit()}/events"
+        with api.client.sse(url) as source:
+            assert [number for number, _ in numbered(source)] == [1]
+        with api.client.sse(url, headers={"Last-Event-ID": "1"}) as source:
+            assert list(numbered(source)) == []
 
 
 def test_the_stream_of_a_deleted_audit_is_a_problem_and_not_an_empty_stream(api: Api) -> None:
