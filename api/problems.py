@@ -57,11 +57,11 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def responses(*statuses: int) -> Responses:
-    """OpenAPI responses for the problems that a route can answer; one that needs a token can also be asked too fast,
-    and a body can be no JSON.
+    """OpenAPI responses for the problems that a route can answer; one that needs a token can also be asked too fast, or
+    while the database is away, and by a name that is not ours, and a body can be no JSON.
     """
     if 401 in statuses:
-        statuses = (*statuses, 429)
+        statuses = (*statuses, 421, 429, 503)
     if 413 in statuses:  # it takes a body
         statuses = (*statuses, 400)
     schema = {"$ref": "#/components/schemas/Problem"}
@@ -73,13 +73,15 @@ def responses(*statuses: int) -> Responses:
         409: "Not in this state",
         413: "The body is too large",
         416: "The file has no such part",
+        421: "The Host header is not one of the service's names",
         422: "The request cannot be carried out; `pointer` names the field",
         429: "Too many requests, or audits, plans or streams at once: try again after Retry-After seconds",
         503: "Try again after Retry-After seconds",
+        507: "The store is full",
     }
     return {
         status: {"description": titles[status], "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in sorted(statuses)
+        for status in sorted(set(statuses))
     }
 
 

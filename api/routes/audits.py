@@ -55,7 +55,7 @@ def with_links(record: AuditRecord) -> AuditRecord:
     "/v1/audits",
     operation_id="submitAudit",
     status_code=202,
-    responses=_SUBMITTED | responses(401, 403, 409, 413, 422, 503),
+    responses=_SUBMITTED | responses(401, 403, 409, 413, 422),
 )
 def submit(
     service: Service,

@@ -30,7 +30,7 @@ def healthz() -> Alive:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", operation_id="getReadiness", responses=responses(503))
+@router.get("/readyz", operation_id="getReadiness", responses=responses(503, 507))
 async def readyz(request: Request) -> Ready:
     """This replica can answer: the database answers, the store takes writes, and it is not about to end.
 
@@ -52,7 +52,10 @@ def metrics(request: Request, _caller: Admin) -> Response:
 
 
 @router.get(
-    "/problems/{slug}", operation_id="getProblemType", response_class=PlainTextResponse, responses=responses(404, 422)
+    "/problems/{slug}",
+    operation_id="getProblemType",
+    response_class=PlainTextResponse,
+    responses=responses(404, 421, 422),
 )
 def problem_type(slug: Annotated[str, Path(max_length=100)]) -> PlainTextResponse:
     """What a problem's `type` means."""

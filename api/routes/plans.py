@@ -20,7 +20,7 @@ router = APIRouter(tags=["audits"])
     "/v1/audits:plan",
     operation_id="planAudit",
     response_model=AuditPlan,
-    responses=responses(401, 403, 413, 422, 503),
+    responses=responses(401, 403, 413, 422),
 )
 async def plan(service: Service, caller: Writer, request: Sent[AuditRequest], http: Request) -> AuditPlan | Response:
     """What this audit would do and cost, without running it: problems, bytes, memory, time."""

@@ -25,4 +25,4 @@ def test_every_operation_has_an_id_a_tag_and_its_problems(settings: Settings) ->
                 (schema,) = (content["schema"] for content in response["content"].values())
                 assert schema == {"$ref": "#/components/schemas/Problem"}
         if "security" in operation:
-            assert {"401", "403"} <= set(operation["responses"])
+            assert {"401", "403", "421", "429", "503"} <= set(operation["responses"])
