@@ -29,11 +29,8 @@ from bench.local import save
 from bench.stdlib_models import Corpus
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
-from peelbound.workers.recipes import StateSettings
 
 WIDTH = 2
-CELL = StateSettings(steps=560, learning_rate=4e-3, batch=1, schedule="linear", halves=True)
-"""The product's own; a cell of width 2 is solved whole."""
 HEALING_STEPS, HEALING_RATE, BATCH, LENGTH = 60, 3e-4, 16, 128
 
 
@@ -63,7 +60,7 @@ def _measured(model: Trained, out: Path, corpus: Corpus) -> dict[str, Any]:
 
 
 class Matrix:
-    """Cells of width 2 of one checkpoint."""
+    """Cells of width 2 of one checkpoint, solved as an audit of it solves them."""
 
     def __init__(self, where: Path, corpus: Corpus) -> None:
         self.subject = Subject(where, {UNSEEN: corpus.held_out_path})
@@ -79,8 +76,8 @@ class Matrix:
         fit, target = self.text.fit, source + WIDTH
         block = self.subject.skeleton.fresh_block(source + 1, seed=source)
         solver.solve_state(
-            self.subject.skeleton, source + 1, block, self._states[source][:fit], self._states[target][:fit], CELL,
-            seed=source, on_step=lambda _: None,
+            self.subject.skeleton, source + 1, block, self._states[source][:fit], self._states[target][:fit],
+            self.subject.plan.state, seed=source, on_step=lambda _: None,
         )  # fmt: skip
         h = passes.forward(self.subject.skeleton, source + 1, block, self._states[source][fit:], GRAIN)
         return block, self._loss(target, h) - self.trained

@@ -1,6 +1,6 @@
 """What takes a solve of every block: the gain of its reference, and how well a fresh block does its work.
 
-By the workers' own solvers, as an audit has them, with one step size instead of several.
+By the workers' own solvers, at the settings of an audit of the model's depth and width.
 """
 
 import copy
@@ -12,28 +12,21 @@ from numpy.typing import NDArray
 
 from bench.damage.detectors import Course, check_losses, onward
 from bench.damage.subject import GRAIN, Subject, Text
-from bench.damage.subjects import SIZE
-from peelbound.service.plan import make_plan
-from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.service.statistics import PairedSums, excess_gain_intervals, paired_intervals
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
 
-_PLAN = make_plan(
-    AuditRequest(checkpoint="/", calibration=Calibration(texts=["-"])), blocks=SIZE.blocks, hidden_size=SIZE.hidden
-)
-CORRECTED = replace(_PLAN.corrected[0], rho=0.3)
-"""The product's own but for ρ, of which it tries 0.15 and 0.5; the zero step is a candidate here too."""
-FRESH = replace(_PLAN.state, steps=160, halves=False)
-"""Fewer steps than an audit's, and the block as a whole."""
+FRESH_STEPS = 160
+"""Of a fresh block that is solved as a whole: an audit takes more, a half after the other."""
 INTERVAL_SEED = 1
 
 
 def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]:
     """`gain`, `excess_gain`, `rho` and `residual` of each block, as plain numbers.
 
-    A gain is zero where select preferred the trained block. A residual is the relative error on check of a fresh block
-    that was fitted to do what the trained one does (`solver.relative_error`).
+    Of the steps ρ that an audit tries, the one that is best on select is taken; ρ and gain are zero where select
+    preferred the trained block. A residual is the relative error on check of a fresh block that was fitted to do what
+    the trained one does (`solver.relative_error`).
     """
     fit, blocks = text.fit, subject.blocks
     tokens = text.tokens()[text.fit_documents :]
@@ -46,19 +39,23 @@ def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     for index in range(1, blocks + 1):
         before, after = course.states[index - 1], course.states[index]
-        block = copy.deepcopy(course.loaded[index - 1])
-        solver.solve_corrected(
-            subject.skeleton, index, block, before[:fit], after[:fit], course.gradients[index][:fit],
-            text.document[:fit], CORRECTED, GRAIN, lambda _: None,
-        )  # fmt: skip
-        moved = passes.forward(subject.skeleton, index, block, select[index - 1], GRAIN)
-        taken = _select_loss(subject, text, course, index, moved) < base_select
-        check = passes.forward(subject.skeleton, index, block, before[fit:], GRAIN)
-        gain = base - check_losses(subject, text, course.loaded, index, check) if taken else np.zeros_like(base)
+        best, rho, block = base_select, 0.0, course.loaded[index - 1]
+        for settings in subject.plan.corrected:
+            candidate = copy.deepcopy(course.loaded[index - 1])
+            solver.solve_corrected(
+                subject.skeleton, index, candidate, before[:fit], after[:fit], course.gradients[index][:fit],
+                text.document[:fit], settings, GRAIN, lambda _: None,
+            )  # fmt: skip
+            moved = passes.forward(subject.skeleton, index, candidate, select[index - 1], GRAIN)
+            loss = _select_loss(subject, text, course, index, moved)
+            if loss < best:
+                best, rho, block = loss, settings.rho, candidate
+        gain = np.zeros_like(base)
+        if rho:
+            check = passes.forward(subject.skeleton, index, block, before[fit:], GRAIN)
+            gain = base - check_losses(subject, text, course.loaded, index, check)
         columns.append(gain[text.fit_documents :])
-        found.append(
-            {"rho": CORRECTED.rho if taken else 0.0, "residual": _residual(subject, index, before, after, fit)}
-        )
+        found.append({"rho": rho, "residual": _residual(subject, index, before, after, fit)})
     gains = PairedSums(np.stack(columns, axis=1), tokens)
     joint = paired_intervals(gains, replicates=2000, seed=INTERVAL_SEED).intervals
     excess = excess_gain_intervals(gains, replicates=2000, seed=INTERVAL_SEED)
@@ -69,9 +66,10 @@ def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]
 
 
 def _residual(subject: Subject, index: int, before: Floats, after: Floats, fit: int) -> float:
+    settings = replace(subject.plan.state, steps=FRESH_STEPS, halves=False)
     block = subject.skeleton.fresh_block(index, seed=index)
     solver.solve_state(
-        subject.skeleton, index, block, before[:fit], after[:fit], FRESH, seed=index, on_step=lambda _: None
+        subject.skeleton, index, block, before[:fit], after[:fit], settings, seed=index, on_step=lambda _: None
     )
     output = passes.forward(subject.skeleton, index, block, before[fit:], GRAIN)
     return solver.relative_error(output, after[fit:])

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bench.damage.cases import Copy
 from peelbound.service.controller.inputs import open_inputs
+from peelbound.service.plan import make_plan
 from peelbound.service.schemas.request import AuditRequest, Calibration, Provenance
 from peelbound.service.settings import Settings
 from peelbound.workers import passes
@@ -100,6 +101,8 @@ class Subject:
             self.texts[name] = Text.of(splits["fit"], splits["check"], splits["select"])
         self.checkpoint = inputs.checkpoint
         self.blocks = self.checkpoint.architecture.block_count
+        self.plan = make_plan(request, self.blocks, self.checkpoint.architecture.hidden_size)
+        """The product's own settings for a model of this depth and width."""
         config = self.checkpoint.config
         self.heads: int = config.get("num_attention_heads") or config["n_head"]
         self.rotary = "rope_theta" in str(config)

@@ -5,7 +5,7 @@ are cut from documents that training never saw, and every network is measured on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -227,8 +227,7 @@ def settings(blocks: int, hidden: int, sizes: Sizes) -> tuple[StateSettings, Hea
         checkpoint="/", calibration=Calibration(texts=["-"]), options=AuditOptions(head_steps=sizes.head_steps)
     )
     plan = make_plan(request, blocks, hidden)
-    looked_once = HeadSettings(plan.head.steps, plan.head.learning_rate, plan.head.batch, evaluations=1)
-    return plan.state, looked_once
+    return plan.state, replace(plan.head, evaluations=1)
 
 
 def _open(checkpoint: Path, documents: Path, budgets: Mapping[str, int]) -> Inputs:

@@ -14,7 +14,8 @@ from bench.papers.peeling import Lab, Losses, Peeling, Reference, Sizes, setting
 from bench.papers.picture import Bands, Curve, Panel, Role, draw
 from bench.papers.text import Text, prepare_text
 from bench.stdlib_models import Family, ModelSize, library_files, train
-from peelbound.service.plan import Node, all_maps
+from peelbound.service.plan import Node, all_maps, make_plan
+from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.workers.errors import CalibrationError
 
 SIZES = Sizes(fit=8, select=4, check=12, head_steps=4)
@@ -130,9 +131,8 @@ def test_fit_is_text_that_training_saw_and_check_is_not(checkpoint: Path, text: 
 
 
 def test_the_solver_settings_are_the_products_own() -> None:
-    state, head = settings(4, 96, SIZES)
-    assert state.halves
-    assert (head.steps, head.evaluations) == (4, 1)
+    plan = make_plan(AuditRequest(checkpoint="/", calibration=Calibration(texts=["-"])), 4, 96)
+    assert settings(4, 96, SIZES) == (plan.state, replace(plan.head, steps=SIZES.head_steps, evaluations=1))
 
 
 # The experiments
