@@ -1,14 +1,21 @@
 """Two tenants on one service: neither sees, changes or counts what is the other's."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from peelbound.service.database.audits import Audits
-from peelbound.service.database.errors import AuditNotFound, RunNotFound
+from peelbound.service.database.errors import AuditNotFound, RunNotFound, WebhookNotFound
+from peelbound.service.database.log import Log
+from peelbound.service.database.webhooks import Webhooks
+from peelbound.service.schemas.webhook import WebhookChange, WebhookRequest
+from tests.integration.database.harness import a_request
 from tests.unit.api.harness import ALL, Api, problem
+
+HOOK = WebhookRequest(url="https://hooks.example.com/")
 
 PER_AUDIT = [
     ("GET", "/v1/audits/{id}"),
@@ -141,14 +148,16 @@ QUERIES: dict[str, Callable[[Audits, str, str], Any]] = {
     "run_series": lambda audits, tenant, audit: audits.run_series(tenant, "the-run"),
     "page": lambda audits, tenant, audit: audits.page(tenant),
     "runs": lambda audits, tenant, audit: audits.runs(tenant),
-    "submit": lambda audits, tenant, audit: None,
+    "submit": lambda audits, tenant, audit: [
+        record for record, _ in [audits.submit(tenant, a_request(), "the-key")] if record.id == audit
+    ],
 }
-"""Every method of the repository; what `submit` keeps apart are idempotency keys, tested above."""
+"""Every method of the repository."""
 
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_query_of_the_repository_reaches_another_tenant(api: Api, name: str) -> None:
-    audit_id = api.submit(run="the-run")
+    audit_id = api.context.audits.submit("default", a_request(run="the-run"), "the-key")[0].id
     ask = QUERIES[name]
     if name in ("small", "standings", "page", "runs", "submit"):
         found = ask(api.context.audits, "other", audit_id)
@@ -159,6 +168,50 @@ def test_no_query_of_the_repository_reaches_another_tenant(api: Api, name: str) 
     assert api.context.audits.get("default", audit_id).state == "queued"
 
 
-def test_the_list_of_queries_is_whole() -> None:
-    public = {name for name, _ in inspect.getmembers(Audits, inspect.isfunction) if not name.startswith("_")}
-    assert public == set(QUERIES)
+WEBHOOK_QUERIES: dict[str, Callable[[Webhooks, str, str], Any]] = {
+    "create": lambda webhooks, webhook, _: webhooks.create("other", HOOK, HOOK.url).id == webhook,
+    "listed": lambda webhooks, _webhook, _: webhooks.listed("other"),
+    "get": lambda webhooks, webhook, _: webhooks.get("other", webhook),
+    "change": lambda webhooks, webhook, _: webhooks.change("other", webhook, WebhookChange(enabled=False), None),
+    "rotate": lambda webhooks, webhook, _: webhooks.rotate("other", webhook, timedelta()),
+    "delete": lambda webhooks, webhook, _: webhooks.delete("other", webhook),
+    "test": lambda webhooks, webhook, _: webhooks.test("other", webhook),
+    "redeliver": lambda webhooks, webhook, delivery: webhooks.redeliver("other", webhook, delivery),
+    "deliveries": lambda webhooks, webhook, _: webhooks.deliveries("other", webhook),
+}
+"""Every method of the webhooks' repository."""
+
+
+@pytest.mark.parametrize("name", WEBHOOK_QUERIES)
+def test_no_query_of_webhooks_reaches_another_tenant(api: Api, name: str) -> None:
+    webhooks, ask = api.context.webhooks, WEBHOOK_QUERIES[name]
+    webhook = webhooks.create("default", HOOK, HOOK.url).id
+    delivery = webhooks.test("default", webhook)
+    if name in ("create", "listed"):
+        assert not ask(webhooks, webhook, delivery.id)
+    else:
+        with pytest.raises(WebhookNotFound):
+            ask(webhooks, webhook, delivery.id)
+    assert webhooks.get("default", webhook).disabled_at is None
+    assert webhooks.deliveries("default", webhook).items == [delivery]
+
+
+def test_a_delivery_of_another_tenant_is_not_reached_through_ones_own_webhook(api: Api) -> None:
+    webhooks = api.context.webhooks
+    delivery = webhooks.test("default", webhooks.create("default", HOOK, HOOK.url).id)
+    own = webhooks.create("other", HOOK, HOOK.url).id
+    path = f"/v1/webhooks/{own}/deliveries/{delivery.id}/redeliver"
+    problem(api.client.post(path, headers=secret(api, "other")), 404, "delivery-not-found")
+    assert webhooks.deliveries("other", own).items == []
+
+
+def test_a_page_of_the_log_holds_no_entry_of_another_tenant(api: Api) -> None:
+    target = api.submit()
+    assert api.context.log.page("default", target=target).items
+    assert api.context.log.page("other", target=target).items == []
+
+
+@pytest.mark.parametrize(("repository", "walked"), [(Audits, QUERIES), (Webhooks, WEBHOOK_QUERIES), (Log, {"page"})])
+def test_the_list_of_queries_is_whole(repository: type, walked: Iterable[str]) -> None:
+    public = {name for name, _ in inspect.getmembers(repository, inspect.isfunction) if not name.startswith("_")}
+    assert public == set(walked)
