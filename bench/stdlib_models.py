@@ -54,6 +54,8 @@ _SHORTEST_DOCUMENT = 400
 _SMOOTHING_STEPS = 20
 _WARMUP_STEPS = 20
 _SMALLEST_RATE = 0.02
+_WRITTEN_LAST = "tokenizer.json"
+"""Of a checkpoint's files."""
 _ADDING = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
 """What writes into the residual stream, in all families here."""
 
@@ -76,6 +78,12 @@ class Corpus:
     def held_out_path(self) -> Path:
         """Calibration documents as JSON lines, one for each held-out file: `{"text": …, "source": …}`."""
         return self.directory / "held_out.jsonl"
+
+    @classmethod
+    def in_directory(cls, directory: Path) -> "Corpus":
+        """The corpus that lies there; it is prepared first unless it does."""
+        ready = (directory / "held_out.jsonl").exists()
+        return cls.load(directory) if ready else prepare_corpus(directory)
 
     @classmethod
     def load(cls, directory: Path) -> "Corpus":
@@ -289,6 +297,23 @@ def train_all(
                 trainings.pop(directory).result()
 
 
+def train_missing(corpus: Corpus, recipes: Mapping[Path, Recipe]) -> dict[Path, Path]:
+    """Train what is not trained for as many steps yet; the last checkpoint of each directory.
+
+    The recipes save their last step; a directory's name must tell what else is in its recipe.
+    """
+    last = {directory: directory / f"step-{recipe.steps}" for directory, recipe in recipes.items()}
+    missing = {directory: recipe for directory, recipe in recipes.items() if not is_saved(last[directory])}
+    for _ in train_all(corpus, missing):
+        pass
+    return last
+
+
+def is_saved(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint of `train` is there."""
+    return (checkpoint / _WRITTEN_LAST).exists()
+
+
 _steps: "multiprocessing.Queue[_Sent]"
 """Where a process that trains sends its steps."""
 
@@ -428,4 +453,4 @@ def _quantiser(model: PreTrainedModel, recipe: Recipe) -> Callable[[], dict[str,
 def _save(model: PreTrainedModel, tokenizer: Tokenizer, checkpoint: Path, instead: Mapping[str, Tensor]) -> None:
     transformers_logging.disable_progress_bar()
     model.save_pretrained(checkpoint, state_dict={**model.state_dict(), **instead})
-    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    tokenizer.save(str(checkpoint / _WRITTEN_LAST))

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from bench.fine_tuning import compare
 from bench.local import LocalAudits, local_audits, save
-from bench.stdlib_models import Corpus, Recipe, prepare_corpus, train_all
+from bench.stdlib_models import Corpus, Recipe, train_missing
 from peelbound.service.controller.inputs import open_inputs
 from peelbound.service.controller.subject import loss_sums
 from peelbound.service.schemas.report import BlockFinding, Report
@@ -51,11 +51,8 @@ def models(out: Path, corpus: Corpus, seeds: int, steps: int) -> dict[tuple[int,
                 seed=seed, steps=steps, save_at=(steps,), frozen_block=FROZEN[number % len(FROZEN)]
             ),
         }
-        missing = {directory: r for directory, r in recipes.items() if not (directory / "training.json").exists()}
-        for _ in train_all(corpus, missing):
-            pass
-        for directory in recipes:
-            found[seed, directory.name.split("-")[0]] = directory / f"step-{steps}"
+        for directory, checkpoint in train_missing(corpus, recipes).items():
+            found[seed, directory.name.split("-")[0]] = checkpoint
     return found
 
 
@@ -158,9 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=140)
     torch.set_num_threads(1)
-    corpus_path = arguments.out / "corpus"
-    ready = (corpus_path / "held_out.jsonl").exists()
-    corpus = Corpus.load(corpus_path) if ready else prepare_corpus(corpus_path)
+    corpus = Corpus.in_directory(arguments.out / "corpus")
     checkpoints = models(arguments.out, corpus, arguments.seeds, arguments.steps)
     options = BLOCKS_ONLY if arguments.blocks_only else OPTIONS
     rows = []

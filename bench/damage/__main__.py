@@ -6,7 +6,7 @@
 Trains small models of several families, sound ones and some with a block that was left out of training; makes copies
 that are damaged in known ways; measures every detector once on text that training did not see and once on another
 distribution; and prints how well each tells the damaged blocks. With a checkpoint, the damages are done to that model
-instead. What is measured already is not measured again.
+instead. What was measured already at the same settings is not measured again; the table is of these alone.
 """
 
 import argparse
@@ -17,10 +17,12 @@ import torch
 from rich.console import Console
 
 from bench.damage.cases import SINGLE, SWAPPED
+from bench.damage.measure import Row
 from bench.damage.prose import prose
-from bench.damage.rows import OTHER, UNSEEN, Source, measured, read
-from bench.damage.subjects import REPORT, checkpoint, corpus_in, trained
+from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
+from bench.damage.subjects import REPORT, checkpoint, train_model, trained
 from bench.damage.tables import show
+from bench.stdlib_models import Corpus, is_saved
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,28 +42,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=140)
-    rows = []
-    for source in _sources(arguments):
-        rows += measured(
-            source, arguments.out / "rows", arguments.positions, console.print, arguments.kinds, solves=arguments.solves
-        )
-    show(rows if arguments.checkpoint else read(arguments.out / "rows"), console)
+    rows: list[Row] = []
+    for source, asked in _sources(arguments):
+        if asked:
+            rows += measured(source, arguments.out / "rows", arguments.positions, console.print, arguments.kinds)
+        else:
+            rows += kept(source, arguments.out / "rows")
+    show(rows, console)
 
 
-def _sources(arguments: argparse.Namespace) -> Iterator[Source]:
-    other = prose(arguments.out / "prose.jsonl")
+def _sources(arguments: argparse.Namespace) -> Iterator[tuple[Source, bool]]:
+    """The models that are there, and whether they are to be measured; those that are get trained first."""
+    other, out = prose(arguments.out / "prose.jsonl"), arguments.out
     fit, check = arguments.sequences
     if arguments.checkpoint is not None:
-        path = arguments.checkpoint
+        path = arguments.checkpoint.resolve()
         texts = {OTHER: arguments.calibration or other}
-        yield Source(f"checkpoint-{path.stem}", REPORT, path, texts, 0, fit, check)
+        yield Source(f"checkpoint-{path.name}", REPORT, path, texts, 0, fit, check, solves=arguments.solves), True
         return
-    texts = {UNSEEN: corpus_in(arguments.out / "corpus").held_out_path, OTHER: other}
+    texts = {UNSEEN: Corpus.in_directory(out / "corpus").held_out_path, OTHER: other}
     for model in trained(arguments.steps):
-        if arguments.only is None or model.name in arguments.only:
-            path, recipe = checkpoint(model, arguments.out), model.recipe
-            frozen = recipe.frozen_block
-            yield Source(model.name, model.role, path, texts, recipe.seed, fit, check, frozen)
+        asked, path, recipe = (
+            arguments.only is None or model.name in arguments.only,
+            checkpoint(model, out),
+            model.recipe,
+        )
+        if asked:
+            train_model(model, out)
+        if is_saved(path):
+            frozen, solves = recipe.frozen_block, arguments.solves
+            yield Source(model.name, model.role, path, texts, recipe.seed, fit, check, frozen, solves), asked
 
 
 if __name__ == "__main__":

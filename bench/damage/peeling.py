@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from bench.damage.cases import ADDING
 from bench.damage.rows import UNSEEN
 from bench.damage.subject import GRAIN, Subject
-from bench.damage.subjects import Trained, checkpoint, corpus_in, trained
+from bench.damage.subjects import Trained, checkpoint, train_model, trained
 from bench.local import save
 from bench.stdlib_models import Corpus
 from peelbound.workers import passes, solver
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", help="these models only")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    console, corpus = Console(width=120), corpus_in(arguments.out / "corpus")
+    console, corpus = Console(width=120), Corpus.in_directory(arguments.out / "corpus")
     for model in trained(arguments.steps):
         wanted = model.recipe.frozen_block is None and (arguments.only is None or model.name in arguments.only)
         if wanted:
@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measured(model: Trained, out: Path, corpus: Corpus) -> dict[str, Any]:
-    path = out / "peeling" / f"{model.name}.json"
+    path = out / "peeling" / f"{model.name}-{model.recipe.steps}.json"
     if not path.exists():
+        train_model(model, out)
         where = checkpoint(model, out)
         found = {"model": model.name, **predicted(where, corpus), "planted": planted(where, corpus, out / "planted")}
         save(path, found)

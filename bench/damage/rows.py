@@ -1,5 +1,10 @@
-"""Rows of the bench on disk, one file a model; what is there is not measured again."""
+"""Rows of the bench on disk; what is there is not measured again.
 
+A file is of one checkpoint, one choice of texts and numbers of sequences, with solves or without: its name says so by a
+digest. So rows that were measured otherwise are never taken for those that are asked for, nor shown beside them.
+"""
+
+import hashlib
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -29,6 +34,14 @@ class Source:
     """Sequences of 128 tokens."""
     frozen: int | None = None
     """A block that training left out: then the model is a case of its own, and no copies are made."""
+    solves: bool = True
+    """Whether gains and residuals are measured."""
+
+    def rows_in(self, out: Path) -> Path:
+        """The file of its rows, named by the model and by all that a row depends on."""
+        texts = {name: _digest(path) for name, path in self.texts.items()}
+        asked = [_digest(self.path), texts, self.fit, self.check, self.solves]
+        return out / f"{self.name}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}.json"
 
 
 def measured(
@@ -37,8 +50,6 @@ def measured(
     positions: int,
     say: Callable[[str], None],
     kinds: Collection[str] | None = None,
-    *,
-    solves: bool = True,
 ) -> list[Row]:
     """Rows of one model; those that are missing are measured now, and kept one by one.
 
@@ -48,10 +59,8 @@ def measured(
         positions: blocks that each kind of damage is done to.
         say: told of each copy that was measured.
         kinds: of damage, beside the sound model; all by default.
-        solves: whether gains and residuals are measured.
     """
-    path = out / f"{source.name}.json"
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    path, rows = source.rows_in(out), kept(source, out)
     have = {(r["kind"], tuple(r["damaged"]), r["text"]) for r in rows}
     subject = Subject(source.path, source.texts, source.fit, source.check)
     for case in _cases(source, subject, positions):
@@ -62,20 +71,26 @@ def measured(
         copy = subject.sound if frozen else damaged(subject.skeleton, subject.sound, case, subject.heads)
         weights = weights_of(copy)
         for name in missing:
-            row = row_of(subject, case, copy, name, weights, solves=solves)
+            row = row_of(subject, case, copy, name, weights, solves=source.solves)
             rows.append({"subject": source.name, "role": source.role, **row})
         save(path, rows)
         say(f"{source.name}: {case.kind} {case.blocks or ''}")
     return rows
 
 
-def read(out: Path) -> list[Row]:
-    """All rows of models that were trained here."""
-    found = []
-    for path in sorted(out.glob("*.json")):
-        if not path.name.startswith("checkpoint-"):
-            found += json.loads(path.read_text(encoding="utf-8"))
-    return found
+def kept(source: Source, out: Path) -> list[Row]:
+    """The rows that were measured already."""
+    path = source.rows_in(out)
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return rows
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content, or of the names and contents of a directory's files."""
+    if path.is_dir():
+        return json.dumps([[file.name, _digest(file)] for file in sorted(path.iterdir()) if file.is_file()])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cases(source: Source, subject: Subject, positions: int) -> list[Case]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.stdlib_models import Corpus, Family, ModelSize, Recipe, prepare_corpus, train
+from bench.stdlib_models import Corpus, Family, ModelSize, Recipe, train_missing
 
 SIZE = ModelSize(hidden=64, intermediate=176, blocks=6, heads=4)
 TUNING, REPORT = "tuning", "report"
@@ -79,16 +79,11 @@ def trained(steps: int) -> list[Trained]:
     return [model for group in _GROUPS for model in group.models(steps)]
 
 
-def corpus_in(directory: Path) -> Corpus:
-    """The standard library's text, prepared once."""
-    ready = (directory / "held_out.jsonl").exists()
-    return Corpus.load(directory) if ready else prepare_corpus(directory)
-
-
 def checkpoint(model: Trained, out: Path) -> Path:
-    """Where the model lies; it is trained first unless it is there."""
-    directory = out / "models" / model.name
-    if not (directory / "training.json").exists():
-        for _ in train(corpus_in(out / "corpus"), model.recipe, directory):
-            pass
-    return directory / f"step-{model.recipe.steps}"
+    """Where the model lies, whether it is trained already or not."""
+    return out / "models" / model.name / f"step-{model.recipe.steps}"
+
+
+def train_model(model: Trained, out: Path) -> None:
+    """Train the model, unless it is trained already."""
+    train_missing(Corpus.in_directory(out / "corpus"), {checkpoint(model, out).parent: model.recipe})

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.local import save
-from bench.stdlib_models import Corpus, Recipe, prepare_corpus, train_all
+from bench.stdlib_models import Corpus, Recipe, train_missing
 from bench.versus.environments import REQUIREMENTS, Environment, environment, here, last_line
 from bench.versus.measure import run
 from bench.versus.ours import request
@@ -54,18 +54,14 @@ TOOLS = (
 
 def models(out: Path, steps: int) -> tuple[Corpus, dict[str, tuple[Path, int | None]]]:
     """Train what is not trained yet: (checkpoint, damaged block) by name."""
-    directory = out / "corpus"
-    ready = (directory / "held_out.jsonl").exists()
-    corpus = Corpus.load(directory) if ready else prepare_corpus(directory)
+    corpus = Corpus.in_directory(out / "corpus")
     recipes = {
         out / f"sound-{SEED}": Recipe(seed=SEED, steps=steps, save_at=(steps,)),
         out / f"frozen-{SEED}": Recipe(seed=SEED, steps=steps, save_at=(steps,), frozen_block=FROZEN),
     }
-    for _ in train_all(corpus, {d: r for d, r in recipes.items() if not (d / "training.json").exists()}):
-        pass
     return corpus, {
-        directory.name.split("-")[0]: (directory / f"step-{steps}", recipe.frozen_block)
-        for directory, recipe in recipes.items()
+        directory.name.split("-")[0]: (checkpoint, recipes[directory].frozen_block)
+        for directory, checkpoint in train_missing(corpus, recipes).items()
     }
 
 

@@ -8,7 +8,17 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from bench.stdlib_models import Corpus, ModelSize, Recipe, library_files, prepare_corpus, train, train_all
+from bench import stdlib_models
+from bench.stdlib_models import (
+    Corpus,
+    ModelSize,
+    Recipe,
+    library_files,
+    prepare_corpus,
+    train,
+    train_all,
+    train_missing,
+)
 
 MINIATURE = Recipe(
     size=ModelSize(hidden=32, intermediate=64, blocks=3, heads=2),
@@ -98,3 +108,19 @@ def test_models_trained_in_processes_are_those_trained_here_and_one_that_fails_f
     assert {directory.name for directory, _ in found} == {"sound"}
     alone = [step.training_loss for step in train(corpus, MINIATURE, tmp_path / "alone")]
     assert [step.training_loss for _, step in found] == alone
+
+
+def test_only_models_that_lack_their_last_checkpoint_are_trained(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+    monkeypatch.setattr(stdlib_models, "train_all", lambda _, recipes: trained.extend(recipes) or ())
+    done, longer, broken_off = (tmp_path / name for name in ("done", "longer", "broken off"))
+    for directory in (done, longer):
+        list(train(corpus, replace(MINIATURE, steps=2, save_at=(2,)), directory))
+    (broken_off / "step-2").mkdir(parents=True)
+    (broken_off / "step-2" / "model.safetensors").touch()
+    steps = {done: 2, longer: 3, broken_off: 2}
+    last = train_missing(corpus, {directory: replace(MINIATURE, steps=count) for directory, count in steps.items()})
+    assert last == {done: done / "step-2", longer: longer / "step-3", broken_off: broken_off / "step-2"}
+    assert trained == [longer, broken_off]
