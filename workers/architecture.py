@@ -13,6 +13,7 @@ from peelbound.workers.composites import TEXT_MODELS, text_names
 from peelbound.workers.errors import CheckpointError
 from peelbound.workers.family import build_empty, find_blocks, read_config, recorded_classes
 from peelbound.workers.linear_maps import LinearMap, linear_maps
+from peelbound.workers.positions import most_positions, stated_positions
 from peelbound.workers.renames import Conversion, Origin, origins, without_ignorable
 
 _SHOWN = 5  # names listed in an error
@@ -47,6 +48,8 @@ class Architecture:
         tied_embeddings: whether the configuration ties the output projection to the embedding.
         blocks_name: the model's name of its list of blocks.
         attention_classes: what the library records as attention in this family.
+        stated_positions: the longest sequence that the configuration says the model is made for, if it says so.
+        most_positions: the longest that it can run at all; None where positions are computed.
         text_of: the `model_type` of the composite whose text model this is; None for a model that stands alone.
     """
 
@@ -61,6 +64,8 @@ class Architecture:
         self.hidden_size: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
         self.tied_embeddings = bool(model.all_tied_weights_keys)
+        self.stated_positions = stated_positions(model)
+        self.most_positions = most_positions(model)
         self.attention_classes = tuple(recorded_classes(model, "attentions"))
         self._routers = tuple(recorded_classes(model, "router_logits"))
 

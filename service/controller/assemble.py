@@ -352,6 +352,12 @@ class Assembly:
         ]
         if any(self._measured.blocks.scale(kind, 1) is None for kind in ("attention", "mlp")):
             caveats.append("This family's sub-layers could not be told apart: attention and MLP scores are missing.")
+        length, stated = self._context.calibration.sequence_length, self._context.checkpoint.stated_positions
+        if stated is not None and length > stated:
+            caveats.append(
+                f"Sequences of {length} tokens are longer than the {stated} that config.json says the model is made "
+                "for: losses at the later positions may be those of text that no training saw."
+            )
         caveats += low_bit_caveats(
             self._context.checkpoint.weights, freed=self._measured.blocks.free_gains() is not None
         )

@@ -327,6 +327,7 @@ def _checkpoint_report(checkpoint: Checkpoint, digest: str, weights: Finding) ->
         bytes=checkpoint.total_bytes,
         stored_dtypes=checkpoint.dtypes,
         tied_embeddings=architecture.tied_embeddings,
+        stated_positions=architecture.stated_positions,
         weights=weights_report(weights, checkpoint),
     )
 

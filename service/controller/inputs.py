@@ -9,7 +9,7 @@ from peelbound.service.uris import AllowList
 from peelbound.workers.calibration import CalibrationSet, build, inline_documents, parse_documents
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.encoder import Document
-from peelbound.workers.errors import pointing
+from peelbound.workers.errors import CalibrationError, pointing
 from peelbound.workers.quantisers.conversion import already_low_bit, require_fitting
 from peelbound.workers.quantisers.scheme import Scheme
 from peelbound.workers.same_architecture import require_same
@@ -45,6 +45,7 @@ def open_inputs(request: AuditRequest, settings: Settings) -> Inputs:
     source = open_source(allowed.resolve(request.checkpoint, "/checkpoint"), settings)
     checkpoint = Checkpoint.open(source)
     _require_what_if(request, checkpoint)
+    _require_positions(request, checkpoint)
     baseline = _open_baseline(request, allowed, settings, checkpoint)
     asked = request.calibration
     calibration = build(
@@ -86,6 +87,18 @@ def _require_what_if(request: AuditRequest, checkpoint: Checkpoint) -> None:
     scheme, architecture = Scheme.parse(request.what_if), checkpoint.architecture
     for index in range(1, architecture.block_count + 1):
         require_fitting(architecture.linear_maps(index), scheme, index)
+
+
+def _require_positions(request: AuditRequest, checkpoint: Checkpoint) -> None:
+    length, most = request.calibration.sequence_length, checkpoint.architecture.most_positions
+    if most is not None and length > most:
+        raise CalibrationError(
+            f"Sequences of {length} tokens are asked for; {checkpoint.architecture.name} has a table of {most} "
+            "positions and cannot run longer ones.",
+            slug="calibration-sequence-too-long",
+            remedy=f"Ask for a sequence_length of at most {most}.",
+            pointer="/calibration/sequence_length",
+        )
 
 
 def _documents(request: AuditRequest, allowed: AllowList, settings: Settings) -> list[Document]:

@@ -389,6 +389,8 @@ class CheckpointReport(WireModel):
     bytes: int
     stored_dtypes: list[str]
     tied_embeddings: bool
+    stated_positions: int | None = None
+    """The longest sequence that config.json says the model is made for; None where it says nothing."""
     weights: WeightsReport | None = None
 
 

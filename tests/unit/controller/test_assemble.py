@@ -177,6 +177,14 @@ def test_scores_that_a_family_does_not_have_are_missing_with_a_word_of_why() -> 
     assert missing not in report_of(made).caveats
 
 
+def test_sequences_beyond_what_the_model_is_made_for_are_said() -> None:
+    made = context("quick", 3)
+    for stated, said in ((None, False), (128, False), (127, True)):
+        checkpoint = made.checkpoint.model_copy(update={"stated_positions": stated})
+        caveats = report_of(replace(made, checkpoint=checkpoint)).caveats
+        assert any("128 tokens are longer than the 127" in caveat for caveat in caveats) == said
+
+
 # The positive control
 
 

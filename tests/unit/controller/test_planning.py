@@ -18,7 +18,7 @@ from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.calibration import loss_mask
-from peelbound.workers.errors import RequestError, UriRefused
+from peelbound.workers.errors import CalibrationError, RequestError, UriRefused
 from peelbound.workers.quantisers.quantise import quantise
 from peelbound.workers.quantisers.scheme import Scheme
 from tests.tiny_models import random_model
@@ -174,3 +174,15 @@ def test_a_plan_reads_one_linear_map_and_no_block(checkpoint: Path, settings: Se
     shape = next(m.shape for m in opened.architecture.linear_maps(1) if m.name in finding.why)
     assert opened.bytes_read - before == 4 * shape[0] * shape[1] < opened.part_bytes[1] / 4
     assert finding.weights.scheme.full
+
+
+def test_sequences_beyond_a_table_of_positions_are_refused_before_anything_is_run(tmp_path: Path) -> None:
+    """They would end as an index out of range on a worker, and on a GPU take its process along."""
+    random_model("gpt2", n_positions=12).save_pretrained(tmp_path / "model")
+    settings = Settings(allow=[tmp_path.as_uri()], state_dir=tmp_path)
+    with pytest.raises(CalibrationError, match="a table of 12 positions") as caught:
+        plan_request(request(tmp_path / "model"), settings)
+    assert (caught.value.slug, caught.value.pointer) == (
+        "calibration-sequence-too-long",
+        "/calibration/sequence_length",
+    )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from peelbound.workers.architecture import Architecture, Placement
 from peelbound.workers.errors import CheckpointError, UnsupportedModel
-from tests.tiny_models import FURTHER, MIXTURES, PROMISED, tiny_config
+from tests.tiny_models import FURTHER, MIXTURES, PROMISED, random_model, tiny_config
 from tests.unit.skeleton.conftest import Subject
 
 Subjects = Callable[[str], Subject]
@@ -224,6 +224,20 @@ def test_sizes_are_checked_under_a_familys_own_names() -> None:
 def test_sizes_that_only_the_family_knows_are_found_in_a_dry_run(family: str, changes: dict[str, Any]) -> None:
     error = refusal(lambda: Architecture.from_config_json({**tiny_config(family), **changes}))
     assert error.slug == "checkpoint-config-invalid"
+
+
+@pytest.mark.parametrize("family", [*PROMISED, *FURTHER])
+def test_a_family_has_most_positions_where_the_library_cannot_run_more(family: str) -> None:
+    most = Architecture.from_config_json(tiny_config(family)).most_positions
+    model = random_model(family)
+    assert model(input_ids=torch.full((1, 128), 3)).logits.shape[1] == 128
+    too_long = {"input_ids": torch.full((1, 129), 3)}
+    if most is None:
+        assert model(**too_long).logits.shape[1] == 129
+    else:
+        assert most == 128
+        with pytest.raises((IndexError, RuntimeError)):
+            model(**too_long)
 
 
 def test_a_classifiers_labels_cost_nothing() -> None:
