@@ -10,7 +10,8 @@ seen to sustain; links and storage are assumed, and printed. Numbers that the si
 The checkpoint has the depth that is asked for and almost no width; costs are those of a model of `--width`.
 
 `--day` spreads that many audits over a day by chance and gives them to controllers one by one, as leases do, and counts
-what database and store are asked.
+what database and store are asked. All are the same audit: the first preset, blocks and fit that are asked for, the last
+FLOP/s.
 """
 
 import argparse
@@ -107,9 +108,12 @@ class Tasks:
         work: Work = getattr(self, f"_{method}")(*args)
         return work
 
-    def _took(self, flops: float, values: dict[str, Any] | None = None, *rows: int, extra: float = 0.0) -> Work:
-        seconds = flops / self.flops + extra
-        return Work(seconds, Done(seconds, values or {}), rows)
+    def _took(
+        self, flops: float, values: dict[str, Any] | None = None, *rows: int, loads: int = 0, extra: float = 0.0
+    ) -> Work:
+        load = loads * self.load
+        seconds = flops / self.flops + extra + load
+        return Work(seconds, Done(seconds, values or {}), rows, load)
 
     def _losses_of(self, ids: Any) -> Any:
         return 3 + self._noise.normal(0, 0.5, (len(ids), LENGTH - 1)).astype(np.float32)
@@ -124,34 +128,34 @@ class Tasks:
         return Work(0.0, 1)
 
     def _prepare(self, *_: Any) -> Work:
-        return self._took(0, extra=self.load)
+        return self._took(0, loads=1)
 
     def _embed(self, ids: Any) -> Work:
         return self._took(0, {}, len(ids))
 
     def _forward(self, _block: Any, _part: Any, h: Any) -> Work:
         found = {"cosine": self._of_tokens(h, 0.95)}
-        return self._took(self.cost.block(_tokens(h)), found, len(h), extra=self.load)
+        return self._took(self.cost.block(_tokens(h)), found, len(h), loads=1)
 
     def _middle(self, _block: Any, _part: Any, h: Any) -> Work:
-        return self._took(self.cost.block(_tokens(h)) / 2, {}, len(h), extra=self.load)
+        return self._took(self.cost.block(_tokens(h)) / 2, {}, len(h), loads=1)
 
     def _weigh(self, *_: Any) -> Work:
         found = {"departure": 20.0, "matrix": "mlp.up_proj.weight", "constant_norms": False}
-        return self._took(0, {"weight_norm": 1.0, "spectrum": found}, extra=self.weigh_seconds + self.load)
+        return self._took(0, {"weight_norm": 1.0, "spectrum": found}, loads=1, extra=self.weigh_seconds)
 
     def _loss_gradient(self, h: Any, ids: Any, _mask: Any) -> Work:
         return self._took(self.cost.head(_tokens(h), BACKWARD), {"losses": self._losses_of(ids)}, len(h))
 
     def _backward(self, _block: Any, _part: Any, h: Any, _gradient: Any) -> Work:
         found = {kind: self._of_tokens(h, 0.0) for kind in ("attention", "mlp", "block")}
-        return self._took(self.cost.block(_tokens(h), BACKWARD), found, len(h), extra=self.load)
+        return self._took(self.cost.block(_tokens(h), BACKWARD), found, len(h), loads=1)
 
     def _solve_corrected(self, problem: Any, _part: Any, _documents: Any, *shards: Any) -> Work:
         found = asdict(CorrectedSolution(1e-3, 0.5, 0.1))
         self._keep(problem.key, found)
         tokens = sum(map(_tokens, shards)) / 3
-        return self._took(self.cost.corrected(problem.settings, tokens), found, extra=self.load)
+        return self._took(self.cost.corrected(problem.settings, tokens), found, loads=1)
 
     def _solve_state(self, problem: Any, cut: tuple[int, int, int, int], *pieces: Any) -> Work:
         left = iter([piece for piece in pieces if isinstance(piece, np.ndarray)])
@@ -164,7 +168,7 @@ class Tasks:
 
     def _apply_solution(self, _key: str, _index: int, h: Any, *_: Any) -> Work:
         self.store.asked["get"] += 1
-        return self._took(self.cost.block(_tokens(h)), {}, len(h), extra=self.load)
+        return self._took(self.cost.block(_tokens(h)), {}, len(h), loads=1)
 
     def _refit_head(self, problem: Any, fit_ids: Any, _fit: Any, select_ids: Any, *_: Any) -> Work:
         self._keep(problem.key, {})
@@ -176,7 +180,7 @@ class Tasks:
         loads = 1 + sum(reference is not None for reference in leaving)
         self.store.asked["get"] += loads - 1
         rows = [len(h) for h in states]
-        return self._took(self.cost.block(sum(map(_tokens, states))), {}, *rows, extra=loads * self.load)
+        return self._took(self.cost.block(sum(map(_tokens, states))), {}, *rows, loads=loads)
 
     def _losses(self, ids: Any, _mask: Any, _head: Any, names: list[str], *states: Any) -> Work:
         # Every competitor gains a little: whatever chance had it not, the audit would spare itself to measure again.
@@ -217,6 +221,10 @@ class Simulated:
     workers: int
     seconds: float
     worker_seconds: float
+    """In tasks, of all workers together."""
+    load_seconds: float
+    """Of these, in which blocks were made of their bytes: again in each task that needs one, so that the same audit
+    takes more of it on more workers."""
     driver_seconds: float
     read_seconds: float
     """That the controller waited for the checkpoint's storage."""
@@ -226,9 +234,18 @@ class Simulated:
     """Seconds by phase of the progress."""
 
     @property
-    def efficiency(self) -> float:
-        """Share of the workers' time that they spent in tasks."""
+    def busy(self) -> float:
+        """Share of the workers' time that they spent in tasks, blocks that they made again included."""
         return self.worker_seconds / (self.workers * self.seconds)
+
+    @property
+    def loading(self) -> float:
+        """Share of the workers' time in which they made blocks."""
+        return self.load_seconds / (self.workers * self.seconds)
+
+    def efficiency(self, alone: float) -> float:
+        """What the workers are worth, each, of one that needs `alone` seconds for the same audit: T(1) / (N·T(N))."""
+        return alone / (self.workers * self.seconds)
 
 
 def checkpoint(directory: Path, blocks: int) -> Path:
@@ -288,6 +305,7 @@ def simulate(path: Path, shape: Shape, workers: int, costs: Costs, flops: float,
         workers,
         simulated.now,
         simulated.worker_seconds,
+        simulated.load_seconds,
         simulated.driver_seconds,
         simulated.read_seconds,
         simulated.tasks,
@@ -381,12 +399,15 @@ def day(audits: int, seconds: float, controllers: int, seed: int = 0) -> Day:
 
 def _table(title: str, rows: Sequence[Simulated]) -> Table:
     table = Table(
-        "preset", "blocks", "workers", "time", "efficiency", "driver busy", "waits for storage", "tasks",
-        "store operations", title=title,
+        "preset", "blocks", "workers", "time", "T(1)/(N·T(N))", "workers busy", "loading", "driver busy",
+        "waits for storage", "tasks", "store operations", title=title,
     )  # fmt: skip
+    alone = {(row.preset, row.blocks): row.seconds for row in rows if row.workers == 1}
     for row in rows:
+        one = alone.get((row.preset, row.blocks))
         table.add_row(
-            row.preset, str(row.blocks), str(row.workers), f"{row.seconds:,.0f} s", f"{row.efficiency:.0%}",
+            row.preset, str(row.blocks), str(row.workers), f"{row.seconds:,.0f} s",
+            "" if one is None else f"{row.efficiency(one):.1%}", f"{row.busy:.0%}", f"{row.loading:.0%}",
             f"{row.driver_seconds / row.seconds:.0%}", f"{row.read_seconds / row.seconds:.0%}",
             f"{row.tasks:,}", f"{sum(row.store.values()):,}",
         )  # fmt: skip
@@ -406,10 +427,13 @@ def main() -> None:
     )
     parser.add_argument("--link", type=float, default=1.25e9, help="bytes a second into a node; assumed")
     parser.add_argument("--read", type=float, default=1e9, help="bytes a second from storage; assumed")
-    parser.add_argument("--day", type=int, default=10_000, help="audits a day")
+    parser.add_argument("--day", type=int, default=10_000, help="audits a day, of the last --flops")
+    parser.add_argument("--day-workers", type=int, default=8, help="that each of them has; one of --workers")
     parser.add_argument("--out", type=Path, default=Path("bench/out/simulate.json"))
     chosen = parser.parse_args()
-    console = Console(width=120)
+    if chosen.day_workers not in chosen.workers:
+        parser.error(f"--day-workers {chosen.day_workers} is none of --workers")
+    console = Console(width=160)
     costs, weigh = measured_costs(chosen.link, chosen.read), measured_weighing()
     console.print(costs, f"judging a block's weights: {weigh:.2f} s")
     found: list[dict[str, Any]] = []
@@ -423,16 +447,19 @@ def main() -> None:
                 rows = [simulate(paths[s.blocks], s, w, costs, flops, weigh) for s in shapes for w in chosen.workers]
                 title = f"width {chosen.width}, fit of {fit} × {LENGTH} tokens, {flops:.0e} FLOP/s a worker"
                 console.print(_table(title, rows))
-                found += [asdict(row) | {"fit": fit, "flops": flops, "efficiency": row.efficiency} for row in rows]
+                found += [asdict(row) | {"fit": fit, "flops": flops, "busy": row.busy} for row in rows]
     table = Table("controllers", "busy", "wait p50", "wait p99", "transactions a second")
-    length = next(row["seconds"] for row in found if row["workers"] == chosen.workers[-1])
-    days = [day(chosen.day, length, controllers) for controllers in _around(chosen.day * length / 86_400)]
+    its = next(row for row in found if (row["workers"], row["flops"]) == (chosen.day_workers, chosen.flops[-1]))
+    days = [day(chosen.day, its["seconds"], count) for count in _around(chosen.day * its["seconds"] / 86_400)]
     for row in days:
         table.add_row(
             str(row.controllers), f"{row.busy:.0%}", f"{row.wait_p50:,.0f} s", f"{row.wait_p99:,.0f} s",
             f"{row.transactions_per_second:,.0f}",
         )  # fmt: skip
-    console.print(f"{chosen.day:,} audits a day, each {length:,.0f} s on {chosen.workers[-1]} workers of its own")
+    console.print(
+        f"{chosen.day:,} audits a day, each {its['seconds']:,.0f} s: {its['preset']}, {its['blocks']} blocks, fit of "
+        f"{its['fit']}, on {its['workers']} workers of its own of {its['flops']:.0e} FLOP/s"
+    )
     console.print(table)
     save(chosen.out, {"costs": asdict(costs), "audits": found, "day": [asdict(d) for d in days]})
 

@@ -54,6 +54,8 @@ class Work:
     seconds: float
     values: Any
     rows: tuple[int, ...] = ()
+    load: float = 0.0
+    """Of the seconds, those in which blocks are made of their bytes: again in every task that needs one."""
 
 
 Model = Callable[[str, tuple[Any, ...]], Work]
@@ -75,7 +77,7 @@ class SimulatedRay:
         """
         self.costs, self.model, self.block_bytes, self.width = costs, model, block_bytes, width
         self.now = 0.0
-        self.driver_seconds = self.worker_seconds = self.read_seconds = 0.0
+        self.driver_seconds = self.worker_seconds = self.load_seconds = self.read_seconds = 0.0
         self.tasks = 0
         self._node_workers = node_workers
         self._actors = 0
@@ -152,6 +154,7 @@ class SimulatedRay:
         end = max(arrived, actor.free) + work.seconds
         actor.free = end
         self.worker_seconds += work.seconds
+        self.load_seconds += work.load
         arrays = [np.zeros((rows, _length(args), 1), np.float32) for rows in work.rows]
         if len(arrays) != outputs:
             raise RuntimeError(f"{method} returns {len(arrays)} arrays, and the controller expects {outputs}")

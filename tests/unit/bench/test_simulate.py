@@ -62,10 +62,22 @@ def test_an_audit_ends_on_it_and_more_workers_do_the_same_work_in_less_time(tmp_
     path = checkpoint(tmp_path.resolve(), blocks=4)
     shape = Shape(Preset.STANDARD, 4, width=64, fit=32)
     one, four = (simulate(path, shape, workers, FAST, flops=1e6, weigh=0.1) for workers in (1, 4))
-    assert one.efficiency == pytest.approx(1, abs=0.05)
+    assert one.busy == pytest.approx(1, abs=0.05)
     assert one.seconds / 4 < four.seconds < one.seconds / 1.5
-    assert four.efficiency < 1
+    assert four.busy < 1
+    assert four.efficiency(one.seconds) == pytest.approx(one.seconds / four.seconds / 4)
     assert one.store["put"] == four.store["put"]
+
+
+def test_blocks_that_more_workers_make_again_are_no_work_done(tmp_path: Path) -> None:
+    path, shape = checkpoint(tmp_path.resolve(), blocks=2), Shape(Preset.QUICK, 2, width=64, fit=32)
+    second_a_block = replace(FAST, put=2.0 * shape.block_parameters)
+    one, four = (simulate(path, shape, workers, second_a_block, flops=1e7, weigh=0.1) for workers in (1, 4))
+    assert one.load_seconds == pytest.approx(round(one.load_seconds))
+    assert four.load_seconds > one.load_seconds
+    computing = [audit.worker_seconds - audit.load_seconds for audit in (one, four)]
+    assert computing[0] == pytest.approx(computing[1], rel=0.01)
+    assert (four.busy - four.loading) * 4 * four.seconds == pytest.approx(computing[1])
 
 
 def test_solves_do_not_stand_in_the_way_of_the_walk_that_states_them(tmp_path: Path) -> None:
