@@ -7,6 +7,7 @@ are cut from documents that training never saw, and every network is measured on
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from peelbound.service.controller.inputs import Inputs, open_inputs
 from peelbound.service.plan import Anchors, Node, make_plan, map_name, target_map, trie
 from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibration, Provenance
 from peelbound.service.settings import Settings
-from peelbound.service.statistics import PairedSums
+from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.workers import head, passes, solver
 from peelbound.workers.calibration import Split, loss_mask
 from peelbound.workers.keys import seed_of
@@ -30,6 +31,8 @@ from peelbound.workers.skeleton import Skeleton
 
 SPLITS = ("fit", "select", "check")
 _GRAIN = 8
+_REPLICATES = 2000
+"""Of the bootstrap."""
 
 States = dict[str, Floats]
 """Hidden states [N, T, D] by split."""
@@ -46,6 +49,19 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A paired difference of losses on check in nats per token, with its own 95% interval, documents as clusters."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """As tables show it: `+0.283 (+0.265 to +0.301)`."""
+        return f"{self.estimate:+.3f} ({self.low:+.3f} to {self.high:+.3f})".replace("-", "−")
+
+
+@dataclass(frozen=True)
 class Losses:
     """Cross-entropy in nats per token of one network; `refitted` after norm and head were refitted on fit."""
 
@@ -55,10 +71,16 @@ class Losses:
     check_refitted: float
     select: float
     select_refitted: float
-    gain: float
-    """CE(trained) − CE(this network) on check, with the head that is better on select."""
-    gain_error: float
-    """Its standard error, documents as clusters."""
+    gain: Difference
+    """CE(trained) − CE(this network), with the head that is better on select."""
+    beyond_control: Difference
+    """CE(head control) − CE(this network), likewise: what the blocks gain that the head alone does not."""
+
+    @classmethod
+    def load(cls, value: Mapping[str, Any]) -> "Losses":
+        """From what `asdict` made of it."""
+        differences = {name: Difference(**value[name]) for name in ("gain", "beyond_control")}
+        return cls(**{**value, **differences})
 
     @property
     def chosen(self) -> float:
@@ -147,17 +169,19 @@ class Lab:
             children.setdefault(node.parent, []).append(node)
         by_path = {target_map(anchors): anchors for anchors in maps}
         references: list[Reference] = []
+        last = {name: rows[-1] for name, rows in self.trained.items()}
+        control, control_rows = self._measured(last, head_settings)
 
         def descend(path: tuple[int, ...], states: States, residuals: tuple[float, ...]) -> None:
             if len(path) == self.blocks:
-                references.append(Reference(by_path[path], self._losses(states, head_settings), residuals))
+                losses, _ = self._measured(states, head_settings, control_rows)
+                references.append(Reference(by_path[path], losses, residuals))
             for node in children.get(path, ()):
                 _, outputs = self.solve(node, states, state)
                 error = solver.relative_error(outputs["fit"], self.trained["fit"][node.target])
                 descend(node.path, outputs, (*residuals, error))
 
         descend((), {name: rows[0] for name, rows in self.trained.items()}, ())
-        control = self._losses({name: rows[-1] for name, rows in self.trained.items()}, head_settings)
         order = {anchors: position for position, anchors in enumerate(maps)}
         return Peeling(
             control, tuple(sorted(references, key=lambda r: order[r.anchors])), str(self.found.weights.scheme)
@@ -179,25 +203,34 @@ class Lab:
             for name, rows in states.items()
         }
 
-    def _losses(self, states: States, settings: HeadSettings) -> Losses:
-        """With the model's head, and with the head refitted on fit for as long as fit gets better, as in the papers."""
+    def _measured(self, states: States, settings: HeadSettings, control: Floats | None = None) -> tuple[Losses, Floats]:
+        """With the model's head, and with the head refitted on fit for as long as fit gets better, as in the papers.
+
+        Args:
+            states: h[K] of the network.
+            settings: of the refit.
+            control: the head control's losses on check [N, T−1]; None: these states are the head control's.
+
+        Returns:
+            The losses, and those of every token of check [N, T−1] with the head that is better on select.
+        """
         fit = head.HeadData(states["fit"], self.splits["fit"].ids, self.masks["fit"])
         found = head.refit(self.skeleton, fit, fit, settings, seed_of(0, "head"), _GRAIN, lambda _: None)
         plain, refitted = self._rows(states, None), self._rows(states, found.parameters)
         means = {name: self._mean(name, rows) for name, rows in plain.items()}
         means_refitted = {name: self._mean(name, rows) for name, rows in refitted.items()}
-        better = refitted if means_refitted["select"] < means["select"] else plain
-        paired = self._paired("check", self._rows_trained["check"] - better["check"])
-        return Losses(
+        better = (refitted if means_refitted["select"] < means["select"] else plain)["check"]
+        losses = Losses(
             fit=means["fit"],
             check=means["check"],
             fit_refitted=means_refitted["fit"],
             check_refitted=means_refitted["check"],
             select=means["select"],
             select_refitted=means_refitted["select"],
-            gain=float(paired.estimates()[0]),
-            gain_error=float(paired.standard_errors()[0]),
+            gain=self._difference(self._rows_trained["check"] - better),
+            beyond_control=self._difference((better if control is None else control) - better),
         )
+        return losses, better
 
     def _rows(self, states: States, parameters: Mapping[str, torch.Tensor] | None) -> States:
         """Losses of every token [N, T−1] by split."""
@@ -210,15 +243,18 @@ class Lab:
     def _mean(self, split: str, rows: Floats) -> float:
         return float(rows.sum(dtype=np.float64) / self.masks[split].sum())
 
-    def _paired(self, split: str, differences: Floats) -> PairedSums:
-        where, mask = self.splits[split], self.masks[split]
+    def _difference(self, rows: Floats) -> Difference:
+        """Of two networks' losses of every token of check, [N, T−1]."""
+        where, mask = self.splits["check"], self.masks["check"]
         document = where.document[:, 1:][mask]
 
         def by_document(values: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.bincount(document, weights=values, minlength=where.documents).astype(np.float64)
 
-        sums = by_document(differences[mask].astype(np.float64))
-        return PairedSums(sums[:, None], by_document(np.ones(len(document))))
+        sums = by_document(rows[mask].astype(np.float64))
+        paired = PairedSums(sums[:, None], by_document(np.ones(len(document))))
+        (interval,) = paired_intervals(paired, replicates=_REPLICATES, seed=0).intervals
+        return Difference(interval.estimate, interval.low, interval.high)
 
 
 def settings(blocks: int, hidden: int, sizes: Sizes) -> tuple[StateSettings, HeadSettings]:

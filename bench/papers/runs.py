@@ -147,9 +147,9 @@ def _run(value: dict[str, Any]) -> Run:
 
 def _peeling(value: dict[str, Any]) -> Peeling:
     references = tuple(
-        Reference(tuple(r["anchors"]), Losses(**r["losses"]), tuple(r["residuals"])) for r in value["references"]
+        Reference(tuple(r["anchors"]), Losses.load(r["losses"]), tuple(r["residuals"])) for r in value["references"]
     )
-    return Peeling(Losses(**value["control"]), references, value["weights"])
+    return Peeling(Losses.load(value["control"]), references, value["weights"])
 
 
 def tables(runs: Sequence[Run]) -> str:
@@ -162,8 +162,9 @@ def tables(runs: Sequence[Run]) -> str:
 def _table(r: Run) -> str:
     last = r.peeled[-1].peeling
     lines = [
-        "| map | fit | fit, head refitted | check | check, head refitted | gain on check |",
-        "|---|---|---|---|---|---|",
+        "| map | fit | fit, head refitted | check | check, head refitted | gain on check (95%) "
+        "| beyond the head control (95%) |",
+        "|---|---|---|---|---|---|---|",
         _row("trained network; refitted: head control", last.control),
         *(_row(f"{ref.targets} {ref.name}", ref.losses) for ref in last.references),
     ]
@@ -171,10 +172,9 @@ def _table(r: Run) -> str:
 
 
 def _row(name: str, losses: Losses) -> str:
-    gain = f"{losses.gain:+.3f} ± {losses.gain_error:.3f}".replace("-", "−")
     return (
         f"| {name} | {losses.fit:.3f} | {losses.fit_refitted:.3f} | {losses.check:.3f} "
-        f"| {losses.check_refitted:.3f} | {gain} |"
+        f"| {losses.check_refitted:.3f} | {losses.gain} | {losses.beyond_control} |"
     )
 
 
@@ -182,8 +182,8 @@ def summary(experiments: dict[str, Sequence[Run]]) -> str:
     """One line for each checkpoint: do the bounds beat training, in-sample and on check, and what does the head do."""
     lines = [
         "| experiment | rate | step | fit: trained | head control | bound, map | check: trained | head control "
-        "| bound, map | gain of the bound |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| bound, map | gain of the bound (95%) | beyond the head control (95%) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_summary_row(name, r, at) for name, runs in experiments.items() for r in runs for at in r.peeled]
     return "\n".join(lines) + "\n"
@@ -191,11 +191,11 @@ def summary(experiments: dict[str, Sequence[Run]]) -> str:
 
 def _summary_row(name: str, r: Run, at: Peeled) -> str:
     control, bound, chosen = at.peeling.control, at.peeling.in_sample(), at.peeling.selected()
-    gain = f"{chosen.losses.gain:+.3f} ± {chosen.losses.gain_error:.3f}".replace("-", "−")
     return (
         f"| {name} | {r.rate} | {at.step} | {control.fit:.3f} | {control.fit_refitted:.3f} "
         f"| {bound.losses.fit_refitted:.3f} {bound.targets} | {control.check:.3f} | {control.chosen:.3f} "
-        f"| {chosen.losses.chosen:.3f} {chosen.targets} | {gain} |"
+        f"| {chosen.losses.chosen:.3f} {chosen.targets} "
+        f"| {chosen.losses.gain} | {chosen.losses.beyond_control} |"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.papers import deep, plain, runs
-from bench.papers.peeling import Lab, Losses, Peeling, Reference, Sizes, settings
+from bench.papers.peeling import Difference, Lab, Losses, Peeling, Reference, Sizes, settings
 from bench.papers.picture import Bands, Curve, Panel, Role, draw
 from bench.papers.text import Text, prepare_text
 from bench.stdlib_models import Family, ModelSize, library_files, train
@@ -113,8 +113,13 @@ def test_in_sample_the_refit_of_the_head_never_loses_and_the_trained_network_gai
         assert losses.fit_refitted <= losses.fit
         assert losses.chosen in (losses.check, losses.check_refitted)
     unchanged = found.control.select <= found.control.select_refitted
-    assert (found.control.gain == 0) == unchanged
-    assert found.control.gain == pytest.approx(found.control.check - found.control.chosen, abs=1e-6)
+    assert (found.control.gain.estimate == 0) == unchanged
+    assert found.control.beyond_control == Difference(0.0, 0.0, 0.0)
+    for losses in (found.control, *(r.losses for r in found.references)):
+        for difference, base in ((losses.gain, found.control.check), (losses.beyond_control, found.control.chosen)):
+            assert difference.estimate == pytest.approx(base - losses.chosen, abs=1e-6)
+            assert difference.low <= difference.estimate <= difference.high
+    assert all(r.losses.beyond_control.low < r.losses.beyond_control.high for r in found.references)
 
 
 def test_fit_is_text_that_training_saw_and_check_is_not(checkpoint: Path, text: Text) -> None:
@@ -189,8 +194,9 @@ def test_anchors_of_a_deep_network_lie_at_powers_of_two_from_either_end() -> Non
 
 def losses(fit: float, check: float) -> Losses:
     return Losses(
-        fit, check, fit - 0.5, check + 0.5, select=check, select_refitted=check + 1, gain=-0.1, gain_error=0.02
-    )
+        fit, check, fit - 0.5, check + 0.5, select=check, select_refitted=check + 1,
+        gain=Difference(-0.1, -0.14, -0.06), beyond_control=Difference(0.02, -0.01, 0.05),
+    )  # fmt: skip
 
 
 def test_the_bound_in_sample_and_the_bound_that_check_may_speak_of_are_chosen_apart() -> None:
@@ -200,7 +206,10 @@ def test_the_bound_in_sample_and_the_bound_that_check_may_speak_of_are_chosen_ap
     assert found.in_sample() is overfitted
     assert found.selected() is sound
     row = runs.summary({"x": [runs.Run("right", 1e-3, [4.0], [runs.Peeled(1, found)])]}).splitlines()[2]
-    assert row == "| x | right | 1 | 3.200 | 2.700 | 1.500 [1,2] | 3.400 | 3.400 | 3.500 [2,2] | −0.100 ± 0.020 |"
+    assert row == (
+        "| x | right | 1 | 3.200 | 2.700 | 1.500 [1,2] | 3.400 | 3.400 | 3.500 [2,2] "
+        "| −0.100 (−0.140 to −0.060) | +0.020 (−0.010 to +0.050) |"
+    )
 
 
 # Plain networks
