@@ -15,7 +15,8 @@ class Trained:
 
     role: str
     """`tuning`: thresholds were chosen on it, or a rule was changed when it had been seen. `report`: the tables are
-    about it, and no rule was changed after it was seen."""
+    about it, and no threshold was chosen on it. One rule was changed after the first three groups of these had been
+    measured (docs/validity.md), so that only models of new seeds could speak for that rule."""
     recipe: Recipe
 
     @property
