@@ -2,8 +2,10 @@
 
 Every measurement is a sum per document over its tokens, and every estimate a ratio of sums, Σ differences / Σ tokens:
 documents weigh by their tokens, and what varies from document to document is what the uncertainty counts. Standard
-errors are those of the linearised ratio (Cochran, Sampling Techniques, 3rd ed., section 6.4); intervals are studentised
-cluster bootstraps, over several columns jointly by the largest |t| (Romano and Wolf 2005, Econometrica 73:1237).
+errors are those of the linearised ratio (Cochran, Sampling Techniques, 3rd ed., section 6.4); intervals are
+equal-tailed studentised cluster bootstraps (Efron and Tibshirani, An Introduction to the Bootstrap, section 12.5), over
+several columns jointly by the largest and the smallest t (Romano and Wolf 2005, Econometrica 73:1237). Each end has an
+error of its own: where a few documents lose much, a symmetric interval claims false gains at four times its level.
 """
 
 import math
@@ -70,35 +72,53 @@ class PairedSums:
         errors: Array = np.sqrt((self.residuals() ** 2).sum(axis=0)) * scale
         return errors
 
+    def skewness(self) -> Array:
+        """Of the residuals, [K]: mean cube over the cube of the standard deviation; 0 where nothing varies."""
+        residuals = self.residuals()
+        squares = (residuals**2).mean(axis=0)
+        varying = squares > 0
+        skewness = np.zeros(len(squares))
+        skewness[varying] = (residuals[:, varying] ** 3).mean(axis=0) / squares[varying] ** 1.5
+        return skewness
+
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals of one family, and the critical value by which they were made: low, high = estimate ∓ critical·SE."""
+    """Intervals of one family, and the critical values by which they were made.
+
+    Attributes:
+        intervals: by column.
+        below: low = estimate − below·SE: what decides whether a gain is shown.
+        above: high = estimate + above·SE.
+    """
 
     intervals: tuple[Interval, ...]
-    critical: float
+    below: float
+    above: float
 
 
 def paired_intervals(sums: PairedSums, *, level: float = 0.95, replicates: int = 10_000, seed: int) -> Intervals:
     """Two-sided intervals of all columns, jointly covering with probability `level` (one column: its own interval).
 
     Documents are drawn with replacement; each replicate is studentised by its own linearised standard error. A column
-    without variation (a step of length zero) gets the interval [estimate, estimate] and leaves the others alone.
+    without variation (a step of length zero) gets the interval [estimate, estimate] and leaves the others alone. All
+    lower ends hold with probability 1 − (1 − level)/2, and so do all upper ends.
     """
     estimates, errors = sums.estimates(), sums.standard_errors()
-    critical = _critical_value(sums, errors, level, replicates, seed)
+    below, above = _critical_values(sums, errors, level, replicates, seed)
     return Intervals(
         tuple(
             Interval(
                 estimate=float(estimate),
-                low=float(estimate - critical * error),
-                high=float(estimate + critical * error),
+                low=float(estimate - below * error),
+                high=float(estimate + above * error),
                 standard_error=float(error),
                 simultaneous=len(estimates) > 1,
             )
             for estimate, error in zip(estimates, errors, strict=True)
         ),
-        critical,
+        below,
+        above,
     )
 
 
@@ -138,7 +158,7 @@ def score(sums: Array, tokens: Array | NDArray[np.int64]) -> Score:
 
 
 def smallest_visible_effect(standard_error: float, critical: float) -> float:
-    """δ80: the effect that an interval of this critical value would have told from 0 with probability 0.8."""
+    """δ80: the effect that an interval of this critical value below would have told from 0 with probability 0.8."""
     return (critical + _POWER_QUANTILE) * standard_error
 
 
@@ -156,22 +176,25 @@ def error_on(sums: PairedSums, documents: int) -> Array:
     return errors
 
 
-def _critical_value(sums: PairedSums, errors: Array, level: float, replicates: int, seed: int) -> float:
-    """The `level` quantile of max over columns of |t|, over bootstrap replicates.
+def _critical_values(sums: PairedSums, errors: Array, level: float, replicates: int, seed: int) -> tuple[float, float]:
+    """Quantiles over bootstrap replicates of the largest t over columns and of minus the smallest, never below 0.
+
+    Each is that of 1 − (1 − level)/2: replicates whose estimate lies far above, for their own spread, say how far the
+    sample's may lie above the truth, and so move the lower end.
 
     With residuals e, a replicate with document counts w has the deviation δ = Σwe / Σwn and the squared standard error
     D/(D-1) · Σw(e-δn)² / (Σwn)²: matrix products of w with e, e², en, n and n².
     """
     varying = errors > 0
     if not varying.any():
-        return 0.0
+        return 0.0, 0.0
     n = sums.tokens[:, None]
     e = sums.residuals()[:, varying]
     columns = np.concatenate([e, e**2, e * n, n, n**2], axis=1)
     documents, count = sums.documents, int(varying.sum())
     floor = _SMALLEST_SPREAD * errors[varying]
     rng = np.random.Generator(np.random.Philox(seed))
-    largest = []
+    largest, smallest = [], []
     chunk = max(1, _CHUNK_COUNTS // documents)
     for first in range(0, replicates, chunk):
         weights = _resample(rng, min(chunk, replicates - first), documents)
@@ -181,11 +204,13 @@ def _critical_value(sums: PairedSums, errors: Array, level: float, replicates: i
         delta = we / wn
         squares = np.maximum(wee - 2 * delta * wen + delta**2 * wnn, 0)
         spread = np.sqrt(squares * documents / (documents - 1)) / wn
-        largest.append(np.abs(delta / np.maximum(spread, floor)).max(axis=1))
-    ranked = np.sort(np.concatenate(largest))
-    rank = min(math.ceil(level * (replicates + 1)), replicates)
+        t = delta / np.maximum(spread, floor)
+        largest.append(t.max(axis=1))
+        smallest.append(-t.min(axis=1))
+    rank = min(math.ceil((1 + level) / 2 * (replicates + 1)), replicates)
+    below, above = (float(np.sort(np.concatenate(side))[rank - 1]) for side in (largest, smallest))
     # The digits beyond these are noise of the resampling and, in the last place, of the linear algebra library.
-    return round(float(ranked[rank - 1]), 6)
+    return max(round(below, 6), 0.0), max(round(above, 6), 0.0)
 
 
 def _resample(rng: np.random.Generator, replicates: int, documents: int) -> Array:

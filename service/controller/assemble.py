@@ -35,6 +35,7 @@ from peelbound.service.schemas.report import (
     WhatIfReport,
 )
 from peelbound.service.schemas.request import AuditRequest
+from peelbound.service.skew import skew_caveats
 from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.service.summary import bound_of, summarise
 from peelbound.service.verdict import judge
@@ -363,9 +364,24 @@ class Assembly:
         )
         caveats += baseline_caveats() if self._measured.baseline is not None else []
         caveats += what_if_caveats() if self._measured.rounding is not None else []
+        if self._check.tests:
+            caveats += skew_caveats(self._gains())
         if self._measured.residuals:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
         return caveats
+
+    def _gains(self) -> dict[str, PairedSums]:
+        """Gains on check over the trained network, by whose they are."""
+        blocks, trained = self._measured.blocks, self._trained.loss_sums[CHECK]
+        gains = blocks.gains()
+        found = {
+            f"block {index}": PairedSums(gains.difference_sums[:, [i]], gains.tokens)
+            for i, index in enumerate(blocks.blocks)
+        }
+        for name, sums in self._measured.check_networks.items():
+            whose = "the head control" if name == "control" else f"the network {name}"
+            found[whose] = PairedSums((trained - sums)[:, None], self._trained.tokens[CHECK])
+        return found
 
     def _interval(self, sums: PairedSums, name: str) -> Interval:
         return paired_intervals(sums, level=self._level, seed=self._seed(name)).intervals[0]

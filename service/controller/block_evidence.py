@@ -50,7 +50,7 @@ def _visible_effects(
 ) -> list[float | None]:
     """δ80 of each block: from check where its step was measured there, from select where that turned it down."""
     turned_down = blocks.select_gains()
-    critical = max(gains.critical, paired_intervals(turned_down, level=thresholds.level, seed=seed).critical)
+    critical = max(gains.below, paired_intervals(turned_down, level=thresholds.level, seed=seed).below)
     expected = error_on(turned_down, blocks.gains().documents)
     known = turned_down.documents >= thresholds.select_documents
     effects: list[float | None] = []

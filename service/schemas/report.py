@@ -43,7 +43,7 @@ class Interval(WireModel):
     high: Measured
     standard_error: Measured
     simultaneous: bool = False
-    """Whether the interval covers jointly with the others of its family (max-|t| cluster bootstrap)."""
+    """Whether the interval covers jointly with the others of its family (max-t cluster bootstrap)."""
 
 
 class Score(WireModel):

@@ -39,6 +39,32 @@ def test_coverage_where_nothing_is_true(documents: int, columns: int) -> None:
     assert 0.92 <= np.mean(hits) <= 0.98
 
 
+@pytest.mark.parametrize("side", [-1, 1], ids=["a tail of losses", "a tail of gains"])
+def test_each_end_has_its_own_error_where_a_few_documents_decide(side: int) -> None:
+    """By the largest |t|, the end away from the tail missed in 7% of these samples, and the other in none."""
+    rng = np.random.default_rng(30)
+    tokens = np.full(30, 100.0)
+    wrong = {"low": 0, "high": 0}
+    for seed in range(400):
+        skewed = side * (rng.lognormal(0, 1, (30, 6)) - math.exp(0.5))
+        found = paired_intervals(PairedSums(skewed * 100, tokens), replicates=600, seed=seed).intervals
+        wrong["low"] += any(i.low > 0 for i in found)
+        wrong["high"] += any(i.high < 0 for i in found)
+    away = "low" if side < 0 else "high"
+    assert wrong[away] / 400 < 0.05
+    assert sum(wrong.values()) > wrong[away] > 0
+
+
+def test_mirrored_differences_have_mirrored_intervals() -> None:
+    sums = null_draw(np.random.default_rng(8), 40, 3)
+    found, mirrored = (
+        paired_intervals(PairedSums(sign * sums.difference_sums, sums.tokens), replicates=500, seed=0)
+        for sign in (1, -1)
+    )
+    assert (found.below, found.above) == (mirrored.above, mirrored.below)
+    assert [i.low for i in found.intervals] == [-i.high for i in mirrored.intervals]
+
+
 def test_separate_intervals_would_not_cover_jointly() -> None:
     """The experiment can tell: without the joint critical value coverage falls far below the level."""
     rng = np.random.default_rng(5)
@@ -47,7 +73,7 @@ def test_separate_intervals_would_not_cover_jointly() -> None:
         sums = null_draw(rng, 60, 6)
         single = paired_intervals(PairedSums(sums.difference_sums[:, :1], sums.tokens), replicates=500, seed=seed)
         found = zip(sums.estimates(), sums.standard_errors(), strict=True)
-        hits.append(all(abs(estimate) <= single.critical * error for estimate, error in found))
+        hits.append(all(-single.above * error <= estimate <= single.below * error for estimate, error in found))
     assert np.mean(hits) < 0.9
 
 
@@ -66,7 +92,8 @@ def test_one_column_by_hand() -> None:
     assert sums.standard_errors() == pytest.approx([math.sqrt(0.75) / 4])
     found = paired_intervals(sums, replicates=500, seed=0)
     (interval,) = found.intervals
-    assert interval.high - interval.estimate == pytest.approx(found.critical * interval.standard_error)
+    assert interval.high - interval.estimate == pytest.approx(found.above * interval.standard_error)
+    assert interval.estimate - interval.low == pytest.approx(found.below * interval.standard_error)
     assert not interval.simultaneous
 
 
@@ -77,7 +104,8 @@ def test_a_zero_step_has_no_width_and_leaves_the_others_alone() -> None:
     zero = found.intervals[1]
     assert (zero.estimate, zero.low, zero.high, zero.standard_error) == (0, 0, 0, 0)
     assert found.intervals[:1] + found.intervals[2:] == alone.intervals
-    assert paired_intervals(PairedSums(np.zeros((9, 2)), np.ones(9)), seed=0).critical == 0
+    still = paired_intervals(PairedSums(np.zeros((9, 2)), np.ones(9)), seed=0)
+    assert (still.below, still.above) == (0, 0)
 
 
 def test_a_difference_in_a_single_document_proves_nothing() -> None:
@@ -109,7 +137,7 @@ def test_documents_without_tokens_are_no_clusters() -> None:
 
 def test_the_seed_decides_and_more_than_one_chunk_gives_the_same_kind_of_answer() -> None:
     sums = null_draw(np.random.default_rng(6), 3000, 2)
-    first, again, other = (paired_intervals(sums, replicates=3000, seed=s).critical for s in (1, 1, 2))
+    first, again, other = (paired_intervals(sums, replicates=3000, seed=s).below for s in (1, 1, 2))
     assert first == again
     assert first != other
     assert first == pytest.approx(other, rel=0.05)

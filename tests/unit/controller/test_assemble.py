@@ -12,7 +12,7 @@ from peelbound.service.controller.block_evidence import block_evidence
 from peelbound.service.schemas.report import CheckpointVerdict, Report
 from peelbound.workers.keys import canonical
 from peelbound.workers.tasks import Damage
-from tests.measured_fixture import Synthetic, context, measured, without_scores
+from tests.measured_fixture import Synthetic, context, measured, with_check_documents, without_scores
 
 CASES = [
     pytest.param("standard", 3, id="standard"),
@@ -175,6 +175,19 @@ def test_scores_that_a_family_does_not_have_are_missing_with_a_word_of_why() -> 
     missing = "This family's sub-layers could not be told apart: attention and MLP scores are missing."
     assert missing in report.caveats
     assert missing not in report_of(made).caveats
+
+
+def test_a_gain_that_one_document_decides_has_a_caveat_where_it_is_tested() -> None:
+    made = context("quick", 3)
+    given = measured(made)
+    control = given.blocks.trained.loss_sums["check"] - 0.01 * given.blocks.trained.tokens["check"]
+    control[3] += 200
+    skewed = replace(given, check_networks={"control": control})
+    said = "A few of the 40 check documents decide the gain of the head control:"
+    assert any(said in caveat for caveat in report_of(made, skewed).caveats)
+    assert not any(said in caveat for caveat in report_of(made, given).caveats)
+    untested = with_check_documents(made, 29)
+    assert not any("check documents decide" in caveat for caveat in report_of(untested, skewed).caveats)
 
 
 def test_sequences_beyond_what_the_model_is_made_for_are_said() -> None:
