@@ -48,7 +48,7 @@ def read_header(reader: Reader, file: str, limits: Limits) -> list[StoredTensor]
     """
     size = reader.files[file]
     if size < _LENGTH_BYTES:
-        raise _truncated(file, _LENGTH_BYTES, size)
+        raise truncated(file, _LENGTH_BYTES, size)
     length = int.from_bytes(reader.read(file, 0, _LENGTH_BYTES), "little")
     if length > limits.header_bytes:
         raise CheckpointError(
@@ -58,7 +58,7 @@ def read_header(reader: Reader, file: str, limits: Limits) -> list[StoredTensor]
             pointer="/checkpoint",
         )
     if _LENGTH_BYTES + length > size:
-        raise _truncated(file, _LENGTH_BYTES + length, size)
+        raise truncated(file, _LENGTH_BYTES + length, size)
     return parse_header(reader.read(file, _LENGTH_BYTES, length), file=file, file_bytes=size, limits=limits)
 
 
@@ -129,7 +129,7 @@ def _check_coverage(tensors: list[StoredTensor], file: str, data_start: int, fil
             raise _invalid(file, f"{hole:,} bytes before {quoted(tensor.name)} belong to no tensor")
         covered, previous = tensor.start + tensor.length, tensor.name
     if covered > file_bytes:
-        raise _truncated(file, covered, file_bytes)
+        raise truncated(file, covered, file_bytes)
     if covered < file_bytes:
         raise _invalid(file, f"{file_bytes - covered:,} bytes at its end belong to no tensor")
 
@@ -143,7 +143,8 @@ def _invalid(file: str, problem: str) -> CheckpointError:
     )
 
 
-def _truncated(file: str, expected: int, actual: int) -> CheckpointError:
+def truncated(file: str, expected: int, actual: int) -> CheckpointError:
+    """Of a file of `actual` bytes whose header asks for `expected`."""
     return CheckpointError(
         f"{file} is truncated: its header asks for {expected:,} bytes, the file has {actual:,}.",
         slug="checkpoint-truncated",

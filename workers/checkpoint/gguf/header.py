@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 
-from peelbound.workers.checkpoint.header import StoredTensor
+from peelbound.workers.checkpoint.header import StoredTensor, truncated
 from peelbound.workers.checkpoint.limits import Limits
 from peelbound.workers.checkpoint.reader import Reader
 from peelbound.workers.checkpoint.strict_json import quoted
@@ -171,7 +171,7 @@ class _Cursor:
 
     def _beyond(self, end: int) -> CheckpointError:
         if self._size < end and self._size <= self._limit:
-            return _truncated(self.file, end, self._size)
+            return truncated(self.file, end, self._size)
         return CheckpointError(
             f"The header of {self.file} asks for {end:,} bytes; at most {self._limit:,} are read.",
             slug="checkpoint-header-too-large",
@@ -261,7 +261,7 @@ def _placed(
             raise _invalid(file, f"the bytes of {quoted(tensor.name)} overlap those of {quoted(before)}")
         covered, before = tensor.start + tensor.length, tensor.name
     if covered > reader.files[file]:
-        raise _truncated(file, covered, reader.files[file])
+        raise truncated(file, covered, reader.files[file])
     return tuple(tensors)
 
 
@@ -271,16 +271,4 @@ def _invalid(file: str, problem: str) -> CheckpointError:
         slug="checkpoint-header-invalid",
         remedy=_REMEDY,
         pointer="/checkpoint",
-    )
-
-
-def _truncated(file: str, expected: int, actual: int) -> CheckpointError:
-    return CheckpointError(
-        f"{file} is truncated: its header asks for {expected:,} bytes, the file has {actual:,}.",
-        slug="checkpoint-truncated",
-        remedy="Copy the file again, or wait until it is written completely.",
-        pointer="/checkpoint",
-        file=file,
-        expected_bytes=expected,
-        actual_bytes=actual,
     )
