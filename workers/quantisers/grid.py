@@ -22,25 +22,27 @@ class HeldGrid:
         zero: of the same shape, in codes, need not be whole; None: 0.
         low: the smallest code.
         high: the largest code.
+        single: of the shape of `scale`, True for groups that have one value, that of code `low`; None: none has.
     """
 
     scale: Tensor
     zero: Tensor | None
     low: int
     high: int
+    single: Tensor | None = None
 
     @classmethod
     def binary(cls, alpha: Tensor, beta: Tensor | None = None) -> "HeldGrid":
         """The two values β − α and β + α, as codes 0 and 1: α, β of the shape of `scale`.
 
-        Where α is 0 and β is not, a group has one value: code 0 is β then.
+        Where α is 0 and β is not, a group has one value, β.
         """
         if beta is None:
             return cls(2 * alpha, torch.full_like(alpha, 0.5), 0, 1)
         one = alpha == 0
         scale = torch.where(one, beta, 2 * alpha)
         zero = torch.where(one, -1.0, 0.5 - beta / torch.where(one, 1.0, 2 * alpha))
-        return cls(scale, zero, 0, 1)
+        return cls(scale, zero, 0, 1, one)
 
     @property
     def levels(self) -> int:
@@ -59,7 +61,9 @@ class HeldGrid:
         """The nearest codes of a weight [out, in], as whole floats [out, groups, in / groups]; halves go up."""
         scale = torch.where(self.scale == 0, 1.0, self.scale)
         position = self.grouped(weight) / scale
-        return torch.floor((position if self.zero is None else position + self.zero) + 0.5).clamp(self.low, self.high)
+        position = position if self.zero is None else position + self.zero
+        codes = torch.floor(position + 0.5).clamp(self.low, self.high)
+        return codes if self.single is None else codes.masked_fill(self.single, self.low)
 
     def values(self, codes: Tensor) -> Tensor:
         """The weight [out, in] of codes [out, groups, in / groups]."""
@@ -67,11 +71,15 @@ class HeldGrid:
         return (self.scale * shifted).flatten(1)
 
     def edges(self, weight: Tensor) -> Tensor:
-        """How far each weight [out, in] lies from the middle of its code towards an edge: 0 there, ±1 at an edge."""
+        """How far each weight [out, in] lies from the middle of its code towards an edge: 0 there, ±1 at an edge.
+
+        A group of one value has no edges: 0.
+        """
         scale = torch.where(self.scale == 0, 1.0, self.scale)
         position = self.grouped(weight) / scale
         position = position if self.zero is None else position + self.zero
-        return (2 * (position - self.codes(weight))).flatten(1)
+        edges = 2 * (position - self.codes(weight))
+        return (edges if self.single is None else edges.masked_fill(self.single, 0.0)).flatten(1)
 
     def quantise(self, weight: Tensor) -> Tensor:
         """The nearest grid points of a weight [out, in], exactly; the gradient passes as if nothing had happened."""
@@ -81,8 +89,8 @@ class HeldGrid:
 
     def to(self, device: torch.device | str) -> "HeldGrid":
         """The same grid elsewhere."""
-        zero = None if self.zero is None else self.zero.to(device)
-        return HeldGrid(self.scale.to(device), zero, self.low, self.high)
+        zero, single = (None if values is None else values.to(device) for values in (self.zero, self.single))
+        return HeldGrid(self.scale.to(device), zero, self.low, self.high, single)
 
     def checked(self, name: str) -> "HeldGrid":
         """This grid, if its scales and zeros are finite.

@@ -31,6 +31,13 @@ def test_a_binary_grid_has_two_values_and_gives_zero_the_upper_one() -> None:
     assert shifted.tolist() == [[-1.5, 2.5]]
 
 
+def test_a_binary_group_of_one_value_keeps_it_wherever_its_weights_go() -> None:
+    grid = HeldGrid.binary(column(0.0, 1.0), column(0.5, 0.5)).to("cpu")
+    moved = torch.tensor([[0.5, 0.9, 7.0], [0.5, 0.9, 7.0]])
+    assert grid.quantise(moved).tolist() == [[0.5, 0.5, 0.5], [1.5, 1.5, 1.5]]
+    assert grid.edges(moved)[0].tolist() == [0, 0, 0]
+
+
 def test_a_scale_of_zero_makes_its_group_zero() -> None:
     grid = HeldGrid(column(0.0, 1.0), None, -1, 1)
     assert grid.quantise(torch.tensor([[5.0], [5.0]])).tolist() == [[0], [1]]
