@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from peelbound.workers import passes, spectrum
+from peelbound.workers.blame import CARRIED, CHECKPOINT, SOLVED, blame_of, blame_of_block
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.quantisers.conversion import require_dense
@@ -38,7 +39,14 @@ class PassTasks(Workbench):
         start = self.begin()
         after = self.one_grain(
             "forward",
-            lambda: passes.forward(self.skeleton, block.index, self._trained(block, part), states, self.grain),
+            lambda: passes.forward(
+                self.skeleton,
+                block.index,
+                self._trained(block, part),
+                states,
+                self.grain,
+                whose=blame_of_block(block),
+            ),
         )
         return after, Done(time.perf_counter() - start, {"cosine": passes.cosine(states, after)})
 
@@ -76,7 +84,13 @@ class PassTasks(Workbench):
         step = self.one_grain(
             "backward",
             lambda: passes.backward(
-                self.skeleton, block.index, self._trained(block, part), states, gradient, self.grain
+                self.skeleton,
+                block.index,
+                self._trained(block, part),
+                states,
+                gradient,
+                self.grain,
+                whose=blame_of_block(block),
             ),
         )
         values = {"attention": step.attention, "mlp": step.mlp, "block": step.block}
@@ -104,7 +118,8 @@ class PassTasks(Workbench):
 
         def measured() -> Floats:
             block = self.blocks.rounded(index, part, rounded_to)
-            return passes.output_products(self.skeleton, index, block, before, after, gradient, self.grain)
+            whose = blame_of(Reference("", index, index, rounded_to=rounded_to, rounds=(index,)))
+            return passes.output_products(self.skeleton, index, block, before, after, gradient, self.grain, whose=whose)
 
         products = self.one_grain("rounding_products", measured)
         return Done(time.perf_counter() - start, {"products": products})
@@ -115,7 +130,7 @@ class PassTasks(Workbench):
 
         def applied() -> Floats:
             block = self.blocks.solved(index, key, free=free)
-            return passes.forward(self.skeleton, index, block, states, self.grain, competitor=True)
+            return passes.forward(self.skeleton, index, block, states, self.grain, whose=SOLVED)
 
         after = self.one_grain("apply_solution", applied)
         return after, Done(time.perf_counter() - start)
@@ -147,21 +162,22 @@ class PassTasks(Workbench):
         module = self.one_grain("advance", lambda: self._trained(block, part))
         rounded = dict[str, nn.Module]()  # one for all the references that round this block
 
-        def moved(reference: Reference | None, h: Floats, competitor: bool) -> Floats:
+        def moved(reference: Reference | None, h: Floats, number: int) -> Floats:
             if reference is None:
-                own = module
+                own, whose = module, CARRIED if number > 0 else blame_of_block(block)
             elif block.index in reference.rounds:
                 scheme = str(reference.rounded_to)
                 own = rounded[scheme] if scheme in rounded else self.blocks.rounded(block.index, part, scheme)
                 rounded[scheme] = own
+                whose = blame_of(reference)
             else:
-                own = self.blocks.leaving(reference, part, baseline)
-            return passes.forward(self.skeleton, block.index, own, h, self.grain, competitor=competitor)
+                own, whose = self.blocks.leaving(reference, part, baseline), blame_of(reference)
+            return passes.forward(self.skeleton, block.index, own, h, self.grain, whose=whose)
 
         for number, (reference, value) in enumerate(zip(leaving, states, strict=True)):
             self.on_step(number)
             self._heap.settle()
-            yield self.one_grain("advance", partial(moved, reference, value, number > 0))
+            yield self.one_grain("advance", partial(moved, reference, value, number))
         yield Done(time.perf_counter() - start)
 
     def losses(
@@ -180,12 +196,13 @@ class PassTasks(Workbench):
         head = None if head_key is None else load_tensors(self.store, head_key)
         values = {}
 
-        def measured(h: Floats, competitor: bool) -> Floats:
-            return passes.losses(self.skeleton, h, ids, mask, self.grain, head, competitor=competitor)
+        def measured(h: Floats, name: str) -> Floats:
+            whose = SOLVED if head is not None else CHECKPOINT if name == TRAINED else CARRIED
+            return passes.losses(self.skeleton, h, ids, mask, self.grain, head, whose=whose)
 
         for number, (name, h) in enumerate(zip(names, states, strict=True)):
             self.on_step(number)
-            values[name] = self.one_grain("losses", partial(measured, h, name != TRAINED))
+            values[name] = self.one_grain("losses", partial(measured, h, name))
         return Done(time.perf_counter() - start, values)
 
     def _trained(self, block: TrainedBlock, part: Part) -> nn.Module:

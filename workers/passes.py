@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from peelbound.workers.blame import CHECKPOINT, Blame
 from peelbound.workers.device import Download, upload
-from peelbound.workers.errors import CheckpointError
 from peelbound.workers.skeleton import Skeleton
 
 Floats = NDArray[np.float32]
@@ -41,7 +41,7 @@ def embed(skeleton: Skeleton, ids: Ints, grain: int) -> Floats:
 
 
 def forward(
-    skeleton: Skeleton, index: int, block: nn.Module, states: Floats, grain: int, *, competitor: bool = False
+    skeleton: Skeleton, index: int, block: nn.Module, states: Floats, grain: int, *, whose: Blame = CHECKPOINT
 ) -> Floats:
     """Push states [N, T, D] through block `index`.
 
@@ -51,18 +51,17 @@ def forward(
         block: the trained block, or one in its place.
         states: h[index−1] of the trained network or of a competitor.
         grain: sequences a pass.
-        competitor: whether block or states are one's that we built, not the trained network's.
+        whose: the network whose block or states they are.
 
     Raises:
-        CheckpointError: the output is not finite; slug ``checkpoint-not-finite``, or ``solver-diverged`` for a
-            competitor. Names the block.
+        CheckpointError: the output is not finite; the slug is of `whose`. Names the block.
     """
     outputs = Download(states.shape, skeleton.device)
     with torch.no_grad():
         for part in grains(len(states), grain):
             outputs.put(part, skeleton.run(index, block, upload(states[part], skeleton.device)))
     if not outputs.finite():
-        raise _not_finite(f"The output of block {index}", competitor, index)
+        raise whose.error(f"The output of block {index}", index)
     return outputs.array()
 
 
@@ -85,24 +84,6 @@ def middle(skeleton: Skeleton, index: int, block: nn.Module, states: Floats, gra
             assert attention is not None
             found.put(part, h + attention)
     return found.array()
-
-
-def _not_finite(what: str, competitor: bool, index: int | None = None) -> CheckpointError:
-    if competitor:
-        return CheckpointError(
-            f"{what} holds NaN or Inf in a network that was solved anew: its solver diverged.",
-            slug="solver-diverged",
-            remedy="Lower options.block_learning_rate, options.network_learning_rate or options.rhos.",
-            pointer="/options",
-            block=index,
-        )
-    return CheckpointError(
-        f"{what} holds NaN or Inf on the calibration tokens.",
-        slug="checkpoint-not-finite",
-        remedy="The weights are finite but overflow in float32: audit an earlier checkpoint of this run.",
-        pointer="/checkpoint",
-        block=index,
-    )
 
 
 def cosine(before: Floats, after: Floats) -> Floats:
@@ -133,7 +114,14 @@ class BackwardPass:
 
 
 def backward(
-    skeleton: Skeleton, index: int, block: nn.Module, states: Floats, gradient: Floats, grain: int
+    skeleton: Skeleton,
+    index: int,
+    block: nn.Module,
+    states: Floats,
+    gradient: Floats,
+    grain: int,
+    *,
+    whose: Blame = CHECKPOINT,
 ) -> BackwardPass:
     """Carry g[l] = ∂ΣCE/∂h[l] back through block `index`, whose input is h[l−1].
 
@@ -143,6 +131,10 @@ def backward(
     Args:
         states: h[l−1], [N, T, D].
         gradient: g[l], [N, T, D].
+        whose: the network that is walked back.
+
+    Raises:
+        CheckpointError: the gradient or a product is not finite; the slug is of `whose`. Names the block.
     """
     below, products = Download(states.shape, skeleton.device), Download(states.shape[:2], skeleton.device)
     sublayers: dict[str, Download] = {}
@@ -157,12 +149,22 @@ def backward(
         for (name, output), slope in zip(named.items(), by_sublayer, strict=True):
             rows = sublayers.setdefault(name, Download(states.shape[:2], skeleton.device))
             rows.put(part, (slope * output.detach()).sum(-1))
+    if not all(rows.finite() for rows in (below, products, *sublayers.values())):
+        raise whose.error(f"The gradient of the loss, carried back through block {index},", index)
     found = {name: rows.array() for name, rows in sublayers.items()}
     return BackwardPass(below.array(), found.get("attention"), found.get("mlp"), products.array())
 
 
 def output_products(
-    skeleton: Skeleton, index: int, block: nn.Module, before: Floats, after: Floats, gradient: Floats, grain: int
+    skeleton: Skeleton,
+    index: int,
+    block: nn.Module,
+    before: Floats,
+    after: Floats,
+    gradient: Floats,
+    grain: int,
+    *,
+    whose: Blame,
 ) -> Floats:
     """⟨g[l], f(h[l−1]) − h[l]⟩ per token, [N, T]: to first order, what `block` in place of block l does to ΣCE.
 
@@ -172,9 +174,10 @@ def output_products(
         before: h[l−1], [N, T, D].
         after: h[l].
         gradient: g[l].
+        whose: the network that has that block.
     """
     products = np.empty(before.shape[:2], np.float32)
-    changed = forward(skeleton, index, block, before, grain, competitor=True)
+    changed = forward(skeleton, index, block, before, grain, whose=whose)
     for n, (new, old, g) in enumerate(zip(changed, after, gradient, strict=True)):  # copies of one sequence at a time
         products[n] = np.einsum("td,td->t", new - old, g, dtype=np.float64)
     return products
@@ -220,7 +223,7 @@ def losses(
     grain: int,
     head: dict[str, Tensor] | None = None,
     *,
-    competitor: bool = False,
+    whose: Blame = CHECKPOINT,
 ) -> Floats:
     """Cross-entropy in nats of every next token, [N, T−1]; zero where `mask` [N, T−1] is False.
 
@@ -228,10 +231,10 @@ def losses(
         states: h[K], [N, T, D].
         ids: [N, T].
         head: parameters in place of the model's own final norm and output projection.
-        competitor: whether states or head are of a network that we built.
+        whose: the network whose states or head they are.
 
     Raises:
-        CheckpointError: a loss is not finite; the slugs are those of `forward`.
+        CheckpointError: a loss is not finite; the slug is of `whose`.
     """
     found = Download(mask.shape, skeleton.device)
     with torch.no_grad():
@@ -240,25 +243,30 @@ def losses(
             rows = [chunk.losses(skeleton, head) for chunk in tokens.chunks()]
             found.put(part, torch.cat(rows).reshape(mask[part].shape))
     if not found.finite():
-        raise _not_finite("The loss", competitor or head is not None)
+        raise whose.error("The loss")
     return found.array()
 
 
 def loss_gradient(
     skeleton: Skeleton, states: Floats, ids: Ints, mask: NDArray[np.bool_], grain: int
 ) -> tuple[Floats, Floats]:
-    """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D]."""
+    """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D], of the audited network.
+
+    Raises:
+        CheckpointError: one of them is not finite (slug ``checkpoint-not-finite``).
+    """
     found, gradient = Download(mask.shape, skeleton.device), Download(states.shape, skeleton.device)
     for part in grains(len(states), grain):
-        rows, slopes = [], []
+        losses_of, slopes = [], []
         for chunk in Tokens.on(skeleton.device, states[part], ids[part], mask[part]).chunks():
             leaf = chunk.states.detach().requires_grad_()
             loss = Tokens(leaf, chunk.targets, chunk.mask).losses(skeleton)
             slopes.append(torch.autograd.grad(loss.sum(), leaf)[0])
-            rows.append(loss.detach())
-        found.put(part, torch.cat(rows).reshape(mask[part].shape))
+            losses_of.append(loss.detach())
+        found.put(part, torch.cat(losses_of).reshape(mask[part].shape))
         slope = torch.cat(slopes).reshape(*mask[part].shape, -1)
         gradient.put(part, nn.functional.pad(slope, (0, 0, 0, 1)))  # the last position predicts nothing
-    if not found.finite():
-        raise _not_finite("The loss", competitor=False)
+    for what, rows in (("The loss", found), ("The gradient of the loss at the last block's output", gradient)):
+        if not rows.finite():
+            raise CHECKPOINT.error(what)
     return found.array(), gradient.array()

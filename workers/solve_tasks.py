@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from peelbound.workers import head, passes, solver
+from peelbound.workers.blame import SOLVED
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.residency import Pieces, whole
@@ -100,7 +101,7 @@ class SolveTasks(Workbench):
             return block
 
         def applied(block: nn.Module, states: Pieces) -> Floats:
-            return passes.forward(self.skeleton, problem.index, block, whole(states), self.grain, competitor=True)
+            return passes.forward(self.skeleton, problem.index, block, whole(states), self.grain, whose=SOLVED)
 
         grains = -(-sum(map(len, inputs)) // self.grain)
         # Batches are drawn at random: where not all states have room there is no use in keeping some.

@@ -21,6 +21,7 @@ from peelbound.service.schemas.request import AuditOptions, AuditRequest, Calibr
 from peelbound.service.settings import Settings
 from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.workers import head, passes, solver
+from peelbound.workers.blame import SOLVED
 from peelbound.workers.calibration import Split, loss_mask
 from peelbound.workers.keys import seed_of
 from peelbound.workers.passes import Floats
@@ -199,7 +200,7 @@ class Lab:
             self.skeleton, node.block, block, states["fit"], target, settings, seed, lambda _: None, latents, middle
         )
         return block, {
-            name: passes.forward(self.skeleton, node.block, block, rows, _GRAIN, competitor=True)
+            name: passes.forward(self.skeleton, node.block, block, rows, _GRAIN, whose=SOLVED)
             for name, rows in states.items()
         }
 

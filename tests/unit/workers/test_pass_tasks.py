@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from peelbound.workers.blame import blame_of
+from peelbound.workers.errors import CheckpointError
 from peelbound.workers.quantisers.scheme import Scheme
 from peelbound.workers.quantisers.weight_class import WeightClass
-from peelbound.workers.tasks import Reference
+from peelbound.workers.tasks import Damage, Reference, TrainedBlock
 from tests.unit.workers.harness import Acting
 
 
@@ -37,3 +39,53 @@ def test_products_of_rounding_are_those_of_the_rounded_output(acting: Acting) ->
     done = acting.worker.rounding_products(2, acting.part(2), "int3", *arrays)
     delta = acting.by_hand(2, Scheme.parse("int3"), activations=False) - subject.h(2)
     np.testing.assert_allclose(done.values["products"], (delta * subject.g(2)).sum(-1), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reference", "slug", "says", "pointer"),
+    [
+        (Reference("solved", 2, 2, solution="key"), "solver-diverged", "its solver diverged", "/options"),
+        (Reference("skip", 2, 2), "reference-not-finite", "without block 2, though not", "/checkpoint"),
+        (
+            Reference("noise", 2, 2, damage=Damage(2, 1.0, 0)),
+            "reference-not-finite",
+            "weight noise",
+            "/options/positive_control",
+        ),
+        (
+            Reference("mix", 2, 3, rounded_to="int2", rounds=(2, 3)),
+            "reference-not-finite",
+            "rounded to int2",
+            "/what_if",
+        ),
+        (
+            Reference("theirs", 2, 2, baseline="digest", free=True),
+            "reference-not-finite",
+            "the baseline's block 2",
+            "/baseline",
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Reference) else "",
+)
+def test_what_is_not_finite_is_blamed_on_whoever_made_it(
+    reference: Reference, slug: str, says: str, pointer: str
+) -> None:
+    error = blame_of(reference).error("The output of block 2", 2)
+    assert (error.slug, error.pointer, error.extra["block"]) == (slug, pointer, 2)
+    assert says in error.detail
+
+
+def test_noise_that_overflows_is_not_the_solvers_fault(acting: Acting) -> None:
+    acting.prepare()
+    with pytest.raises(CheckpointError) as caught:
+        acting.advance(2, None, Reference("noise", 2, 2, damage=Damage(2, 1e38, 0)))
+    assert caught.value.slug == "reference-not-finite"
+
+
+def test_what_a_reference_brings_to_a_trained_block_is_its_own(acting: Acting) -> None:
+    acting.prepare()
+    h = acting.subject.h(1)
+    with pytest.raises(CheckpointError) as caught:
+        list(acting.worker.advance(TrainedBlock(2), acting.part(2), None, [None, None], h, np.full_like(h, np.inf)))
+    assert caught.value.slug == "reference-not-finite"
+    assert "an earlier block was solved anew, left out" in caught.value.detail

@@ -197,6 +197,23 @@ def test_a_block_that_overflows_is_named(llama: Subject) -> None:
     assert "block 2" in caught.value.detail
 
 
+def test_a_gradient_that_overflows_names_the_block_and_never_becomes_a_result(llama: Subject) -> None:
+    """The states are finite: only the way back shows it, and a solver that met it would blame its options."""
+    with pytest.raises(CheckpointError, match="carried back through block 2, holds NaN or Inf") as caught:
+        passes.backward(llama.skeleton, 2, llama.block(2), llama.h(1), np.full_like(llama.g(2), 3e38), GRAIN)
+    assert (caught.value.slug, caught.value.extra["block"]) == ("checkpoint-not-finite", 2)
+
+
+def test_a_finite_loss_with_an_infinite_gradient_is_refused(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = np.zeros_like(llama.h(3))
+    head = torch.full((int(llama.ids.max()) + 1, h.shape[-1]), 1e30)
+    head[::2] *= -1
+    monkeypatch.setattr(llama.skeleton, "logits", lambda h, _: nn.functional.linear(h * 1e30, head))
+    with pytest.raises(CheckpointError, match="The gradient of the loss") as caught:
+        passes.loss_gradient(llama.skeleton, h, llama.ids, llama.mask, GRAIN)
+    assert caught.value.slug == "checkpoint-not-finite"
+
+
 def test_cosine_is_of_each_token_before_and_after(llama: Subject) -> None:
     before, after = llama.h(1), llama.h(2)
     want = torch.nn.functional.cosine_similarity(torch.from_numpy(before), torch.from_numpy(after), dim=-1)
