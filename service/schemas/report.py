@@ -329,8 +329,9 @@ class ControlReport(WireModel):
     measured_cost: Interval
     """What it costs on check."""
     damage_seen: bool
+    """Whether the evidence names the damaged block or a neighbour, and did not without the damage."""
     named_block: int | None
-    """The block that the evidence names first, or None."""
+    """The block that the evidence names first then; None where the damage was not seen."""
     right_block_named: bool
     gain: Interval
     """Gain of the damaged block's reference on check."""

@@ -227,6 +227,17 @@ def test_a_neighbour_that_stands_out_is_the_wrong_block() -> None:
     assert (found.damage_seen, found.named_block, found.right_block_named) == (True, 1, False)
 
 
+def test_a_block_far_from_the_damage_is_no_sign_of_it() -> None:
+    """The copy's steps are others than the audited network's, which can name anybody."""
+    found = with_copy(context(blocks=5), {1: 0.001, 2: 0.001, 3: 0.001, 4: 0.04, 5: 0.001}).positive_control
+    assert found is not None
+    assert (found.block, found.damage_seen, found.named_block, found.right_block_named) == (2, False, None, False)
+    assert "neither it nor a neighbour" in found.detail
+    beside = with_copy(context(blocks=5), {1: 0.001, 2: 0.001, 3: 0.04, 4: 0.001, 5: 0.001}).positive_control
+    assert beside is not None
+    assert (beside.damage_seen, beside.named_block, beside.right_block_named) == (True, 3, False)
+
+
 def test_damage_that_nothing_shows_is_not_seen() -> None:
     found = with_copy(context(), {1: 0.002, 2: 0.003, 3: 0.002}).positive_control
     assert found is not None
