@@ -87,24 +87,28 @@ class Audit:
         inputs = open_inputs(self.request, self.settings.of_tenant(self.tenant))
         architecture = inputs.checkpoint.architecture
         plan = make_plan(self.request, architecture.block_count, architecture.hidden_size)
-        environment = self._environment(plan)
         digests = Digests(self.store, self.tenant, inputs.source, self._use)
         known, original = digests.find(), self._known_baseline(inputs)
-        whole = known is not None and (inputs.baseline is None or original is not None)
-        if whole and (kept := self._find_report(self._report_key(str(known), inputs, environment, original))):
-            self.meter.phase("done")
-            return Outcome(kept, {"reused": True, "seconds": time.monotonic() - started})
-        return self._peel(inputs, plan, environment, digests, known)
+        kept = self._find_report(inputs, self._environment(plan), known, original)
+        if kept is None:
+            return self._peel(inputs, plan, digests, known, original)
+        return self._reused(kept, started)
 
-    def _peel(
-        self, inputs: Inputs, plan: Plan, environment: dict[str, str], digests: Digests, known: str | None
-    ) -> Outcome:
+    def _reused(self, report: bytes, started: float) -> Outcome:
+        self.meter.phase("done")
+        return Outcome(report, {"reused": True, "seconds": time.monotonic() - started})
+
+    def _peel(self, inputs: Inputs, plan: Plan, digests: Digests, known: str | None, original: str | None) -> Outcome:
         pool, checkpoint = self.pool, inputs.checkpoint
         finder = Finder(self.store, self.tenant, checkpoint, self.request.options.weights, self._use)
         weights = finder.find(known)
         require_full_precision(self.request.what_if, weights)
         plan = make_plan(self.request, plan.blocks, checkpoint.architecture.hidden_size, weights.weights.scheme)
-        pool.start(plan.grain, environment.get("compiler"))
+        started, before = time.monotonic(), self._environment(plan)
+        pool.start(plan.grain, before.get("compiler"))
+        environment = self._environment(plan)  # what GPUs there are only the workers know
+        if environment != before and (kept := self._find_report(inputs, environment, known, original)):
+            return self._reused(kept, started)
         data, audited = Data(inputs.calibration, pool), Audited(checkpoint, pool)
         sizes = Sizes.of(inputs.calibration)
         memory = WorkerMemory.of(plan, audited.cost, sizes, checkpoint.architecture)
@@ -248,9 +252,13 @@ class Audit:
         return Control(damage, blocks.damaged(damage, plan.control_steps).measure())
 
     def _environment(self, plan: Plan) -> dict[str, str]:
+        """What a report depends on besides its inputs; `isa` is empty while no worker has said which GPU it has."""
         device = "cuda" if self.settings.worker_gpus else "cpu"
+        platform = platform_fingerprint(device)
+        if self.settings.worker_gpus:  # the controller's own machine may have another one, or none
+            platform["isa"] = self.pool.gpu
         compiler = {"compiler": compiler_fingerprint(device)} if plan.arithmetic.compile else {}
-        return {**platform_fingerprint(device), **compiler, "service": source_hash("service"), "peelbound": __version__}
+        return {**platform, **compiler, "service": source_hash("service"), "peelbound": __version__}
 
     def _identity(self, digest: str, inputs: Inputs, plan: Plan, environment: dict[str, str]) -> dict[str, Any]:
         """What every result of this audit depends on; the service's own sources only decide what is said of them."""
@@ -282,9 +290,14 @@ class Audit:
         self._use(name)
         return f"{name}.json"
 
-    def _find_report(self, key: str) -> bytes | None:
+    def _find_report(
+        self, inputs: Inputs, environment: dict[str, str], known: str | None, original: str | None
+    ) -> bytes | None:
+        """The stored report, where the contents of checkpoint and baseline are `known` and `original`."""
+        if known is None or not environment["isa"] or (inputs.baseline is not None and original is None):
+            return None
         try:
-            return self.store.get(key)
+            return self.store.get(self._report_key(known, inputs, environment, original))
         except (ObjectMissing, ObjectCorrupt):
             return None
 

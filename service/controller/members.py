@@ -115,6 +115,11 @@ class Members:
         return self._settings.ray_address is not None
 
     @property
+    def gpu(self) -> str:
+        """The kind of GPU that all of them have; empty on CPUs, and until one has said so."""
+        return self._gpu
+
+    @property
     def seconds(self) -> float:
         """Time that they were there to be used, of all of them together."""
         self._count()

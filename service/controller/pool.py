@@ -122,6 +122,11 @@ class Pool:
         return len(self._members.everyone)
 
     @property
+    def gpu(self) -> str:
+        """The kind of GPU that the workers have; empty on CPUs, and until one of them has said so."""
+        return self._members.gpu
+
+    @property
     def grain(self) -> int:
         """Sequences a pass."""
         return self._members.grain
