@@ -8,7 +8,7 @@ from peelbound.service.controller import loop, metrics
 from peelbound.workers.errors import PeelboundError, UserError
 
 ROOT = Path(__file__).parents[3]
-NOT_RETRIED = {"cancelled", "controller-stopping"}
+NOT_RETRIED = {"cancelled", "controller-stopping", "audit-unreadable"}  # the last is what replicas answer
 
 
 def below(kind: type[PeelboundError]) -> Iterator[type[PeelboundError]]:
