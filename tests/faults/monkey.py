@@ -25,8 +25,12 @@ LIFT_SECONDS = 5.0
 """A fault of the store ends after this long, also if few met it."""
 
 
+MOST_PUT_OFF = 12
+"""So many faults without a victim, one after another, are none that chance explains."""
+
+
 class NobodyThere(Exception):
-    """The fault found no victim: it does not count."""
+    """The fault found no victim: it does not count, and another takes its turn."""
 
 
 class Monkey:
@@ -44,23 +48,30 @@ class Monkey:
         self._hand: list[tuple[str, Callable[[], None]]] = []
 
     def strike(self) -> str:
-        """Do the next fault, and lift it; its name. Every fault comes once before any comes again.
+        """Do the next fault that finds a victim, and lift it; its name. Every fault comes once before any comes again.
 
         What happens to whole parts comes first, in a short run too: answers of the store that fail are shown by
         tests of their own.
         """
-        if not self._hand:
-            for faults in (self.of_the_store(), self.of_parts()):
-                drawn = list(faults.items())
-                self.random.shuffle(drawn)
-                self._hand += drawn
-        name, fault = self._hand.pop()
-        try:
-            fault()
-        except NobodyThere:
-            return f"{name}: nobody there"
-        self.survived[name] += 1
-        return name
+        put_off = []
+        while True:
+            if not self._hand:
+                self._hand = self._shuffled(self.of_the_store()) + self._shuffled(self.of_parts())
+            name, fault = self._hand.pop()
+            try:
+                fault()
+            except NobodyThere:
+                put_off.append((name, fault))
+                assert len(put_off) < MOST_PUT_OFF, f"no victim for {[name for name, _ in put_off]}"
+                continue
+            self._hand[:0] = put_off
+            self.survived[name] += 1
+            return name
+
+    def _shuffled(self, faults: dict[str, Callable[[], None]]) -> list[tuple[str, Callable[[], None]]]:
+        drawn = list(faults.items())
+        self.random.shuffle(drawn)
+        return drawn
 
     def of_the_store(self) -> dict[str, Callable[[], None]]:
         """What its answers can suffer, by name."""

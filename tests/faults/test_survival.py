@@ -143,4 +143,5 @@ def test_every_audit_survives_every_fault(rounds: int, seed: int, tmp_path: Path
         begun = [process for process in psutil.Process().children(recursive=True) if process not in before]
         assert {process.pid for process in running.ray.processes()} < {process.pid for process in begun}
     until(lambda: not [p for p in begun if alive(p)], DEADLINE_SECONDS, "no process of any part is left")
+    assert sum(monkey.survived.values()) == rounds * FAULTS_A_ROUND
     print(f"{sum(monkey.survived.values())} faults survived: {dict(monkey.survived)}")

@@ -12,7 +12,7 @@ from sqlalchemy import URL
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.request import AuditOptions
 from peelbound.service.settings import Settings
-from tests.integration.controller.conftest import Inputs
+from tests.integration.controller.conftest import WHAT_IF, Inputs
 from tests.integration.controller.harness import ControllerProcess, Service, a_controller, a_service, gone, save_model
 from tests.postgres_server import postgres_database
 from tests.ray_cluster import RayCluster, ray_cluster
@@ -89,13 +89,16 @@ def joined(holder: ControllerProcess, count: int) -> None:
     until(lambda: holder.metrics()["peelbound_workers",] == count)
 
 
-def test_three_nodes_make_the_report_of_one_machine(clustered: Clustered, inputs: Inputs, reference: bytes) -> None:
+def test_three_nodes_make_the_reports_of_one_machine(
+    clustered: Clustered, inputs: Inputs, reference: bytes, rounded: bytes
+) -> None:
     service = clustered.service
     audit = service.submit(inputs.request())
     with clustered.stopped_in_a_solve():
         joined(clustered.holder(audit), 3)
     assert service.succeeded(audit) == reference
     assert service.timings(audit)["workers"] == 3
+    assert service.succeeded(service.submit(inputs.request(**WHAT_IF))) == rounded
 
 
 def test_a_node_that_dies_costs_what_it_had_in_hand_and_a_new_one_is_used(
