@@ -28,6 +28,10 @@ LOOK_SECONDS = 0.05
 LOCK_TRIES = 5
 STARTING_LOOKS = 100
 """For as long as a service mostly takes from its lock to its address, and some more."""
+_MARKS = frozenset({"lock", "own-audits.lock", "peelbound.db"})
+"""Files by which a state directory is known: a service's, that of calls with services of their own, any database's."""
+_INDIFFERENT = frozenset({"objects", "lost+found"})
+"""Directories that say nothing of another use: a store's alone, and what a file system is made with."""
 
 
 def default_state_dir() -> Path:
@@ -53,8 +57,8 @@ def read_token(state_dir: Path) -> str | None:
 def make_private(state_dir: Path) -> None:
     """Make the directory, which only its owner can look into (mode 0700).
 
-    One that is there and open to others is closed to them if it is a service's, or empty. Other files in it may be
-    meant for those others, and are not for us to hide.
+    One that is there and open to others is closed to them if it is known for a state directory, or as good as empty.
+    Other files in it may be meant for those others, and are not for us to hide.
 
     Raises:
         StartFailed: it cannot be made, belongs to somebody else, or is open to others and holds other files.
@@ -62,7 +66,8 @@ def make_private(state_dir: Path) -> None:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         open_to_others = state_dir.stat().st_mode & 0o077
-        if open_to_others and any(state_dir.iterdir()) and not (state_dir / "lock").exists():
+        names = {path.name for path in state_dir.iterdir()} if open_to_others else set()
+        if names - _INDIFFERENT and not names & _MARKS:
             raise StartFailed(
                 f"{state_dir} holds files that are not Peelbound's, and others can look into it. Name a directory of "
                 f"its own (--state-dir, PEELBOUND_STATE_DIR), or close this one to others: chmod 700 {state_dir}"

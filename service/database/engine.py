@@ -76,7 +76,7 @@ Clock = Callable[[Connection], datetime]
 
 
 def make_engine(url: str) -> Engine:
-    """Connect lazily to `sqlite:///path` or `postgresql+psycopg://…`; a SQLite file's directory is made.
+    """Connect lazily to `sqlite:///path` or `postgresql+psycopg://…`; a SQLite file's directory is made, and private.
 
     Raises:
         DatabaseUrlInvalid: another database or driver, or SQLite without a file (memory is not shared between
@@ -156,7 +156,7 @@ def _postgresql(url: URL) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise _url_invalid("names no file")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
