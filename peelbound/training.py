@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,8 @@ SUBMIT_SECONDS = 20.0
 """What a submission may cost the training at each save, whatever the service and the network do."""
 ANSWER_SECONDS = 10.0
 """How long to wait for an answer, which is asked for once more if it was lost."""
+HASH_LENGTH = 8
+"""Hexadecimal digits by which names of runs that had to be changed are told apart."""
 _LABEL = TypeAdapter[str](Label)
 MOST_LOSS = 1e6
 """Nats: what a request may say."""
@@ -38,7 +41,7 @@ class AuditCheckpoints(TrainerCallback):
     Args:
         calibration: the text to measure on, by a URI that the service can read.
         run: the run that the audits belong to; None: the trainer's `run_name`, or none. What no run's name may hold
-            becomes `-` in the trainer's.
+            becomes `-` in the trainer's, and a hash of it follows, as where it is too long.
         preset: how much is done.
         uri: how the service calls a checkpoint's directory; by default as this machine does.
         labels: of each audit.
@@ -102,8 +105,15 @@ class AuditCheckpoints(TrainerCallback):
 
 
 def _as_label(name: str) -> str:
-    """A name that was given for other uses (`lr=3e-4, seed #1`) as a run may be called."""
-    return "".join(character if _fits(character) else "-" for character in name[:LABEL_LENGTH])
+    """A name that was given for other uses (`lr=3e-4, seed #1`) as a run may be called.
+
+    One that cannot stay as it is ends with its hash: `lr=1` and `lr?1`, made alike, would be one run.
+    """
+    fitting = "".join(character if _fits(character) else "-" for character in name)
+    if fitting == name and len(name) <= LABEL_LENGTH:
+        return name
+    end = "-" + sha256(name.encode(errors="surrogatepass")).hexdigest()[:HASH_LENGTH]
+    return fitting[: LABEL_LENGTH - len(end)] + end
 
 
 def _fits(character: str) -> bool:

@@ -50,10 +50,11 @@ def saved(callback: AuditCheckpoints, run_name: str | None = None, **state: Any)
 @pytest.mark.parametrize(
     ("run_name", "run"),
     [
-        ("lr=3e-4, seed #1", "lr-3e-4- seed -1"),
+        ("lr=3e-4, seed #1", "lr-3e-4- seed -1-db2a5730"),
         ("größe/läufe:7", "größe/läufe:7"),
-        ("x²", "x-"),
-        ("n" * 200, "n" * LABEL_LENGTH),
+        ("x²", "x--f3b5ff19"),
+        ("n" * LABEL_LENGTH, "n" * LABEL_LENGTH),
+        ("n" * (LABEL_LENGTH + 1), "n" * (LABEL_LENGTH - 9) + "-0bf2917c"),
         ("", None),
         (None, None),
     ],
@@ -65,6 +66,12 @@ def test_the_trainers_name_of_a_run_is_made_one_that_a_run_may_have(
     saved(callback, run_name)
     assert [(request.run, request.step) for request in submitted] == [(run, None if run is None else 5)]
     assert callback.submitted == {5: "audit-1"}
+
+
+def test_names_that_differ_are_different_runs(submitted: list[AuditRequest]) -> None:
+    for run_name in ("lr=1", "lr?1", "lr-1", "n" * 200 + "1", "n" * 200 + "2"):
+        saved(AuditCheckpoints(CALIBRATION), run_name)
+    assert len({request.run for request in submitted}) == 5
 
 
 def test_a_run_that_is_given_stays_as_it_is(submitted: list[AuditRequest]) -> None:
