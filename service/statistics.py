@@ -72,15 +72,6 @@ class PairedSums:
         errors: Array = np.sqrt((self.residuals() ** 2).sum(axis=0)) * scale
         return errors
 
-    def skewness(self) -> Array:
-        """Of the residuals, [K]: mean cube over the cube of the standard deviation; 0 where nothing varies."""
-        residuals = self.residuals()
-        squares = (residuals**2).mean(axis=0)
-        varying = squares > 0
-        skewness = np.zeros(len(squares))
-        skewness[varying] = (residuals[:, varying] ** 3).mean(axis=0) / squares[varying] ** 1.5
-        return skewness
-
 
 @dataclass(frozen=True)
 class Intervals:

@@ -17,6 +17,7 @@ from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, 
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.more_text import Sequences
 from peelbound.service.plan import Plan, target_map
+from peelbound.service.rare_documents import rare_document_caveats
 from peelbound.service.schemas.report import (
     BaselineReport,
     BlockBits,
@@ -35,7 +36,6 @@ from peelbound.service.schemas.report import (
     WhatIfReport,
 )
 from peelbound.service.schemas.request import AuditRequest
-from peelbound.service.skew import skew_caveats
 from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.service.summary import bound_of, summarise
 from peelbound.service.verdict import judge
@@ -159,6 +159,7 @@ class Assembly:
             )
             for index, evidence, judged in zip(measured.blocks.blocks, blocks, judgement.blocks, strict=True)
         ]
+        gains = [b.gain for b in blocks] + [n.gain for n in networks if n.gain is not None] + [head_control.gain]
         return Report(
             summary=summarise(
                 verdict=judgement.verdict,
@@ -185,7 +186,7 @@ class Assembly:
             settings={"plan": _plain(asdict(context.plan)), "thresholds": asdict(context.thresholds)},
             environment=context.environment,
             request=context.request.identity(),
-            caveats=self._caveats(),
+            caveats=self._caveats(gains),
         )
 
     def _sequences(self) -> Sequences:
@@ -347,7 +348,8 @@ class Assembly:
             detail=detail,
         )
 
-    def _caveats(self) -> list[str]:
+    def _caveats(self, gains: Sequence[Interval]) -> list[str]:
+        """`gains`: all on check that the verdict may rest on."""
         caveats = [
             "A bound on fit comes from tokens that its fit saw; compare it with the head control on fit.",
             "Gains shrink whenever the learning rate anneals: compare checkpoints of a run at equal schedule.",
@@ -369,23 +371,10 @@ class Assembly:
         caveats += baseline_caveats() if self._measured.baseline is not None else []
         caveats += what_if_caveats() if self._measured.rounding is not None else []
         if self._check.tests:
-            caveats += skew_caveats(self._gains())
+            caveats += rare_document_caveats(gains, self._check.documents)
         if self._measured.residuals:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
         return caveats
-
-    def _gains(self) -> dict[str, PairedSums]:
-        """Gains on check over the trained network, by whose they are."""
-        blocks, trained = self._measured.blocks, self._trained.loss_sums[CHECK]
-        gains = blocks.gains()
-        found = {
-            f"block {index}": PairedSums(gains.difference_sums[:, [i]], gains.tokens)
-            for i, index in enumerate(blocks.blocks)
-        }
-        for name, sums in self._measured.check_networks.items():
-            whose = "the head control" if name == "control" else f"the network {name}"
-            found[whose] = PairedSums((trained - sums)[:, None], self._trained.tokens[CHECK])
-        return found
 
     def _interval(self, sums: PairedSums, name: str) -> Interval:
         return paired_intervals(sums, level=self._level, seed=self._seed(name)).intervals[0]

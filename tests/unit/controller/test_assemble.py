@@ -177,17 +177,28 @@ def test_scores_that_a_family_does_not_have_are_missing_with_a_word_of_why() -> 
     assert missing not in report_of(made).caveats
 
 
-def test_a_gain_that_one_document_decides_has_a_caveat_where_it_is_tested() -> None:
-    made = context("quick", 3)
+@pytest.mark.parametrize("whose", ["block", "network", "head"])
+def test_a_gain_that_is_shown_on_few_documents_has_a_caveat_where_it_is_tested(whose: str) -> None:
+    made = context(blocks=2)
     given = measured(made)
-    control = given.blocks.trained.loss_sums["check"] - 0.01 * given.blocks.trained.tokens["check"]
-    control[3] += 200
-    skewed = replace(given, check_networks={"control": control})
-    said = "A few of the 40 check documents decide the gain of the head control:"
-    assert any(said in caveat for caveat in report_of(made, skewed).caveats)
-    assert not any(said in caveat for caveat in report_of(made, given).caveats)
-    untested = with_check_documents(made, 29)
-    assert not any("check documents decide" in caveat for caveat in report_of(untested, skewed).caveats)
+    lost = {(b, rho): -0.01 for b in (1, 2) for rho in (0.15, 0.5)}
+
+    def with_blocks(gains: dict[tuple[int, float], float]) -> Measured:
+        return replace(given, blocks=replace(Synthetic().blocks(gains), select=given.blocks.select))
+
+    still = with_blocks(lost)
+    better = still.blocks.trained.loss_sums["check"] - 0.05 * still.blocks.trained.tokens["check"]
+    won = {
+        "block": with_blocks(lost | {(2, 0.5): 0.05}),
+        "network": replace(still, check_networks={**still.check_networks, "YES-0": better}),
+        "head": replace(still, check_networks={**still.check_networks, "control": better}),
+    }[whose]
+    said = "A gain is shown on {} check documents"
+    assert any(said.format(40) in caveat for caveat in report_of(made, won).caveats)
+    assert not any("A gain is shown" in caveat for caveat in report_of(made, still).caveats)
+    for untested_or_enough in (29, 100):
+        other = report_of(with_check_documents(made, untested_or_enough), won)
+        assert not any("A gain is shown" in caveat for caveat in other.caveats)
 
 
 def test_sequences_beyond_what_the_model_is_made_for_are_said() -> None:
