@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peelbound.local import fcntl
+from peelbound.local import StartFailed, fcntl
 
 TENANT = "default"
 """Whose all audits of services on one machine are."""
@@ -23,10 +23,16 @@ def at_work(state_dir: Path) -> Iterator[None]:
 
     Args:
         state_dir: exists, and is ours.
+
+    Raises:
+        StartFailed: the lock in it cannot be used, as when another user's command made it.
     """
-    descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _flock(descriptor, fcntl.LOCK_SH)
+        descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StartFailed(f"{state_dir / _LOCK} cannot be used: {error.strerror}.") from error
+    try:
+        _flock(descriptor, exclusive=False, wait=True)
         yield
     finally:
         os.close(descriptor)
@@ -44,13 +50,17 @@ def excluded(state_dir: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        yield fcntl is None or _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield _flock(descriptor, exclusive=True, wait=False)
     finally:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, how: int) -> bool:
-    """Whether nothing speaks against it: another process's lock does, a file system that knows no locks does not."""
+def _flock(descriptor: int, *, exclusive: bool, wait: bool) -> bool:
+    """Whether nothing speaks against it: another process's lock does; systems without locks (Windows, some file
+    systems) do not."""
+    if fcntl is None:
+        return True
+    how = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
     try:
         fcntl.flock(descriptor, how)
     except BlockingIOError:

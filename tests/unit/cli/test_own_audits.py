@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from peelbound import own_audits
 from peelbound.cli.main import cli
+from peelbound.local import StartFailed
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.storage.open import open_store
@@ -67,3 +68,15 @@ def test_without_a_state_directory_there_are_none(tmp_path: Path) -> None:
     with own_audits.excluded(tmp_path / "none") as alone:
         assert alone
     assert not (tmp_path / "none").exists()
+
+
+def test_a_lock_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "own-audits.lock").mkdir()
+    with pytest.raises(StartFailed, match=r"own-audits\.lock cannot be used"), own_audits.at_work(tmp_path):
+        pass
+
+
+def test_a_system_without_locks_keeps_nobody_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_audits, "fcntl", None)
+    with own_audits.at_work(tmp_path), own_audits.excluded(tmp_path) as alone:
+        assert alone
