@@ -1,5 +1,6 @@
 """The whole service on this machine: the API in a thread of this process, the controller as a child."""
 
+import logging
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ from peelbound.api.draining import Draining
 from peelbound.local import StartFailed, ensure_secret, holding, private_files, publish_url
 from peelbound.own_audits import TENANT
 from peelbound.service.database.engine import make_engine
-from peelbound.service.database.leases import Leases
+from peelbound.service.database.leases import Claim, Leases
 from peelbound.service.database.schema import open_database
 from peelbound.service.database.tokens import Tokens
 from peelbound.service.schemas.problem import Problem
@@ -25,10 +26,15 @@ from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store
 from peelbound.service.uris import AllowList
 from peelbound.supervisor import supervised
+from peelbound.workers.errors import PeelboundError
+
+log = logging.getLogger(__name__)
 
 CONTROLLER = [sys.executable, "-P", "-m", "peelbound.leash", "peelbound.service.controller"]
 FAIL_AGAIN_SECONDS = 0.2
 """How often to look for audits where no controller stays up."""
+UNWELL_SECONDS = 5.0
+"""Until the next look where the database failed at one."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,18 @@ def _fail_all(settings: Settings, why: str, stop: threading.Event) -> None:
     engine = make_engine(settings.resolved_database_url)
     try:
         leases = Leases(engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        claim: Claim | None = None
         while not stop.is_set():
-            while (claim := leases.claim("supervisor")) is not None:
-                leases.fail(claim, problem)
-            stop.wait(FAIL_AGAIN_SECONDS)
+            pause = FAIL_AGAIN_SECONDS
+            try:
+                while (claim := claim or leases.claim("supervisor")) is not None:
+                    leases.fail(claim, problem)
+                    claim = None
+            except (
+                PeelboundError
+            ) as error:  # a full disk, or a database that is busy: whoever waits is still to be told
+                log.warning("an audit that nothing works on cannot be ended yet: %s", error)
+                pause = UNWELL_SECONDS
+            stop.wait(pause)
     finally:
         engine.dispose()

@@ -2,11 +2,15 @@
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from peelbound import supervisor
+from peelbound import embedded, supervisor
+from peelbound.service.database.errors import DatabaseUnavailable
+from peelbound.service.schemas.problem import Problem
 from peelbound.service.settings import Settings
 from peelbound.supervisor import ENDS, supervised
 from tests.waiting import DEADLINE_SECONDS, until
@@ -49,3 +53,30 @@ def test_nobody_is_told_who_would_not_give_up_nor_of_controllers_that_lived_long
     with supervised(Settings(state_dir=tmp_path), ENDING, log, give_up):
         until(lambda: log.read_text().count("one more") > ENDS)
     assert not told
+
+
+def test_an_audit_that_nothing_works_on_is_failed_once_the_database_lets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    tried: list[str] = []
+
+    def away() -> None:
+        raise DatabaseUnavailable("The disk is full.")
+
+    def over() -> None:
+        stop.set()
+
+    claims: list[Callable[[], str | None]] = [away, lambda: "audit", over]
+    ends: list[Callable[[], None]] = [away, lambda: None]
+
+    def fail(claim: str, problem: Problem) -> None:
+        tried.append(f"{claim}: {problem.detail}")
+        ends.pop(0)()
+
+    leases = SimpleNamespace(claim=lambda _: claims.pop(0)(), fail=fail)
+    monkeypatch.setattr(embedded, "Leases", lambda *_, **__: leases)
+    monkeypatch.setattr(embedded, "FAIL_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(embedded, "UNWELL_SECONDS", 0.0)
+    embedded._fail_all(Settings(state_dir=tmp_path), "It ended.", stop)
+    assert tried == ["audit: It ended."] * 2
