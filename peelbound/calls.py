@@ -263,7 +263,7 @@ def is_event_stream(response: httpx2.Response) -> bool:
 
 
 class Patience:
-    """How often in a row the service failed to answer."""
+    """How often in a row the service failed to answer; that it has no place yet (`tenant-busy`) is an answer."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -275,6 +275,10 @@ class Patience:
             if error.problem.status < 500 and error.problem.status != 429:
                 raise error
             asked = error.retry_after
+            if asked is not None and error.problem.slug == "tenant-busy":
+                # It is well, and others' streams hold the places, maybe for hours.
+                self._failures = 0
+                return _at_least(RECONNECT_SECONDS[0], asked)
         if self._failures == len(RECONNECT_SECONDS):
             raise error
         self._failures += 1

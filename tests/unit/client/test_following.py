@@ -8,6 +8,8 @@ import httpx2
 import pytest
 
 from peelbound import calls
+from peelbound.errors import ProblemError
+from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import AuditState
 from tests.synthetic_reports.runs import build_record
 from tests.unit.client.conftest import Answer, Either
@@ -75,3 +77,28 @@ def test_a_stream_that_brings_nothing_of_an_audit_that_had_ended_is_the_last(
     answering(service)
     assert either.events("x", after=3) == []
     assert service.asked == [3, 3]
+
+
+def busy(asked: str | None) -> httpx2.Response:
+    """Refuses a stream to a tenant that has as many as it may."""
+    problem = Problem.make("tenant-busy", "Too much is under way", 429, "As many as it may have.")
+    headers = {} if asked is None else {"Retry-After": asked}
+    return httpx2.Response(429, content=problem.model_dump_json(), headers=headers)
+
+
+def test_a_place_for_a_stream_is_waited_for(answering: Callable[[Answer], None], either: Either) -> None:
+    service, refusals = Service([[QUEUED, PROGRESS, ENDED]], 1), 2 * len(calls.RECONNECT_SECONDS)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return busy("5") if len(either.pauses) < refusals else service(request)
+
+    answering(answer)
+    assert [event.number for event in either.events("x")] == [1, 2, 3]
+    assert either.pauses == [5.0] * refusals
+
+
+def test_who_is_not_told_when_to_come_again_gives_up(answering: Callable[[Answer], None], either: Either) -> None:
+    answering(lambda _: busy(None))
+    with pytest.raises(ProblemError):
+        either.events("x")
+    assert either.pauses == list(calls.RECONNECT_SECONDS)
