@@ -22,6 +22,6 @@ def rare_document_caveats(gains: Iterable[Interval], documents: int) -> list[str
         return []
     return [
         f"A gain is shown on {documents} check documents: what befalls up to one document in {round(documents / 3)} "
-        "may be missing from all of them (at 95%). Where such documents would lose by it, the gain is overstated and its "
-        "interval cannot know; more documents help."
+        "may be missing from all of them (at 95%). Where such documents would lose by it, the gain is overstated and "
+        "its interval cannot know; more documents help."
     ]
