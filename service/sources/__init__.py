@@ -10,6 +10,8 @@ from peelbound.workers.source import ByteSource
 
 CALIBRATION_SUFFIXES = (".jsonl", ".txt")
 GGUF_SUFFIX = ".gguf"
+CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".bin", ".metadata", ".distcp", GGUF_SUFFIX)
+"""Of every file that the readers may ask for."""
 
 
 def open_source(uri: ResolvedUri, settings: Settings) -> ByteSource:
@@ -18,10 +20,10 @@ def open_source(uri: ResolvedUri, settings: Settings) -> ByteSource:
     Raises:
         CheckpointError: nothing is there (slug ``checkpoint-missing``), or a file and not a directory
             (``checkpoint-not-directory``), or it may not be read (``checkpoint-unreadable``).
-        UriRefused: a file in it is a symlink that leaves the allow-list.
+        UriRefused: a file in it of the kinds that are read is a symlink that leaves the allow-list.
         StorageDenied, StorageUnavailable: S3 refuses or does not answer.
     """
-    source = _list(uri, settings)
+    source = _list(uri, settings, CHECKPOINT_SUFFIXES)
     if source.files():
         return source
     file = _list_one(uri, settings)
@@ -56,7 +58,7 @@ def read_calibration(uri: ResolvedUri, settings: Settings, max_bytes: int | None
         UriRefused, StorageDenied, StorageUnavailable: as `open_source`.
     """
     try:
-        for source in (_list_one(uri, settings), _list(uri, settings)):
+        for source in (_list_one(uri, settings), _list(uri, settings, CALIBRATION_SUFFIXES)):
             sizes = {name: size for name, size in source.files().items() if name.endswith(CALIBRATION_SUFFIXES)}
             if sizes:
                 _check_size(
@@ -79,9 +81,9 @@ def read_calibration(uri: ResolvedUri, settings: Settings, max_bytes: int | None
     )
 
 
-def _list(uri: ResolvedUri, settings: Settings) -> ByteSource:
+def _list(uri: ResolvedUri, settings: Settings, wanted: tuple[str, ...]) -> ByteSource:
     if isinstance(uri, LocalUri):
-        return LocalSource.of_directory(uri)
+        return LocalSource.of_directory(uri, wanted)
     return S3Source.of_prefix(uri, S3Access.from_settings(settings))
 
 

@@ -13,8 +13,9 @@ from typing import Self
 from peelbound.service.sources.below import opened_below, status_below
 from peelbound.service.sources.listing import SETTLED_SECONDS, Listing, SeenFile
 from peelbound.service.uris import LocalUri
-from peelbound.workers.errors import CheckpointError, StorageUnavailable
+from peelbound.workers.errors import CheckpointError, StorageUnavailable, UriRefused
 
+EVERY_SUFFIX = ("",)
 _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -29,23 +30,36 @@ class LocalSource(Listing):
     roots: tuple[Path, ...]
 
     @classmethod
-    def of_directory(cls, uri: LocalUri) -> Self:
-        """The regular files directly in the directory; none when there is no such directory."""
+    def of_directory(cls, uri: LocalUri, wanted: tuple[str, ...] = EVERY_SUFFIX) -> Self:
+        """The regular files directly in the directory; none when there is no such directory.
+
+        Args:
+            uri: the directory.
+            wanted: how names end, in lower case, that may be read. Others that lead outside are left out.
+
+        Raises:
+            UriRefused: a name that may be read leads outside the allow-list.
+        """
         with _errors(uri.uri, uri.pointer):
-            return cls._look(uri, _names(uri))
+            return cls._look(uri, _names(uri), wanted)
 
     @classmethod
     def of_file(cls, uri: LocalUri) -> Self:
         """The one file that the URI names; none when it is no regular file."""
         with _errors(uri.uri, uri.pointer):
-            return cls._look(LocalUri(uri.path.parent, uri.roots, uri.pointer), [uri.path.name])
+            return cls._look(LocalUri(uri.path.parent, uri.roots, uri.pointer), [uri.path.name], EVERY_SUFFIX)
 
     @classmethod
-    def _look(cls, uri: LocalUri, names: Iterable[str]) -> Self:
+    def _look(cls, uri: LocalUri, names: Iterable[str], wanted: tuple[str, ...]) -> Self:
         seen: dict[str, SeenFile] = {}
         youngest = 0
         for name in names:
-            target = uri.follow(name)  # before anything is asked of it: nobody learns what exists elsewhere
+            try:
+                target = uri.follow(name)  # before anything is asked of it: nobody learns what exists elsewhere
+            except UriRefused:
+                if name.lower().endswith(wanted):
+                    raise
+                continue
             try:
                 status = status_below(target, uri.roots)
             except OSError as error:

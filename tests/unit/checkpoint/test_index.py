@@ -4,8 +4,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from peelbound.workers.checkpoint.index import INDEX_FILE, SINGLE_FILE, read_tensors
+from peelbound.service.sources import CHECKPOINT_SUFFIXES
+from peelbound.workers.checkpoint.checkpoint import TOKENIZER_FILE
+from peelbound.workers.checkpoint.config import CONFIG_FILE
+from peelbound.workers.checkpoint.gguf.file import SUFFIX as GGUF_SUFFIX
+from peelbound.workers.checkpoint.index import INDEX_FILE, LAYOUTS, SINGLE_FILE, read_tensors
 from peelbound.workers.checkpoint.limits import Limits
+from peelbound.workers.checkpoint.torch_files import dcp
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
@@ -139,3 +144,10 @@ def test_a_pickled_checkpoint_is_refused_with_how_to_convert_it(reader, refused,
 def test_a_directory_without_weights_is_refused(reader, refused, names, culprit):
     source = reader(dict.fromkeys(names, b""))
     refused(lambda: read_tensors(source, Limits()), "checkpoint-weights-missing", SINGLE_FILE, INDEX_FILE, culprit)
+
+
+def test_whatever_the_readers_ask_for_is_what_sources_hold_to_the_allow_list():
+    names = [CONFIG_FILE, TOKENIZER_FILE, dcp.METADATA_FILE, f"a{dcp.SUFFIX}", f"a{GGUF_SUFFIX}"]
+    for layout in LAYOUTS:
+        names += [layout.single, layout.index, f"a{layout.suffix}"]
+    assert [name for name in names if not name.endswith(CHECKPOINT_SUFFIXES)] == []

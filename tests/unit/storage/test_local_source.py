@@ -62,16 +62,37 @@ def test_links_to_nothing_pipes_and_directories_are_no_files(cache: Path) -> Non
     assert set(source_of(cache, cache.parents[1]).files()) == {"model.safetensors"}
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.fixture(params=["a file", "a directory", "nothing"])
+def outside(request: pytest.FixtureRequest, cache: Path) -> Path:
+    """A place outside the snapshot, and what is there."""
+    place = cache.parents[1] / "outside"
+    if request.param == "a file":
+        place.write_bytes(b"secret")
+    elif request.param == "a directory":
+        place.mkdir()
+    return place
+
+
+@pytest.mark.parametrize("name", ["config.json", "MODEL.GGUF", ".metadata"])
 def test_a_link_out_of_the_allow_list_is_refused_alike_whether_or_not_its_target_exists(
-    cache: Path, there: bool
+    cache: Path, outside: Path, name: str
 ) -> None:
-    if there:
-        (cache.parents[1] / "secret").write_bytes(b"secret")
     (cache / "model.safetensors").unlink()
-    (cache / "probe").symlink_to("../../secret")
-    with pytest.raises(UriRefused, match=r"probe in .* is a link that leaves"):
+    (cache / name).symlink_to(outside)
+    with pytest.raises(UriRefused, match=rf"{name} in .* is a link that leaves"):
         source_of(cache)
+
+
+def test_a_link_out_of_the_allow_list_that_nobody_would_read_is_left_out_alike(cache: Path, outside: Path) -> None:
+    for name in ("model.safetensors", "a.txt"):
+        (cache / name).unlink(missing_ok=True)
+        (cache / name).write_bytes(b"own")
+    (cache / "wandb").symlink_to(outside)
+    assert set(source_of(cache).files()) == {"a.txt", "model.safetensors"}
+    (cache / "model.safetensors").unlink()
+    (cache / "model.safetensors").symlink_to(outside)  # no text
+    texts = AllowList([str(cache)]).resolve(str(cache), "/calibration/uri")
+    assert read_calibration(texts, Settings()) == [("a.txt", b"own")]
 
 
 class Swapped:
