@@ -15,13 +15,12 @@ import multiprocessing
 import os
 import random
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -147,6 +146,9 @@ class TrainingStep:
     checkpoint: Path | None
     """The Hugging Face checkpoint saved at this step, if any."""
 
+
+_PATIENCE_SECONDS = 1.0
+"""Without a step from any training, before it is asked whether one was lost."""
 
 _Sent = tuple[Path, TrainingStep | None]
 """The directory of a training and a step of it; None after its last."""
@@ -279,6 +281,10 @@ def train_all(
 
     Each training has a process and one thread: at this size two models side by side take half the time of one after
     the other on two threads.
+
+    Raises:
+        BrokenProcessPool: a process ended before its training did.
+        Exception: whatever a training raised.
     """
     context = multiprocessing.get_context("spawn")
     steps: multiprocessing.Queue[_Sent] = context.Queue()
@@ -287,10 +293,12 @@ def train_all(
             directory: pool.submit(_train_into, corpus.directory, directory, recipe)
             for directory, recipe in recipes.items()
         }
-        for directory, training in trainings.items():
-            training.add_done_callback(partial(_tell_if_lost, steps, directory))
         while trainings:
-            directory, step = steps.get()
+            try:
+                directory, step = steps.get(timeout=_PATIENCE_SECONDS)
+            except Empty:
+                _raise_failure(trainings.values())
+                continue
             if step is not None:
                 yield directory, step
             else:
@@ -334,10 +342,11 @@ def _train_into(corpus: Path, directory: Path, recipe: Recipe) -> None:
         _steps.put((directory, None))
 
 
-def _tell_if_lost(steps: "multiprocessing.Queue[_Sent]", directory: Path, training: "Future[None]") -> None:
-    """Send the end of a training whose process died, since that cannot."""
-    if isinstance(training.exception(), BrokenProcessPool):
-        steps.put((directory, None))
+def _raise_failure(trainings: "Iterable[Future[None]]") -> None:
+    """Raise what the first failed training raised, if any: one whose process died cannot send its end."""
+    for training in trainings:
+        if training.done():
+            training.result()
 
 
 def _library() -> Path:

@@ -1,6 +1,9 @@
 import json
+import os
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +111,23 @@ def test_models_trained_in_processes_are_those_trained_here_and_one_that_fails_f
     assert {directory.name for directory, _ in found} == {"sound"}
     alone = [step.training_loss for step in train(corpus, MINIATURE, tmp_path / "alone")]
     assert [step.training_loss for _, step in found] == alone
+
+
+class EndsItsProcess:
+    """A training that ends the process that is to run it, as the kernel does where memory runs out."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)  # called where this is unpickled, so that the process need not load torch first
+
+
+def test_a_training_whose_process_dies_fails_all(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdlib_models, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(stdlib_models, "_prepare_process", id)
+    monkeypatch.setattr(stdlib_models, "_train_into", EndsItsProcess())
+    with pytest.raises(BrokenProcessPool):
+        next(train_all(corpus, {tmp_path / "lost": MINIATURE, tmp_path / "waiting": MINIATURE}, 1))
 
 
 def test_only_models_that_lack_their_last_checkpoint_are_trained(
