@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
 from peelbound.workers.calibration import (
     CHECK_DOCUMENTS,
@@ -283,12 +283,19 @@ def test_documents_that_are_too_short_take_no_places() -> None:
 
 
 def test_a_large_corpus_is_tokenised_only_as_far_as_the_budgets_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    rows = Encoder.rows
-    monkeypatch.setattr(Encoder, "rows", lambda *given: (asked.append(row[0]) or row for row in rows(*given)))
-    packed = pack([*id_documents(3000, 40), *id_documents(300, 3, seed=1)])
+    tokenised: list[str] = []
+    encode = Encoder._encode
+
+    def noted(encoder: Encoder, tokenizer: Tokenizer, texts: list[str]) -> list[Encoding]:
+        tokenised.extend(texts)
+        return encode(encoder, tokenizer, texts)
+
+    monkeypatch.setattr(Encoder, "_encode", noted)
+    long, short = (f"{n:040}" for n in range(3000)), (str(n) for n in range(100, 400))
+    texts = [" ".join(digits) for digits in (*long, *short)]  # a digit is a token
+    packed = pack(inline_documents(texts=texts), tokenizer_json=word_tokenizer(*"0123456789"))
     assert packed.splits["check"].documents >= 6
-    assert len(asked) < 100
+    assert 0 < len(tokenised) < 400
 
 
 def test_a_small_budget_still_gives_check_enough_documents() -> None:
