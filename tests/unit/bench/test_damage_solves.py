@@ -105,11 +105,27 @@ def test_a_step_that_select_refuses_gains_nothing(
         assert block["gain"]["estimate"] == block["gain"]["high"] == 0.0
 
 
-def test_residuals_are_of_fresh_blocks(subject: Subject, course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_rest = replace(subject.plan, corrected=(), state=replace(subject.plan.state, learning_rate=1e-9))
-    monkeypatch.setattr(subject, "plan", at_rest)
-    # A solve that starts from the trained block and does not move has none.
-    assert all(0.01 < b["residual"] < 10.0 for b in solves.solved(subject, subject.texts[UNSEEN], course))
+def test_residuals_are_of_fresh_blocks_solved_at_the_settings_of_an_audit(
+    subject: Subject, course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def residuals() -> list[float]:
+        return [block["residual"] for block in solves.solved(subject, subject.texts[UNSEEN], course)]
+
+    used: list[StateSettings] = []
+    solve = solver.solve_state
+
+    def noted(*arguments: Any, **named: Any) -> None:
+        used.extend(a for a in arguments if isinstance(a, StateSettings))
+        solve(*arguments, **named)
+
+    monkeypatch.setattr(subject, "plan", replace(subject.plan, corrected=()))
+    monkeypatch.setattr(solves, "FRESH_STEPS", 8)
+    monkeypatch.setattr(solver, "solve_state", noted)
+    found = residuals()
+    assert used == [replace(subject.plan.state, steps=8, halves=False)] * SIZE.blocks
+    monkeypatch.setattr(solver, "solve_state", lambda *_, **__: None)
+    # A trained block that is not solved has none.
+    assert all(0.01 < start < 10.0 and after < start for after, start in zip(found, residuals(), strict=True))
 
 
 def test_cells_of_the_peeling_matrix_are_solved_at_the_settings_of_an_audit(
