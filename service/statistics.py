@@ -158,6 +158,16 @@ def documents_needed(documents: int, visible: float, tolerance: float) -> int:
     return math.ceil(documents * (visible / tolerance) ** 2)
 
 
+def repeated(sums: PairedSums, documents: int) -> PairedSums:
+    """As many documents, in turn those of `sums`: what a critical value for that number of documents is taken from.
+
+    It is no sample: its standard errors are too small, see `error_on`. Critical values grow where documents are few:
+    of 24 columns 12 from 6 documents, 3.7 from these repeated to 30, 3.5 from 30 (normal differences).
+    """
+    columns = sums.difference_sums.shape[1]
+    return PairedSums(np.resize(sums.difference_sums, (documents, columns)), np.resize(sums.tokens, documents))
+
+
 def error_on(sums: PairedSums, documents: int) -> Array:
     """Standard errors [K] to be expected of the same comparison on another number of documents like these.
 

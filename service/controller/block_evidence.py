@@ -11,6 +11,7 @@ from peelbound.service.statistics import (
     error_on,
     excess_gain_intervals,
     paired_intervals,
+    repeated,
     smallest_visible_effect,
 )
 from peelbound.workers.keys import seed_of
@@ -48,15 +49,20 @@ def block_evidence(blocks: BlockMeasurements, thresholds: Thresholds, seed: int)
 def _visible_effects(
     blocks: BlockMeasurements, gains: Intervals, thresholds: Thresholds, seed: int
 ) -> list[float | None]:
-    """δ80 of each block: from check where its step was measured there, from select where that turned it down."""
-    turned_down = blocks.select_gains()
-    critical = max(gains.below, paired_intervals(turned_down, level=thresholds.level, seed=seed).below)
-    expected = error_on(turned_down, blocks.gains().documents)
+    """δ80 of each block: from check where its step was measured there, from select where that turned it down.
+
+    Check has no column for what was turned down, and may have none at all. What its documents could have seen takes
+    select's spread, and a critical value for as many documents as check has.
+    """
+    turned_down, documents = blocks.select_gains(), blocks.gains().documents
+    stand_ins = paired_intervals(repeated(turned_down, documents), level=thresholds.level, seed=seed)
+    critical = max(gains.below, stand_ins.below)
+    expected = error_on(turned_down, documents)
     known = turned_down.documents >= thresholds.select_documents
     effects: list[float | None] = []
     for index, interval, error in zip(blocks.blocks, gains.intervals, expected, strict=True):
         if blocks.choice.chosen[index] != ZERO_STEP:
-            effects.append(smallest_visible_effect(interval.standard_error, critical))
+            effects.append(smallest_visible_effect(interval.standard_error, gains.below))
         else:
             effects.append(smallest_visible_effect(float(error), critical) if known else None)
     return effects

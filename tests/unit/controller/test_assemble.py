@@ -10,6 +10,7 @@ import pytest
 from peelbound.service.controller.assemble import Assembly, Context, Control, Measured, picked_network
 from peelbound.service.controller.block_evidence import block_evidence
 from peelbound.service.schemas.report import CheckpointVerdict, Report
+from peelbound.service.statistics import error_on
 from peelbound.workers.keys import canonical
 from peelbound.workers.tasks import Damage
 from tests.measured_fixture import Synthetic, context, measured, with_check_documents, without_scores
@@ -153,6 +154,21 @@ def test_power_is_unknown_where_too_few_select_documents_turned_a_block_down(doc
     found = block_evidence(few, made.thresholds, seed=0)
     assert [block.smallest_visible_effect is not None for block in found] == [True, known, known]
     assert all(block.smallest_visible_effect != 0 for block in found)
+
+
+def test_few_select_documents_do_not_widen_what_check_can_see() -> None:
+    """Of 6 select documents the critical value for 12 blocks is 6 to 12; of check's 40 it is about 3."""
+    made = context("quick", 12)
+    gains = {(b, rho): 0.01 if b <= 6 else -0.01 for b in range(1, 13) for rho in (0.15, 0.5)}
+    few = Synthetic(select_documents=6).blocks(gains)
+    found = block_evidence(few, made.thresholds, seed=0)
+    for block in found[:6]:
+        half = (block.gain.estimate - block.gain.low) / block.gain.standard_error
+        assert block.smallest_visible_effect == pytest.approx((half + 0.8416) * block.gain.standard_error)
+    errors = error_on(few.select_gains(), 40)[6:]
+    critical = [(block.smallest_visible_effect or 0) / e - 0.8416 for block, e in zip(found[6:], errors, strict=True)]
+    assert critical == pytest.approx([critical[0]] * 6)
+    assert 2.5 < critical[0] < 4
 
 
 def test_a_gain_on_check_makes_unseen_data_improvable() -> None:
