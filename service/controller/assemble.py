@@ -322,11 +322,15 @@ class Assembly:
         blocks, index = control.measured, control.damage.block
         evidence = self._block_evidence(blocks)
         before = self._named(undamaged)
-        new = {i: judged.suspicion for i, judged in self._named(evidence).items() if i not in before}
         # The copy is solved with the longest step alone, the audited network with the best of several, so that a block
         # far from the damage can be named because steps differ. What damage does, it does there or next to it.
-        seen = any(abs(i - index) <= 1 for i in new)
-        named = max(new, key=lambda i: new[i]) if seen else None
+        near = {
+            i: judged.suspicion
+            for i, judged in self._named(evidence).items()
+            if i not in before and abs(i - index) <= 1
+        }
+        named = max(near, key=lambda i: near[i]) if near else None
+        seen = named is not None
         cost = self._paired(blocks.trained.loss_sums[CHECK], self._trained.loss_sums[CHECK], "planted cost")
         damaged = evidence[index - 1]
         detail = f"Weight noise of {control.damage.sigma:g} standard deviations in block {index} was " + (

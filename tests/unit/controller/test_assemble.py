@@ -263,6 +263,9 @@ def test_a_block_far_from_the_damage_is_no_sign_of_it() -> None:
     beside = with_copy(context(blocks=5), {1: 0.001, 2: 0.001, 3: 0.04, 4: 0.001, 5: 0.001}).positive_control
     assert beside is not None
     assert (beside.damage_seen, beside.named_block, beside.right_block_named) == (True, 3, False)
+    both = with_copy(context(blocks=5), {1: 0.001, 2: 0.04, 3: 0.001, 4: 0.001, 5: 0.09}).positive_control
+    assert both is not None
+    assert (both.damage_seen, both.named_block, both.right_block_named) == (True, 2, True)
 
 
 def test_damage_that_nothing_shows_is_not_seen() -> None:
