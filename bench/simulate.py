@@ -144,7 +144,7 @@ class Tasks:
         found = {"departure": 20.0, "matrix": "mlp.up_proj.weight", "constant_norms": False}
         return self._took(0, {"weight_norm": 1.0, "spectrum": found}, loads=1, extra=self.weigh_seconds)
 
-    def _loss_gradient(self, h: Any, ids: Any, _mask: Any) -> Work:
+    def _loss_gradient(self, h: Any, ids: Any, _mask: Any, _damage: Any) -> Work:
         return self._took(self.cost.head(_tokens(h), BACKWARD), {"losses": self._losses_of(ids)}, len(h))
 
     def _backward(self, _block: Any, _part: Any, h: Any, _gradient: Any) -> Work:
@@ -182,7 +182,7 @@ class Tasks:
         rows = [len(h) for h in states]
         return self._took(self.cost.block(sum(map(_tokens, states))), {}, *rows, loads=loads)
 
-    def _losses(self, ids: Any, _mask: Any, _head: Any, names: list[str], *states: Any) -> Work:
+    def _losses(self, ids: Any, _mask: Any, _head: Any, names: list[str], _damage: Any, *states: Any) -> Work:
         # Every competitor gains a little: whatever chance had it not, the audit would spare itself to measure again.
         found = {name: self._losses_of(ids) - 0.05 * (name != TRAINED) for name in names}
         return self._took(self.cost.head(sum(map(_tokens, states))), found)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from peelbound.workers.errors import CheckpointError
-from peelbound.workers.tasks import Reference, TrainedBlock
+from peelbound.workers.tasks import Damage, Reference
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,6 @@ def blame_of(reference: Reference) -> Blame:
     return _changed(f"without block {reference.leaves}", _EARLIER, "/checkpoint")
 
 
-def blame_of_block(block: TrainedBlock) -> Blame:
-    """Of a pass through the trained network, or its damaged copy."""
-    return CHECKPOINT if block.damage is None else _DAMAGED
+def blame_of_walk(damage: Damage | None) -> Blame:
+    """Of a walk of the trained network itself, or of its copy with this damage planted."""
+    return CHECKPOINT if damage is None else _DAMAGED

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from peelbound.workers import passes, spectrum
-from peelbound.workers.blame import CARRIED, CHECKPOINT, SOLVED, blame_of, blame_of_block
+from peelbound.workers.blame import CARRIED, SOLVED, blame_of, blame_of_walk
 from peelbound.workers.checkpoint.part import Part
 from peelbound.workers.passes import Floats, Ints
 from peelbound.workers.quantisers.conversion import require_dense
 from peelbound.workers.results import load_tensors
-from peelbound.workers.tasks import TRAINED, Done, Reference, TrainedBlock
+from peelbound.workers.tasks import TRAINED, Damage, Done, Reference, TrainedBlock
 from peelbound.workers.workbench import Workbench
 
 
@@ -45,7 +45,7 @@ class PassTasks(Workbench):
                 self._trained(block, part),
                 states,
                 self.grain,
-                whose=blame_of_block(block),
+                whose=blame_of_walk(block.damage),
             ),
         )
         return after, Done(time.perf_counter() - start, {"cosine": passes.cosine(states, after)})
@@ -70,11 +70,14 @@ class PassTasks(Workbench):
 
         return Done(time.perf_counter() - start, self.one_grain("weigh", weighed))
 
-    def loss_gradient(self, states: Floats, ids: Ints, mask: NDArray[np.bool_]) -> tuple[Floats, Done]:
-        """g[K] of a shard; values: `losses` [N, T−1]."""
+    def loss_gradient(
+        self, states: Floats, ids: Ints, mask: NDArray[np.bool_], damage: Damage | None
+    ) -> tuple[Floats, Done]:
+        """g[K] of a shard; values: `losses` [N, T−1]. `damage`: planted in the network whose states they are."""
         start = self.begin()
         rows, gradient = self.one_grain(
-            "loss_gradient", lambda: passes.loss_gradient(self.skeleton, states, ids, mask, self.grain)
+            "loss_gradient",
+            lambda: passes.loss_gradient(self.skeleton, states, ids, mask, self.grain, whose=blame_of_walk(damage)),
         )
         return gradient, Done(time.perf_counter() - start, {"losses": rows})
 
@@ -90,7 +93,7 @@ class PassTasks(Workbench):
                 states,
                 gradient,
                 self.grain,
-                whose=blame_of_block(block),
+                whose=blame_of_walk(block.damage),
             ),
         )
         values = {"attention": step.attention, "mlp": step.mlp, "block": step.block}
@@ -164,7 +167,7 @@ class PassTasks(Workbench):
 
         def moved(reference: Reference | None, h: Floats, number: int) -> Floats:
             if reference is None:
-                own, whose = module, CARRIED if number > 0 else blame_of_block(block)
+                own, whose = module, CARRIED if number > 0 else blame_of_walk(block.damage)
             elif block.index in reference.rounds:
                 scheme = str(reference.rounded_to)
                 own = rounded[scheme] if scheme in rounded else self.blocks.rounded(block.index, part, scheme)
@@ -181,7 +184,13 @@ class PassTasks(Workbench):
         yield Done(time.perf_counter() - start)
 
     def losses(
-        self, ids: Ints, mask: NDArray[np.bool_], head_key: str | None, names: list[str], *states: Floats
+        self,
+        ids: Ints,
+        mask: NDArray[np.bool_],
+        head_key: str | None,
+        names: list[str],
+        damage: Damage | None,
+        *states: Floats,
     ) -> Done:
         """Losses per token [N, T−1] of every network of a shard, by name, with the trained or a refitted head.
 
@@ -189,7 +198,8 @@ class PassTasks(Workbench):
             ids: [N, T].
             mask: [N, T−1].
             head_key: of the refitted head, or None.
-            names: of the networks; `trained` is the audited one.
+            names: of the networks; `trained` is the audited one, or its copy with `damage`.
+            damage: planted in the network that is walked, or None.
             states: h[K] of each, [N, T, D].
         """
         start = self.begin()
@@ -197,7 +207,7 @@ class PassTasks(Workbench):
         values = {}
 
         def measured(h: Floats, name: str) -> Floats:
-            whose = SOLVED if head is not None else CHECKPOINT if name == TRAINED else CARRIED
+            whose = SOLVED if head is not None else blame_of_walk(damage) if name == TRAINED else CARRIED
             return passes.losses(self.skeleton, h, ids, mask, self.grain, head, whose=whose)
 
         for number, (name, h) in enumerate(zip(names, states, strict=True)):

@@ -248,12 +248,23 @@ def losses(
 
 
 def loss_gradient(
-    skeleton: Skeleton, states: Floats, ids: Ints, mask: NDArray[np.bool_], grain: int
+    skeleton: Skeleton,
+    states: Floats,
+    ids: Ints,
+    mask: NDArray[np.bool_],
+    grain: int,
+    *,
+    whose: Blame = CHECKPOINT,
 ) -> tuple[Floats, Floats]:
-    """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D], of the audited network.
+    """Losses [N, T−1] and g[K] = ∂ΣCE/∂h[K], [N, T, D].
+
+    Args:
+        states: h[K], [N, T, D].
+        ids: [N, T].
+        whose: the network whose states they are.
 
     Raises:
-        CheckpointError: one of them is not finite (slug ``checkpoint-not-finite``).
+        CheckpointError: one of them is not finite; the slug is of `whose`.
     """
     found, gradient = Download(mask.shape, skeleton.device), Download(states.shape, skeleton.device)
     for part in grains(len(states), grain):
@@ -268,5 +279,5 @@ def loss_gradient(
         gradient.put(part, nn.functional.pad(slope, (0, 0, 0, 1)))  # the last position predicts nothing
     for what, rows in (("The loss", found), ("The gradient of the loss at the last block's output", gradient)):
         if not rows.finite():
-            raise CHECKPOINT.error(what)
+            raise whose.error(what)
     return found.array(), gradient.array()

@@ -320,6 +320,7 @@ class NetworkAudit:
                 shard.mask,
                 head,
                 [TRAINED],
+                None,
                 state,
                 shard=shard.number,
                 then=partial(took, shard.rows.start),

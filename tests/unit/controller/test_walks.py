@@ -1,7 +1,13 @@
-"""How the states of references go from block to block."""
+"""How the states of references go from block to block, and what a walk tells workers of the damage in its network."""
 
-from peelbound.service.controller.walks import beside_part, carry
-from peelbound.workers.tasks import Damage, Reference
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peelbound.service.controller.walks import Walker, beside_part, carry
+from peelbound.workers.tasks import Damage, Done, Reference
 
 SKIP = Reference("skip", 2, 2)
 SOLVED = Reference("solved", 2, 2, solution="key")
@@ -65,3 +71,37 @@ def test_the_baselines_block_goes_only_to_the_lane_that_takes_it() -> None:
     # Once it has left, the trained blocks are its own.
     assert beside_part("block", carry(states | {"baseline": "x"}, [taking], 3)[1]) is None
     assert beside_part(None, carry(states, [taking], 2)[1]) is None
+
+
+class Answering:
+    """A pool whose workers answer at once, of one sequence of two tokens; keeps what losses are asked of."""
+
+    def __init__(self) -> None:
+        self.asked = dict[str, tuple[Any, ...]]()
+
+    def submit(self, method: str, *args: Any, then: Any = None, **_: Any) -> Any:
+        rows = np.zeros((1, 1), np.float32)
+        if method == "embed":
+            return SimpleNamespace(outputs=["h0"])
+        self.asked[method] = args
+        then(Done(0.0, {"losses": rows} if method == "loss_gradient" else {"trained": rows}))
+        return SimpleNamespace(outputs=["g"])
+
+    def finish_all(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("damage", [None, Damage(1, 0.5, 1)])
+def test_workers_are_told_whose_losses_they_take(damage: Damage | None) -> None:
+    pool: Any = Answering()
+    shards = {
+        split: [SimpleNamespace(number=0, rows=slice(0, 1), ids="ids", mask="mask", split=split)]
+        for split in ("fit", "select", "check")
+    }
+    data: Any = SimpleNamespace(shards=shards, sequence_length=2)
+    cost = SimpleNamespace(head=lambda *_: 0.0)
+    audited: Any = SimpleNamespace(blocks=0, parts=lambda _: [], cost=cost)
+    meter: Any = SimpleNamespace(worked=lambda _: None)
+    Walker(audited, data, pool, meter, damage).trained(frozenset())
+    assert pool.asked["loss_gradient"] == ("h0", "ids", "mask", damage)
+    assert pool.asked["losses"] == ("ids", "mask", None, ["trained"], damage, "h0")

@@ -89,3 +89,19 @@ def test_what_a_reference_brings_to_a_trained_block_is_its_own(acting: Acting) -
         list(acting.worker.advance(TrainedBlock(2), acting.part(2), None, [None, None], h, np.full_like(h, np.inf)))
     assert caught.value.slug == "reference-not-finite"
     assert "an earlier block was solved anew, left out" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("damage", "slug"), [(None, "checkpoint-not-finite"), (Damage(2, 1.0, 0), "reference-not-finite")]
+)
+def test_a_loss_that_is_not_finite_is_blamed_on_the_noise_where_the_copy_with_it_is_walked(
+    acting: Acting, damage: Damage | None, slug: str
+) -> None:
+    acting.prepare()
+    subject = acting.subject
+    h = np.full_like(subject.h(subject.blocks), np.inf)
+    with pytest.raises(CheckpointError) as with_gradient:
+        acting.worker.loss_gradient(h, subject.ids, subject.mask, damage)
+    with pytest.raises(CheckpointError) as alone:
+        acting.worker.losses(subject.ids, subject.mask, None, ["trained"], damage, h)
+    assert (with_gradient.value.slug, alone.value.slug) == (slug, slug)
