@@ -51,10 +51,12 @@ class AsyncClient:
     Raises:
         EndpointInvalid: the address, the token or the state directory cannot be one.
         ServiceNotFound: no service is given and none runs.
+        ServiceStarting: the one on this machine is about to run. `Client` waits for it; here that would hold up all
+            that the event loop does.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
-        endpoint = find_endpoint(url, token)
+        endpoint = find_endpoint(url, token, patient=False)
         self._timeout = timeout
         # A transport of its own takes the environment's certificates, and not its proxies.
         direct = httpx2.AsyncHTTPTransport() if endpoint.on_loopback else None

@@ -68,6 +68,7 @@ class Client:
     Raises:
         EndpointInvalid: the address, the token or the state directory cannot be one.
         ServiceNotFound: no service is given and none runs.
+        ServiceStarting: the one on this machine is about to run, and did not answer within a few seconds.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:

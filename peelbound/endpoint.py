@@ -37,7 +37,9 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def find_endpoint(url: str | None = None, token: str | None = None, state_dir: Path | None = None) -> Endpoint:
+def find_endpoint(
+    url: str | None = None, token: str | None = None, state_dir: Path | None = None, *, patient: bool = True
+) -> Endpoint:
     """The service given, else the one in `PEELBOUND_URL`, else the embedded one that runs on the state directory.
 
     The token is the one given, else `PEELBOUND_TOKEN`. The token file of the state directory is read for one address
@@ -48,14 +50,14 @@ def find_endpoint(url: str | None = None, token: str | None = None, state_dir: P
         EndpointInvalid: the address is no URL or holds a password, the token holds what no header may, or the state
             directory is no path.
         ServiceNotFound: none of the three.
-        ServiceStarting: the embedded one is about to run; a few seconds were waited for it.
+        ServiceStarting: the embedded one is about to run; if we are patient, a few seconds were waited for it.
     """
     address = url or os.environ.get("PEELBOUND_URL")
     token = _clean(token or os.environ.get("PEELBOUND_TOKEN") or "")
     if address and token:
         return Endpoint(_base(address), token)
     state_dir = state_dir or default_state_dir()
-    running = running_url(state_dir) if address else awaited_url(state_dir)
+    running = running_url(state_dir) if address else awaited_url(state_dir, patient=patient)
     address = address or running
     if address is None:
         raise ServiceNotFound(f"PEELBOUND_URL is not set and no service runs on {state_dir}; start one: peelbound up")

@@ -127,18 +127,23 @@ def running_url(state_dir: Path) -> str | None:
     return _read(state_dir / "url") if is_held(state_dir) else None
 
 
-def awaited_url(state_dir: Path) -> str | None:
+def awaited_url(state_dir: Path, *, patient: bool = True) -> str | None:
     """As `running_url`, of a service that may just be starting.
 
+    Args:
+        state_dir: the state directory.
+        patient: whether to wait for it, a few seconds.
+
     Raises:
-        ServiceStarting: it has not said where it answers for as long as we wait, which is a few seconds.
+        ServiceStarting: it has not said where it answers for as long as we wait.
     """
-    for _ in range(STARTING_LOOKS):
+    for left in reversed(range(STARTING_LOOKS if patient else 1)):
         if not is_held(state_dir):
             return None
         if (url := _read(state_dir / "url")) is not None:
             return url
-        time.sleep(LOOK_SECONDS)
+        if left:
+            time.sleep(LOOK_SECONDS)
     raise ServiceStarting(f"The service on {state_dir} is starting and does not answer yet; try again.")
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from peelbound import local
+from peelbound.aio import AsyncClient
 from peelbound.cli.connect import service_for
 from peelbound.endpoint import Endpoint, find_endpoint
 from peelbound.errors import EndpointInvalid, ServiceNotFound, ServiceStarting
@@ -144,6 +145,15 @@ def test_a_service_that_takes_long_to_start_is_said_to_be_starting(
         with pytest.raises(ServiceStarting), service_for([], with_controller=False):
             pass
         assert find_endpoint("http://peelbound.example").token is None
+
+
+def test_an_event_loop_is_not_held_up_by_a_service_that_is_starting(
+    tmp_path: Path, looks: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEELBOUND_STATE_DIR", str(tmp_path))
+    looks.append(lambda: pytest.fail("it waited"))
+    with holding(tmp_path), pytest.raises(ServiceStarting):
+        AsyncClient()
 
 
 def test_one_that_ends_before_it_answers_is_none(tmp_path: Path, looks: list[Callable[[], object]]) -> None:
