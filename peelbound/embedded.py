@@ -16,11 +16,11 @@ import uvicorn
 from peelbound.api.app import create_app
 from peelbound.api.draining import Draining
 from peelbound.local import StartFailed, ensure_secret, holding, private_files, publish_url
-from peelbound.own_audits import TENANT
 from peelbound.service.database.engine import make_engine
 from peelbound.service.database.leases import Claim, Leases
 from peelbound.service.database.schema import open_database
 from peelbound.service.database.tokens import Tokens
+from peelbound.service.retention.own_audits import TENANT
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.settings import Settings
 from peelbound.service.storage.open import open_store

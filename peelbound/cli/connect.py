@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from peelbound import own_audits
 from peelbound.cli.database import configured
 from peelbound.client import Client
 from peelbound.errors import ServiceNotFound, ServiceStarting
 from peelbound.extras import require_server_extra
 from peelbound.local import default_state_dir, make_private
+from peelbound.service.retention import own_audits
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def service_for(places: list[str], *, with_controller: bool) -> Iterator[Connect
     Raises:
         ServiceStarting: it is about to run.
         ServerExtraMissing: none runs, and the packages to start one are not installed.
-        StartFailed: it could not be started.
+        StartFailed, PeelboundError: it could not be started.
     """
     try:
         client = Client()

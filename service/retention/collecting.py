@@ -12,6 +12,7 @@ from peelbound.service.database.audits import Audits
 from peelbound.service.database.retention import Retention
 from peelbound.service.database.tenants import Tenants
 from peelbound.service.retention.collector import Collector
+from peelbound.service.retention.own_audits import spared
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.errors import PeelboundError
@@ -37,11 +38,12 @@ def make_collector(settings: Settings, engine: Engine, store: ObjectStore) -> Co
 def _run(settings: Settings, engine: Engine, store: ObjectStore, stop: threading.Event) -> None:
     while not stop.wait(LOOK_SECONDS):
         try:
-            retention, collector = Retention(engine), make_collector(settings, engine, store)
+            retention = Retention(engine)
+            collect = spared(settings.state_dir, make_collector(settings, engine, store).collect)
             every = timedelta(seconds=settings.collect_seconds)
             collected = False
             while not stop.is_set() and (tenant := retention.claim(every)) is not None:
-                log.info("collected %s: %s", tenant, collector.collect(tenant))
+                log.info("collected %s: %s", tenant, collect(tenant))
                 collected = True
             if collected:
                 store.clean()

@@ -4,17 +4,15 @@ import json
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from peelbound import own_audits
 from peelbound.cli.database import configured, service_database
 from peelbound.cli.failures import Failure, reporting
 from peelbound.cli.output import json_option, print_columns
-from peelbound.own_audits import TENANT
-from peelbound.workers.errors import InfrastructureError, PeelboundError
+from peelbound.service.retention.own_audits import TENANT, spared
+from peelbound.workers.errors import PeelboundError
 
 if TYPE_CHECKING:
     from peelbound.service.database.retention import Retention
@@ -44,9 +42,8 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
 
         store = open_store(settings)
         collector = make_collector(settings, engine, store)
-        collect = collector.would_collect if dry_run else _beside_own_audits(settings.state_dir, collector.collect)
-        tenants = _tenants(Retention(engine), store) if tenant is None else [tenant]
-        collected, failed = _each(tenants, collect)
+        collect = collector.would_collect if dry_run else spared(settings.state_dir, collector.collect)
+        collected, failed = _each(_tenants(Retention(engine), store, tenant), collect)
         if not dry_run:
             store.clean()
     counted = {name: asdict(done) for name, done in collected.items()}
@@ -59,28 +56,21 @@ def command(tenant: str | None, dry_run: bool, as_json: bool) -> None:
         raise Failure(f"The collection failed for {', '.join(failed)}; what was not done is done by the next.")
 
 
-def _tenants(retention: "Retention", store: "ObjectStore") -> list[str]:
-    """All that the database knows, and that of audits with services of their own, if the store holds some of theirs."""
+def _tenants(retention: "Retention", store: "ObjectStore", wanted: str | None) -> list[str]:
+    """The one that is wanted, or all that the database knows and that of audits with services of their own.
+
+    Raises:
+        click.UsageError: the database does not know the one that is wanted, nor does the store hold anything of it.
+    """
     known = set(retention.tenants())
-    if TENANT not in known and next(store.list(f"tenants/{TENANT}/"), None) is not None:
-        known.add(TENANT)
-    return sorted(known)
-
-
-def _beside_own_audits(state_dir: Path, collect: "Callable[[str], Collected]") -> "Callable[[str], Collected]":
-    """`collect`, but where audits are at work that the database does not know: it would take their results away."""
-
-    def collect_if_alone(tenant: str) -> "Collected":
-        if tenant != TENANT:
-            return collect(tenant)
-        with own_audits.excluded(state_dir) as alone:
-            if not alone:
-                raise InfrastructureError(
-                    "`peelbound audit` is at work with a service of its own.", remedy="Collect when it has ended."
-                )
-            return collect(tenant)
-
-    return collect_if_alone
+    tenant = TENANT if wanted is None else wanted
+    if tenant not in known and next(store.list(f"tenants/{tenant}/"), None) is not None:
+        known.add(tenant)
+    if wanted is None:
+        return sorted(known)
+    if wanted not in known:  # its collection would note it as a tenant
+        raise click.UsageError(f"There is no tenant {wanted}.")
+    return [wanted]
 
 
 def _each(tenants: Iterable[str], collect: "Callable[[str], Collected]") -> "tuple[dict[str, Collected], list[str]]":

@@ -1,17 +1,21 @@
 """What `peelbound audit` leaves in the store of the state directory is collected, but not while it is at work."""
 
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import Engine
 
-from peelbound import own_audits
 from peelbound.cli.main import cli
-from peelbound.local import StartFailed
+from peelbound.service.retention import collecting, own_audits
 from peelbound.service.settings import Settings
 from peelbound.service.storage.base import ObjectStore
 from peelbound.service.storage.open import open_store
+from peelbound.workers.errors import InfrastructureError
 
 RESULT = "tenants/default/results/ab/abcd.json"
 
@@ -60,6 +64,35 @@ def test_nothing_is_taken_from_an_audit_at_work(state: Path, store: ObjectStore)
     assert not there(store)
 
 
+def test_a_controller_collects_others_while_one_is_at_work(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, turns = threading.Event(), [own_audits.TENANT, "acme"]
+    collected: list[str] = []
+
+    def claim(_: object) -> str | None:
+        if turns:
+            return turns.pop(0)
+        stop.set()
+        return None
+
+    collector = SimpleNamespace(collect=collected.append)
+    monkeypatch.setattr(collecting, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(collecting, "Retention", lambda _: SimpleNamespace(claim=claim))
+    monkeypatch.setattr(collecting, "make_collector", lambda *_: collector)
+    engine, objects = cast("Engine", None), cast("ObjectStore", SimpleNamespace(clean=lambda: None))
+    with own_audits.at_work(state):
+        collecting._run(Settings(), engine, objects, stop)
+    assert collected == ["acme"]
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_a_tenant_that_was_misspelt_is_refused_and_not_noted(store: ObjectStore, words: list[str]) -> None:
+    refused = gc("--tenant", "defualt", *words)
+    assert refused.exit_code == 2
+    assert "There is no tenant defualt." in refused.stderr
+    assert list(json.loads(gc("--tenant", "default").stdout)) == ["default"]
+    assert list(json.loads(gc().stdout)) == ["default"]
+
+
 def test_a_store_without_any_has_no_such_tenant(state: Path) -> None:
     assert json.loads(gc().stdout) == {}
 
@@ -72,7 +105,7 @@ def test_without_a_state_directory_there_are_none(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "own-audits.lock").mkdir()
-    with pytest.raises(StartFailed, match=r"own-audits\.lock cannot be used"), own_audits.at_work(tmp_path):
+    with pytest.raises(InfrastructureError, match=r"own-audits\.lock cannot be used"), own_audits.at_work(tmp_path):
         pass
 
 

@@ -6,11 +6,20 @@ which it takes alone. The lock goes with its processes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-from peelbound.local import StartFailed, fcntl
+from peelbound.workers.errors import InfrastructureError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: no service can run here, so that there are no such audits
+    fcntl = None
+
+T = TypeVar("T")
 
 TENANT = "default"
 """Whose all audits of services on one machine are."""
@@ -25,12 +34,12 @@ def at_work(state_dir: Path) -> Iterator[None]:
         state_dir: exists, and is ours.
 
     Raises:
-        StartFailed: the lock in it cannot be used, as when another user's command made it.
+        InfrastructureError: the lock in it cannot be used, as when another user's command made it.
     """
     try:
         descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StartFailed(f"{state_dir / _LOCK} cannot be used: {error.strerror}.") from error
+        raise InfrastructureError(f"{state_dir / _LOCK} cannot be used: {error.strerror}.") from error
     try:
         _flock(descriptor, exclusive=False, wait=True)
         yield
@@ -53,6 +62,25 @@ def excluded(state_dir: Path) -> Iterator[bool]:
         yield _flock(descriptor, exclusive=True, wait=False)
     finally:
         os.close(descriptor)
+
+
+def spared(state_dir: Path, collect: Callable[[str], T]) -> Callable[[str], T]:
+    """`collect`, a tenant's collection, but not where audits are at work that the database does not know.
+
+    What it answers raises what `collect` does, and `InfrastructureError` for their tenant while one is at work.
+    """
+
+    def collect_if_alone(tenant: str) -> T:
+        if tenant != TENANT:
+            return collect(tenant)
+        with excluded(state_dir) as alone:
+            if not alone:
+                raise InfrastructureError(
+                    "`peelbound audit` is at work with a service of its own.", remedy="Collect when it has ended."
+                )
+            return collect(tenant)
+
+    return collect_if_alone
 
 
 def _flock(descriptor: int, *, exclusive: bool, wait: bool) -> bool:
