@@ -6,7 +6,8 @@
 Trains small models of several families, sound ones and some with a block that was left out of training; makes copies
 that are damaged in known ways; measures every detector once on text that training did not see and once on another
 distribution; and prints how well each tells the damaged blocks. With a checkpoint, the damages are done to that model
-instead. What was measured already at the same settings is not measured again; the table is of these alone.
+instead. What was measured already, at the same settings by the same code, is not measured again; the table is of these
+alone.
 """
 
 import argparse

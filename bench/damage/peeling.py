@@ -6,11 +6,13 @@ Two questions about the matrix's cells of width 2, a fresh block in the place of
 `bench.damage` trained. *Prediction*: does a cell's cost rank the pairs as their cost does after healing, when the
 network with one block less was trained on? *Planting*: a block is inserted that the network does not need, a copy of
 its neighbour or a fresh one near the identity; is the cheapest cell one that covers it?
+What was measured already, of the same model and texts by the same code, is not measured again.
 """
 
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from rich.console import Console
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from bench.damage import cases
 from bench.damage.cases import ADDING
+from bench.damage.digests import code, digest, name_of
 from bench.damage.rows import UNSEEN
 from bench.damage.subject import GRAIN, Subject
 from bench.damage.subjects import Trained, checkpoint, train_model, trained
@@ -50,14 +54,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measured(model: Trained, out: Path, corpus: Corpus) -> dict[str, Any]:
-    path = out / "peeling" / f"{model.name}-{model.recipe.steps}.json"
+    train_model(model, out)
+    where = checkpoint(model, out)
+    path = _kept_at(model.name, where, out, corpus)
     if not path.exists():
-        train_model(model, out)
-        where = checkpoint(model, out)
         found = {"model": model.name, **predicted(where, corpus), "planted": planted(where, corpus, out / "planted")}
         save(path, found)
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return kept
+
+
+def _kept_at(name: str, where: Path, out: Path, corpus: Corpus) -> Path:
+    """The file of a model's figures, named by it and by all that they depend on."""
+    depends = [digest(where), digest(corpus.directory), code(cases, sys.modules[__name__])]
+    return out / "peeling" / f"{name}-{name_of(depends)}.json"
 
 
 class Matrix:

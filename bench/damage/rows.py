@@ -1,19 +1,22 @@
 """Rows of the bench on disk; what is there is not measured again.
 
-A file is of one checkpoint, one choice of texts and numbers of sequences, with solves or without: its name says so by a
-digest. So rows that were measured otherwise are never taken for those that are asked for, nor shown beside them.
+A file is of one checkpoint, one choice of texts and numbers of sequences, with solves or without, and of the code that
+measures, with its settings: its name says so by a digest. So rows that were measured otherwise are never taken for
+those that are asked for, nor shown beside them. The rules that are tried on rows are no part of it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.damage import cases, detectors, measure, solves, spectrum
 from bench.damage.cases import FROZEN, SOUND, Case, cases_of, damaged
+from bench.damage.digests import code, digest, name_of
 from bench.damage.measure import Row, row_of, weights_of
 from bench.damage.subject import Subject
 from bench.local import save
+from peelbound.service import statistics
 
 UNSEEN, OTHER = "unseen", "other"
 """Names of the texts: of the distribution that training saw, and of another one."""
@@ -28,7 +31,7 @@ class Source:
     path: Path
     texts: dict[str, Path]
     seed: int
-    """Of the choice of blocks."""
+    """Of the choice of blocks, and of the damage that is random."""
     fit: int = 64
     check: int = 96
     """Sequences of 128 tokens."""
@@ -39,9 +42,10 @@ class Source:
 
     def rows_in(self, out: Path) -> Path:
         """The file of its rows, named by the model and by all that a row depends on."""
-        texts = {name: _digest(path) for name, path in self.texts.items()}
-        asked = [_digest(self.path), texts, self.fit, self.check, self.solves]
-        return out / f"{self.name}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}.json"
+        texts = {name: digest(path) for name, path in self.texts.items()}
+        measuring = code(cases, detectors, measure, solves, spectrum, statistics)
+        asked = [digest(self.path), texts, self.seed, self.fit, self.check, self.solves, measuring]
+        return out / f"{self.name}-{name_of(asked)}.json"
 
 
 def measured(
@@ -83,14 +87,6 @@ def kept(source: Source, out: Path) -> list[Row]:
     path = source.rows_in(out)
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return rows
-
-
-def _digest(path: Path) -> str:
-    """Of a file's content, or of the names and contents of a directory's files."""
-    if path.is_dir():
-        return json.dumps([[file.name, _digest(file)] for file in sorted(path.iterdir()) if file.is_file()])
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cases(source: Source, subject: Subject, positions: int) -> list[Case]:

@@ -1,14 +1,22 @@
-"""Rows are kept by what they depend on: checkpoint, texts, numbers of sequences, and whether blocks were solved."""
+"""Figures are kept by what they depend on: checkpoint, texts, settings, and the code that measures."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
-from bench.damage import rows
+from bench.damage import detectors, digests, judges, peeling, rows, solves
 from bench.damage.cases import Case
+from bench.damage.digests import code
+from bench.damage.peeling import _kept_at
 from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
+from bench.stdlib_models import Corpus
+from peelbound.service import plan
+from peelbound.service.schemas import request
 
 
 def checkpoint(directory: Path, weights: str) -> Path:
@@ -41,8 +49,9 @@ def test_checkpoints_of_one_name_and_other_settings_have_rows_of_their_own(sourc
         replace(source, fit=8),
         replace(source, check=8),
         replace(source, solves=False),
+        replace(source, seed=1),
     ]
-    assert len({s.rows_in(tmp_path) for s in (source, *others)}) == 6
+    assert len({s.rows_in(tmp_path) for s in (source, *others)}) == 7
 
 
 def test_a_checkpoint_that_lies_elsewhere_is_the_same(source: Source, tmp_path: Path) -> None:
@@ -50,6 +59,58 @@ def test_a_checkpoint_that_lies_elsewhere_is_the_same(source: Source, tmp_path: 
     assert moved.rows_in(tmp_path) == source.rows_in(tmp_path)
     file = replace(source, path=text(tmp_path / "model.gguf", "weights"))
     assert file.rows_in(tmp_path) != source.rows_in(tmp_path)
+
+
+@pytest.fixture
+def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[ModuleType], None]]:
+    """Gives a module another source, as in a process that starts after it was changed."""
+
+    def change(module: ModuleType) -> None:
+        monkeypatch.setattr(module, "__file__", str(text(tmp_path / "changed.py", "")))
+        code.cache_clear()
+
+    code.cache_clear()
+    yield change
+    code.cache_clear()
+
+
+@pytest.mark.parametrize("module", [detectors, solves, plan, request])
+def test_rows_that_other_code_measured_are_not_these(
+    module: ModuleType, source: Source, tmp_path: Path, changed: Callable[[ModuleType], None]
+) -> None:
+    before = source.rows_in(tmp_path)
+    changed(module)
+    assert source.rows_in(tmp_path) != before
+
+
+def test_rows_stay_when_a_rule_that_reads_them_changes(
+    source: Source, tmp_path: Path, changed: Callable[[ModuleType], None]
+) -> None:
+    before = source.rows_in(tmp_path)
+    changed(judges)
+    assert source.rows_in(tmp_path) == before
+
+
+@pytest.mark.usefixtures("changed")
+def test_rows_of_other_workers_are_not_these(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "source_hash", lambda package: f"other {package}")
+    other = source.rows_in(tmp_path)
+    monkeypatch.undo()
+    code.cache_clear()
+    assert source.rows_in(tmp_path) != other
+
+
+@pytest.mark.parametrize("module", [plan, peeling])
+def test_a_peeling_matrix_is_kept_by_checkpoint_texts_and_code(
+    module: ModuleType, source: Source, tmp_path: Path, changed: Callable[[ModuleType], None]
+) -> None:
+    corpora = [Corpus(checkpoint(tmp_path / name, name), torch.zeros(0)) for name in ("corpus", "other corpus")]
+    other = checkpoint(tmp_path / "other", "other")
+    places = [_kept_at("llama", source.path, tmp_path, corpus) for corpus in corpora]
+    places.append(_kept_at("llama", other, tmp_path, corpora[0]))
+    changed(module)
+    places.append(_kept_at("llama", source.path, tmp_path, corpora[0]))
+    assert len(set(places)) == 4
 
 
 def test_what_was_measured_at_the_same_settings_is_not_measured_again(
