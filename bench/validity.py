@@ -11,6 +11,7 @@ one-block fine-tuning. Thresholds are never tuned on these models' seeds.
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +93,45 @@ def row(seed: int, kind: str, report: Report, frozen: int | None) -> dict[str, A
     }
 
 
-def coverage(audits: LocalAudits, asked: AuditRequest, draws: int = 400, documents: int = 100) -> dict[str, float]:
-    """Share of simultaneous 95% intervals that cover, where the truth is known: resampled from real differences.
+@dataclass(frozen=True)
+class Coverage:
+    """What simultaneous 95% intervals did where the truth is zero: shares of the samples."""
+
+    draws: int
+    documents: int
+    """Of each sample."""
+    columns: int
+    joint: float
+    """All intervals contain zero."""
+    false_gain: float
+    """A lower end lies above zero."""
+    false_loss: float
+    """An upper end lies below."""
+    single: float
+    """The interval of the last column alone contains zero."""
+
+
+def coverage(sums: PairedSums, documents: int, draws: int = 400, replicates: int = 2000) -> Coverage:
+    """How often intervals cover, where the truth is known: resampled from real differences.
 
     The check documents of an audit are taken as the population, with their tokens and with what re-solving each block
     changed in their losses; from it samples of documents are drawn with replacement. The differences are centred, so
     that the truth is zero and a miss is a false claim.
     """
-    sums = _gains_on_check(audits, asked)
     centred = sums.residuals()
     rng = np.random.default_rng(0)
-    joint = single = 0
+    joint = gains = losses = single = 0
     for _ in range(draws):
         chosen = rng.integers(0, sums.documents, documents)
         sample = PairedSums(centred[chosen], sums.tokens[chosen])
-        found = paired_intervals(sample, replicates=2000, seed=int(rng.integers(2**31))).intervals
-        joint += all(i.low <= 0 <= i.high for i in found)
-        first = PairedSums(sample.difference_sums[:, -1:], sample.tokens)
-        alone = paired_intervals(first, replicates=2000, seed=int(rng.integers(2**31))).intervals[0]
+        found = paired_intervals(sample, replicates=replicates, seed=int(rng.integers(2**31))).intervals
+        gain, loss = any(i.low > 0 for i in found), any(i.high < 0 for i in found)
+        joint, gains, losses = joint + (not (gain or loss)), gains + gain, losses + loss
+        last = PairedSums(sample.difference_sums[:, -1:], sample.tokens)
+        alone = paired_intervals(last, replicates=replicates, seed=int(rng.integers(2**31))).intervals[0]
         single += alone.low <= 0 <= alone.high
-    blocks = centred.shape[1]
-    return {"draws": draws, "documents": documents, "columns": blocks, "joint": joint / draws, "single": single / draws}
+    shares = (count / draws for count in (joint, gains, losses, single))
+    return Coverage(draws, documents, centred.shape[1], *shares)
 
 
 def _gains_on_check(audits: LocalAudits, asked: AuditRequest) -> PairedSums:
@@ -166,9 +185,11 @@ def main() -> None:
             rows.append(row(seed, kind, report, frozen))
             console.print(f"seed {seed} {kind}: {report.verdict.headline}")
             save(arguments.out / "validity.json", rows)
-        covered = coverage(audits, request(checkpoints[FIRST_SEED, "sound"], corpus, options))
+        gains = _gains_on_check(audits, request(checkpoints[FIRST_SEED, "sound"], corpus, options))
+    covered = [asdict(coverage(gains, documents)) for documents in (30, 100)]
     show(rows, console)
-    console.print(f"Coverage of 95% intervals in the null experiment: {covered}")
+    for found in covered:
+        console.print(f"Coverage of 95% intervals in the null experiment: {found}")
     sound = checkpoints[FIRST_SEED, "sound"]
     compared = compare(sound, corpus)
     fine = Table("block", "corrected: gain on check", "true fine-tuning: gain on check", "FLOPs, true / corrected")

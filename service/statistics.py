@@ -165,7 +165,9 @@ def repeated(sums: PairedSums, documents: int) -> PairedSums:
     of 24 columns 12 from 6 documents, 3.7 from these repeated to 30, 3.5 from 30 (normal differences).
     """
     columns = sums.difference_sums.shape[1]
-    return PairedSums(np.resize(sums.difference_sums, (documents, columns)), np.resize(sums.tokens, documents))
+    rows: Array = np.resize(sums.difference_sums, (documents, columns))
+    tokens: Array = np.resize(np.asarray(sums.tokens, np.float64), documents)
+    return PairedSums(rows, tokens)
 
 
 def error_on(sums: PairedSums, documents: int) -> Array:
