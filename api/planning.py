@@ -7,13 +7,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
-from weakref import WeakValueDictionary
 
 import anyio
 from pydantic import ValidationError
 
 from peelbound.api.errors import PlanUnavailable
 from peelbound.api.places import Places
+from peelbound.api.turns import Turns
 from peelbound.service.schemas.plan import AuditPlan
 from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.request import AuditRequest
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 COMMAND = [sys.executable, "-P", "-m", "peelbound.service.controller.planning"]
 TIMEOUT_SECONDS = 60.0
 AT_ONCE = 2
-TURN_SECONDS = 30.0
-"""How long a request waits for its turn."""
+TURN_SECONDS = TIMEOUT_SECONDS + 5
+"""How long a request waits for its turn: by then whatever was being computed when it came has ended."""
 MOST_OF_A_TENANT = 4
-"""Requests that are being carried out or wait; of these one is carried out."""
+"""Requests that are being carried out or wait."""
 
 
 async def _stays() -> bool:
@@ -35,11 +35,10 @@ async def _stays() -> bool:
 
 
 class Planner:
-    """Runs the planning process, a few at a time and never for longer than the time limit; for each tenant one.
+    """Runs the planning process, a few at a time and never for longer than the time limit.
 
-    Requests of a tenant wait for one another before they wait with those of others, so a tenant is never behind more
-    than one request of each other tenant. The process takes the request's JSON on standard input and writes an
-    `AuditPlan` or a `Problem` on standard output.
+    Tenants take turns; one that is alone has them all. The process takes the request's JSON on standard input and
+    writes an `AuditPlan` or a `Problem` on standard output.
     """
 
     def __init__(
@@ -52,8 +51,7 @@ class Planner:
         self._command = command
         self._timeout_seconds = timeout_seconds
         self._places = Places("plans", MOST_OF_A_TENANT)
-        self._turns = anyio.Semaphore(AT_ONCE)
-        self._tenants_turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._turns = Turns(AT_ONCE)
 
     async def plan(
         self, tenant: str, request: AuditRequest, gone: Callable[[], Awaitable[bool]] = _stays
@@ -95,12 +93,10 @@ class Planner:
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:
-        tenants_turn = self._tenants_turns.setdefault(tenant, anyio.Lock())  # there as long as somebody waits for it
         async with AsyncExitStack() as held:
             try:
                 with anyio.fail_after(TURN_SECONDS):
-                    await held.enter_async_context(tenants_turn)
-                    await held.enter_async_context(self._turns)
+                    await held.enter_async_context(self._turns.one(tenant))
             except TimeoutError as error:
                 raise PlanUnavailable(
                     f"Other plans are being computed; the turn did not come within {TURN_SECONDS:g} seconds.",

@@ -43,8 +43,8 @@ from peelbound.service.webhooks.retry_after import seconds_asked
 T = TypeVar("T")
 M = TypeVar("M", bound=WireModel)
 
-PLAN_SECONDS = 90.0
-"""The service itself gives a plan a minute."""
+PLAN_SECONDS = 130.0
+"""A request for a plan waits for its turn for up to 65 seconds, and the plan itself may then take a minute."""
 SILENCE_SECONDS = 45.0
 """An event stream sends a comment every 15 seconds; three missed ones mean that the connection is dead."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0)
