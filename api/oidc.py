@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import httpx2
 import jwt
 
@@ -30,6 +31,8 @@ ASK_AGAIN_SECONDS = 10.0
 """Tokens that name unknown keys, which anybody can make, cause no more than one question in this time."""
 ANSWER_SECONDS = 5.0
 """For all of the provider's answer, however slowly it comes."""
+VERIFIED_AT_ONCE = 2
+"""Signatures, each in a thread: those of large curves and keys take up to a millisecond, and anybody can send some."""
 _MAX_JWKS_BYTES = 1 << 20
 _REMEDY = "Get a new token from the identity provider."
 
@@ -108,9 +111,10 @@ class IdentityProvider:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._keys = Keys(settings.oidc_jwks_url or "", clock)
+        self._threads = anyio.CapacityLimiter(VERIFIED_AT_ONCE)  # not those of the routes, which would wait behind it
 
     async def identify(self, token: str) -> Identity:
-        """Whose the token is. To verify a signature takes no longer than to go through a thread.
+        """Whose the token is.
 
         Raises:
             Unauthenticated: it is not one of the provider's for this service, or names no tenant.
@@ -122,20 +126,23 @@ class IdentityProvider:
             key = await self._keys.get(key_id) if isinstance(key_id, str) else None
             if key is None:
                 raise Unauthenticated("The token is signed with no key of the identity provider.", remedy=_REMEDY)
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=list(ALGORITHMS),
-                audience=self._settings.oidc_audience,
-                issuer=self._settings.oidc_issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud", "sub"]},
-            )
+            claims = await anyio.to_thread.run_sync(self._verified, token, key, limiter=self._threads)
         except jwt.ExpiredSignatureError as error:
             raise TokenExpired("The identity provider's token has expired.", remedy=_REMEDY) from error
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"The token is not valid here: {error}.", remedy=_REMEDY) from error
         return self._identity(claims)
+
+    def _verified(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=list(ALGORITHMS),
+            audience=self._settings.oidc_audience,
+            issuer=self._settings.oidc_issuer,
+            leeway=LEEWAY_SECONDS,
+            options={"require": ["exp", "iss", "aud", "sub"]},
+        )
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
         settings = self._settings

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 
 import jwt
@@ -24,6 +24,7 @@ from peelbound.api import oidc
 from peelbound.api.oidc import ASK_AGAIN_SECONDS, FRESH_SECONDS, STALE_SECONDS, IdentityProvider, Keys
 from peelbound.service.settings import Settings
 from tests.unit.api.harness import Api, problem
+from tests.waiting import DEADLINE_SECONDS
 
 ISSUER = "https://login.example"
 Change = Callable[[dict[str, Any]], None]
@@ -248,6 +249,33 @@ def test_while_the_provider_is_silent_known_keys_are_taken_and_no_thread_waits(
 
     monkeypatch.setattr(oidc, "_fetch", fetched)
     asyncio.run(asked())
+
+
+def test_signatures_are_verified_in_a_few_threads_of_their_own(
+    settings: Settings, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifying, most, decode = [0], [0], jwt.decode
+    lock, both = Lock(), Barrier(oidc.VERIFIED_AT_ONCE)  # two at a time, or a broken barrier
+
+    def decoded(*args: Any, **options: Any) -> dict[str, Any]:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        with lock:
+            verifying[0] += 1
+            most[0] = max(most[0], verifying[0])
+        both.wait(DEADLINE_SECONDS)
+        with lock:
+            verifying[0] -= 1
+        return decode(*args, **options)
+
+    async def asked() -> None:
+        identities = IdentityProvider(settings)
+        found = [identities.identify(provider.token(sub=str(number))) for number in range(2 * oidc.VERIFIED_AT_ONCE)]
+        assert [identity.tenant for identity in await asyncio.gather(*found)] == ["acme"] * len(found)
+
+    monkeypatch.setattr(jwt, "decode", decoded)
+    asyncio.run(asked())
+    assert most[0] == oidc.VERIFIED_AT_ONCE
 
 
 def test_a_provider_that_does_not_answer_is_not_waited_for_for_long(
