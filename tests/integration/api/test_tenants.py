@@ -169,7 +169,9 @@ def test_no_query_of_the_repository_reaches_another_tenant(api: Api, name: str) 
 
 
 WEBHOOK_QUERIES: dict[str, Callable[[Webhooks, str, str], Any]] = {
-    "create": lambda webhooks, webhook, _: webhooks.create("other", HOOK, HOOK.url).id == webhook,
+    "create": lambda webhooks, _webhook, _: (
+        [webhooks.create("other", HOOK, HOOK.url).id] != [found.id for found in webhooks.listed("other")]
+    ),
     "listed": lambda webhooks, _webhook, _: webhooks.listed("other"),
     "get": lambda webhooks, webhook, _: webhooks.get("other", webhook),
     "change": lambda webhooks, webhook, _: webhooks.change("other", webhook, WebhookChange(enabled=False), None),
@@ -192,6 +194,7 @@ def test_no_query_of_webhooks_reaches_another_tenant(api: Api, name: str) -> Non
     else:
         with pytest.raises(WebhookNotFound):
             ask(webhooks, webhook, delivery.id)
+    assert [found.id for found in webhooks.listed("default")] == [webhook]
     assert webhooks.get("default", webhook).disabled_at is None
     assert webhooks.deliveries("default", webhook).items == [delivery]
 

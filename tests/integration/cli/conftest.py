@@ -64,7 +64,8 @@ def run(surroundings: dict[str, str], tmp_path: Path) -> Run:
 
     def peelbound(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         command = ["peelbound", *words]
-        output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        written = io.BytesIO(), io.BytesIO()
+        output, errors = (io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in written)
         with (
             patch.dict(os.environ, surroundings | variables, clear=True),
             patch.object(sys, "argv", command),
@@ -75,7 +76,7 @@ def run(surroundings: dict[str, str], tmp_path: Path) -> Run:
             pytest.raises(SystemExit) as ended,
         ):
             main()
-        said = [stream.buffer.getvalue().decode() for stream in (output, errors)]  # type: ignore[attr-defined]
+        said = [stream.getvalue().decode() for stream in written]
         return subprocess.CompletedProcess(command, int(ended.value.code or 0), *said)
 
     return peelbound
