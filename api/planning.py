@@ -1,5 +1,6 @@
 """Plans are computed in a short-lived process: only there is torch imported, and a crash there is not ours."""
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 
 import anyio
+import anyio.lowlevel
 from pydantic import ValidationError
 
 from peelbound.api.errors import PlanUnavailable
@@ -28,10 +30,6 @@ TURN_SECONDS = TIMEOUT_SECONDS + 5
 """How long a request waits for its turn: by then whatever was being computed when it came has ended."""
 MOST_OF_A_TENANT = 4
 """Requests that are being carried out or wait."""
-
-
-async def _stays() -> bool:
-    return False
 
 
 class Planner:
@@ -54,14 +52,14 @@ class Planner:
         self._turns = Turns(AT_ONCE)
 
     async def plan(
-        self, tenant: str, request: AuditRequest, gone: Callable[[], Awaitable[bool]] = _stays
-    ) -> AuditPlan | Problem:
-        """What an audit of the tenant would cost, or why it cannot be carried out.
+        self, tenant: str, request: AuditRequest, hung_up: Callable[[], Awaitable[None]] = anyio.sleep_forever
+    ) -> AuditPlan | Problem | None:
+        """What an audit of the tenant would cost, or why it cannot be carried out; None if nobody waits for it.
 
         Args:
             tenant: who asks.
             request: what for.
-            gone: whether it has hung up; then nothing is begun.
+            hung_up: returns when it has hung up; then nothing is begun, and what was begun is broken off.
 
         Raises:
             TenantBusy: the tenant has asked for too many already.
@@ -73,11 +71,22 @@ class Planner:
                 "This API replica is installed without torch, with which a plan reads the model's architecture.",
                 remedy="Ask for a plan where peelbound[server] is installed: `peelbound plan` without PEELBOUND_URL.",
             )
-        with self._places.one(tenant):
-            async with self._turn(tenant):
-                if await gone():
-                    raise PlanUnavailable("The client has hung up.", remedy="Ask again.")
-                done = await self._computed(tenant, request)
+        done = None
+        with self._places.one(tenant), anyio.CancelScope() as wanted:
+
+            async def watch() -> None:
+                await hung_up()
+                wanted.cancel()
+
+            watching = asyncio.create_task(watch())
+            try:
+                async with self._turn(tenant):
+                    await anyio.lowlevel.checkpoint()  # who has hung up already is noticed here
+                    done = await self._computed(tenant, request)
+            finally:
+                watching.cancel()
+        if done is None:
+            return None
         try:
             return AuditPlan.model_validate_json(done.stdout)
         except ValidationError:

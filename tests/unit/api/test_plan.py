@@ -1,9 +1,12 @@
+import json
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import anyio
 import pytest
+from starlette.types import Message
 
 from peelbound import calls
 from peelbound.api import planning
@@ -14,6 +17,7 @@ from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from tests.unit.api.harness import BODY, Api, problem
+from tests.waiting import DEADLINE_SECONDS
 
 PLAN = AuditPlan(
     preset="quick",
@@ -55,7 +59,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(state_dir=tmp_path, allow=["/data"], workers=7)
 
 
-def ask(planner: Planner, tenant: str = "default") -> AuditPlan | Problem:
+def ask(planner: Planner, tenant: str = "default") -> AuditPlan | Problem | None:
     return anyio.run(planner.plan, tenant, AuditRequest.model_validate(BODY))
 
 
@@ -124,12 +128,11 @@ class TestTurns:
         anyio.run(plans)
 
     def test_nothing_is_begun_for_a_client_that_has_hung_up(self, settings: Settings, tmp_path: Path) -> None:
-        async def hung_up() -> bool:
-            return True
+        async def hung_up() -> None:
+            pass
 
         planner = Planner(settings, planning_process(before=f"open({str(tmp_path / 'begun')!r}, 'w')"))
-        with pytest.raises(PlanUnavailable, match="hung up"):
-            anyio.run(planner.plan, "default", AuditRequest.model_validate(BODY), hung_up)
+        assert anyio.run(planner.plan, "default", AuditRequest.model_validate(BODY), hung_up) is None
         assert not (tmp_path / "begun").exists()
 
     def test_a_turn_that_does_not_come_is_not_waited_for_for_ever(
@@ -156,6 +159,50 @@ def test_the_route_answers_with_the_plan_or_the_refusal(api: Api) -> None:
     response = api.client.post("/v1/audits:plan", json=BODY)
     problem(response, 503, "plan-unavailable")
     assert response.headers["retry-after"]
+
+
+def test_a_client_that_hangs_up_takes_its_plan_with_it_and_is_not_counted(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = Planner(api.context.settings)
+    ended: list[bool] = []
+    sent: list[Message] = []
+    app: Any = api.client.app
+    app.state.planner = planner
+
+    async def plans() -> None:
+        begun = anyio.Event()
+
+        async def computed(_tenant: str, _request: AuditRequest) -> CompletedProcess[bytes]:
+            begun.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.append(True)
+            raise AssertionError
+
+        messages = iter([{"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False}])
+
+        async def receive() -> Message:
+            if (message := next(messages, None)) is not None:
+                return message
+            await begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        monkeypatch.setattr(planner, "_computed", computed)
+        headers = [(b"authorization", api.client.headers["Authorization"].encode()), (b"host", b"127.0.0.1:8734")]
+        headers.append((b"content-type", b"application/json"))
+        scope = {"type": "http", "scheme": "http", "method": "POST", "path": "/v1/audits:plan", "query_string": b""}
+        with anyio.fail_after(DEADLINE_SECONDS):
+            await app(scope | {"headers": headers}, receive, send)
+
+    assert api.client.portal is not None
+    api.client.portal.call(plans)
+    assert (ended, sent) == ([True], [])
+    assert planner._places._taken == {}
 
 
 def test_nothing_is_planned_for_a_uri_that_may_not_be_read(api: Api) -> None:
