@@ -20,7 +20,9 @@ help: ## List the targets
 .venv: $(INSTALLED) ## Build the virtual environment from constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install -c constraints.txt -e '.[server,dev]'
+	$(BIN)/pip install --no-compile -c constraints.txt -e '.[server,dev]'
+	@# On all cores, where pip takes one; some packages hold files that are no Python of this version, which pip passes over too.
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 $(BIN)/python:
