@@ -1,6 +1,7 @@
 """This machine: what may be read, room on its disks, versions of what is installed."""
 
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -40,9 +41,18 @@ def examine_allow_list(settings: Settings) -> Iterator[Finding]:
             yield found
             continue
         path = Path(unquote(prefix.removeprefix("file://")))
-        if not path.exists():
+        try:
+            path.stat()
+        except FileNotFoundError:
             yield wrong(part, f"There is no {path} on this machine.", "Mend PEELBOUND_ALLOW, or mount what it names.")
-        elif not os.access(path, os.R_OK):
+            continue
+        except OSError as error:  # a name that is too long, a directory that may not be looked into
+            shown = reprlib.repr(str(path))
+            yield wrong(
+                part, f"{shown} cannot be looked at: {error.strerror}.", "Mend PEELBOUND_ALLOW, or the permissions."
+            )
+            continue
+        if not os.access(path, os.R_OK):
             yield wrong(part, f"This user may not read {path}.", "Give the service's user permission to read it.")
         else:
             yield ok(part, f"{path} can be read.")

@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from peelbound.workers.checkpoint.reader import Reader
 from peelbound.workers.errors import CheckpointError
-
-# Nothing here is about time: a busy machine must not fail a test.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 
 @dataclass

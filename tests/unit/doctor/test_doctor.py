@@ -52,6 +52,8 @@ def test_each_prefix_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     found = list(examine_allow_list(Settings(allow=[there.as_uri(), str(missing)])))
     assert [f.status for f in found] == ["ok", "wrong"]
     assert str(missing) in found[1].detail
+    (long,) = examine_allow_list(Settings(allow=[f"file:///{'x' * 300}"]))
+    assert (long.status, "too long" in long.detail) == ("wrong", True)
     (refused,) = examine_allow_list(Settings(allow=["http://x/"]))
     assert (refused.status, "http://x/" in refused.detail) == ("wrong", True)
     (empty,) = examine_allow_list(Settings())
