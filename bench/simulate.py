@@ -250,8 +250,8 @@ class Simulated:
 
 
 LONG_AGO = 1_700_000_000
-"""When the checkpoint's files were written, it is said: digests of young ones are not kept, and each simulation is to do
-the same to the store."""
+"""When the checkpoint's files were written, it is said: digests of young ones are not kept, and each simulation is to
+do the same to the store."""
 
 
 def checkpoint(directory: Path, blocks: int) -> Path:
