@@ -1,11 +1,10 @@
 """What the API needs of the database: submit, look up, list, cancel and delete audits, read their events."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -23,10 +22,10 @@ from sqlalchemy import (
 )
 from ulid import ULID
 
-from peelbound import __version__
 from peelbound.service import tracing
-from peelbound.service.database import announcements, log, unreadable
+from peelbound.service.database import announcements, log
 from peelbound.service.database.among import Among
+from peelbound.service.database.audit_rows import RECORDS, points_of, readable, record_of
 from peelbound.service.database.cursors import decode_cursor, encode_cursor
 from peelbound.service.database.deadlines import deadline
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
@@ -34,7 +33,6 @@ from peelbound.service.database.errors import (
     AuditEnded,
     AuditNotEnded,
     AuditNotFound,
-    AuditUnreadable,
     IdempotencyConflict,
     RunNotFound,
 )
@@ -43,19 +41,14 @@ from peelbound.service.database.tables import AuditRow, EventRow, LabelRow, Requ
 from peelbound.service.database.tenants import TenantLimits, hold_to
 from peelbound.service.database.transitions import advance, append
 from peelbound.service.database.upsert import conflicting_insert
-from peelbound.service.schemas.base import WireModel
-from peelbound.service.schemas.problem import Problem
 from peelbound.service.schemas.record import (
     AuditPage,
     AuditRecord,
     AuditState,
     Event,
     EventType,
-    Progress,
-    RunPoint,
     RunSeries,
 )
-from peelbound.service.schemas.report import Summary
 from peelbound.service.schemas.request import AuditRequest
 
 logger = logging.getLogger(__name__)
@@ -69,31 +62,8 @@ SMALL_BYTES = 64 << 10
 _GONE = [AuditState.FAILED, AuditState.CANCELLED]
 
 
-_COLUMNS = {
-    "id": AuditRow.id,
-    "state": AuditRow.state,
-    "attempt": AuditRow.attempt,
-    "created_at": AuditRow.created_at,
-    "started_at": AuditRow.started_at,
-    "ended_at": AuditRow.ended_at,
-    "progress": type_coerce(AuditRow.progress, Text),
-    "problem": type_coerce(AuditRow.problem, Text),
-    "summary": type_coerce(AuditRow.summary, Text),
-    "request": type_coerce(RequestRow.body, Text),
-}
-"""The fields of `AuditRecord`, and where they are kept; what is kept as JSON is read row by row, see `_record`."""
-_PARTS: dict[str, type[WireModel]] = {
-    "progress": Progress,
-    "problem": Problem,
-    "summary": Summary,
-    "request": AuditRequest,
-}
-# Built once: to build a statement and to find what was compiled for it costs more than to execute it.
-_RECORDS: Select[*tuple[Any, ...]] = select(*(column.label(name) for name, column in _COLUMNS.items())).join(
-    RequestRow, (RequestRow.tenant == AuditRow.tenant) & (RequestRow.audit_id == AuditRow.id)
-)
-_ONE = _RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.id == bindparam("id"))
-_BY_KEY = _RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.idempotency_key == bindparam("key"))
+_ONE = RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.id == bindparam("id"))
+_BY_KEY = RECORDS.where(AuditRow.tenant == bindparam("tenant"), AuditRow.idempotency_key == bindparam("key"))
 
 
 class Standing(NamedTuple):
@@ -115,8 +85,8 @@ class Audits:
         self._standings = select(AuditRow.tenant, AuditRow.id, AuditRow.state, AuditRow.event_count).where(
             self._among.condition
         )
-        self._page = _RECORDS.where(self._among.condition).order_by(AuditRow.id.desc())
-        self._small = _RECORDS.add_columns(AuditRow.tenant).where(
+        self._page = RECORDS.where(self._among.condition).order_by(AuditRow.id.desc())
+        self._small = RECORDS.add_columns(AuditRow.tenant).where(
             self._among.condition, AuditRow.request_bytes <= SMALL_BYTES
         )
 
@@ -136,14 +106,14 @@ class Audits:
         with writing(self._engine) as connection:
             while True:
                 if audit_id := self._insert(connection, tenant, request, idempotency_key, by):
-                    return _record(_one_row(connection, tenant, audit_id)), True
+                    return record_of(_one_row(connection, tenant, audit_id)), True
                 earlier = (
                     connection.execute(_BY_KEY, {"tenant": tenant, "key": idempotency_key}).mappings().one_or_none()
                 )
                 if earlier is not None:
                     break
                 # Deleted between the two statements (PostgreSQL): the key is free again.
-        found = _record(earlier)
+        found = record_of(earlier)
         if found.request != request:
             raise IdempotencyConflict(
                 f"The key was used for audit {found.id}, whose request differs from this one.",
@@ -215,7 +185,7 @@ class Audits:
         """
         with reading(self._engine) as connection:
             row = _one_row(connection, tenant, audit_id)
-        return _record(row)
+        return record_of(row)
 
     def small(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], AuditRecord]:
         """Audits by (tenant, id), with one query for any number.
@@ -225,7 +195,7 @@ class Audits:
         """
         with reading(self._engine) as connection:
             rows = connection.execute(self._small, self._among.parameters(keys)).mappings().all()
-        return {(row["tenant"], row["id"]): record for row, record in _readable(rows)}
+        return {(row["tenant"], row["id"]): record for row, record in readable(rows)}
 
     def state(self, tenant: str, audit_id: str) -> Standing:
         """Where one audit stands: cheap to poll, as the request is not read.
@@ -284,7 +254,7 @@ class Audits:
             keys = self._among.parameters((tenant, audit_id) for audit_id in ids)
             rows = connection.execute(self._page, keys).mappings().all()
         return AuditPage(
-            items=[record for _, record in _readable(rows)],
+            items=[record for _, record in readable(rows)],
             next_cursor=encode_cursor(ids[-1]) if len(ids) < len(candidates) else None,
         )
 
@@ -312,7 +282,7 @@ class Audits:
                 advance(connection, _key(tenant, audit_id), now, target, row.attempt)
                 log.write(connection, tenant, by, now, "audit.cancel", audit_id)
             cancelled = _one_row(connection, tenant, audit_id)
-        return _record(cancelled)
+        return record_of(cancelled)
 
     def require_ended(self, tenant: str, audit_id: str) -> None:
         """See that the audit may be deleted.
@@ -410,7 +380,7 @@ class Audits:
         if not found:
             raise RunNotFound(f"No audit names the run {run!r}.", remedy="GET /v1/runs lists those that have audits.")
         return RunSeries(
-            run=run, points=[point for row in found if row["state"] not in _GONE for point in _points(row)]
+            run=run, points=[point for row in found if row["state"] not in _GONE for point in points_of(row)]
         )
 
 
@@ -448,44 +418,6 @@ def _one_row(connection: Connection, tenant: str, audit_id: str) -> RowMapping:
     if row is None:
         raise not_found(audit_id)
     return row
-
-
-def _record(row: RowMapping) -> AuditRecord:
-    """The record of a row of `_RECORDS`, without what this version does not know.
-
-    Raises:
-        AuditUnreadable: there is something that it cannot do without.
-    """
-    fields = {name: row[name] for name in _COLUMNS}
-    try:
-        for name, part in _PARTS.items():
-            if fields[name] is not None:
-                fields[name] = part.model_validate_json(fields[name], extra="ignore")
-        return AuditRecord.model_validate(fields)
-    except ValidationError as error:
-        raise AuditUnreadable(
-            f"Version {__version__} of the service cannot read audit {row['id']} ({unreadable.faults(error)}).",
-            remedy="A later version wrote it, which other replicas may be of: try again, or have this one upgraded.",
-        ) from error
-
-
-def _readable(rows: Iterable[RowMapping]) -> Iterator[tuple[RowMapping, AuditRecord]]:
-    """Each row with its record; one that cannot be read is logged and left out, for the sake of the others."""
-    for row in rows:
-        try:
-            yield row, _record(row)
-        except AuditUnreadable as error:
-            logger.warning("%s", error.detail)
-
-
-def _points(row: RowMapping) -> list[RunPoint]:
-    """The point of a run that an audit is; none where this version cannot read its summary."""
-    try:
-        summary = None if row["summary"] is None else Summary.model_validate_json(row["summary"], extra="ignore")
-    except ValidationError as error:
-        logger.warning("audit %s cannot be read: %s", row["audit_id"], unreadable.faults(error))
-        return []
-    return [RunPoint.model_validate({**row, "summary": summary})]
 
 
 def _fitting(candidates: list[tuple[str, int]]) -> list[str]:
