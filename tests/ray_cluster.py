@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "10000",  # slow to answer is not dead; one that is killed refuses at once
     "RAY_health_check_failure_threshold": "3",
+    "RAY_prestart_worker_first_driver": "0",  # no actor could use these processes
     # On a busy machine a worker takes minutes to import all that it needs.
     "RAY_worker_register_timeout_seconds": f"{DEADLINE_SECONDS:.0f}",
 }

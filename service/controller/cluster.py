@@ -75,6 +75,8 @@ def _start_ray(settings: Settings) -> None:
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address=settings.ray_address, log_to_driver=False)
             return
+        # Ray would start a process for each CPU in advance; an actor, whose environment differs, can use none.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         ray.init(
             address="local",  # or Ray joins whatever cluster it finds on this machine
             num_cpus=WORKER_CPUS * own_workers(settings),
