@@ -23,7 +23,7 @@ from peelbound.service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-COMMAND = [sys.executable, "-P", "-m", "peelbound.service.controller.planning"]
+COMMAND = [sys.executable, "-P", "-m", "peelbound.service.controller.plan_program"]
 TIMEOUT_SECONDS = 60.0
 AT_ONCE = 2
 TURN_SECONDS = TIMEOUT_SECONDS + 5

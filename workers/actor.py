@@ -8,21 +8,24 @@ import os
 import time
 from typing import Any
 
-import ray
-import torch
+from peelbound.workers.importing import large_imports
 
-from peelbound.workers.architecture import Architecture
-from peelbound.workers.checkpoint.part import Part
-from peelbound.workers.keys import compiler_fingerprint, platform_fingerprint
-from peelbound.workers.leash import Leash
-from peelbound.workers.pass_tasks import PassTasks
-from peelbound.workers.quantisers.weight_class import FULL_PRECISION, WeightClass
-from peelbound.workers.recipes import FLOAT32, Arithmetic
-from peelbound.workers.results import ResultStore
-from peelbound.workers.skeleton import Skeleton
-from peelbound.workers.solve_tasks import SolveTasks
-from peelbound.workers.tasks import Done, Greeting
-from peelbound.workers.threads import THREADS
+with large_imports():
+    import ray
+    import torch
+
+    from peelbound.workers.architecture import Architecture
+    from peelbound.workers.checkpoint.part import Part
+    from peelbound.workers.keys import compiler_fingerprint, platform_fingerprint
+    from peelbound.workers.leash import Leash
+    from peelbound.workers.pass_tasks import PassTasks
+    from peelbound.workers.quantisers.weight_class import FULL_PRECISION, WeightClass
+    from peelbound.workers.recipes import FLOAT32, Arithmetic
+    from peelbound.workers.results import ResultStore
+    from peelbound.workers.skeleton import Skeleton
+    from peelbound.workers.solve_tasks import SolveTasks
+    from peelbound.workers.tasks import Done, Greeting
+    from peelbound.workers.threads import THREADS
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": str(THREADS),

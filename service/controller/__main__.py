@@ -17,6 +17,7 @@ from peelbound.service.tracing import tracing
 from peelbound.service.uris import AllowList
 from peelbound.service.webhooks.deliverer import delivering
 from peelbound.workers.errors import PeelboundError
+from peelbound.workers.importing import large_imports
 
 
 def _pausing(stop: threading.Event) -> Callable[[float], None]:
@@ -52,7 +53,8 @@ def main() -> int:
             collecting(settings, engine, store),
         ):
             # Torch, Ray and what they bring take seconds: wrong settings and SIGTERM are not to wait for them.
-            from peelbound.service.controller.loop import Controller
+            with large_imports():
+                from peelbound.service.controller.loop import Controller
 
             Controller(settings, engine, store, stop).run()
     except Stopping:

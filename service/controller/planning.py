@@ -1,22 +1,14 @@
-"""What an audit would cost, without running it.
-
-As a program (`python -m peelbound.service.controller.planning`): a request's JSON on standard input, an `AuditPlan` or
-a `Problem` on standard output. The API runs it so, since it reads configs through libraries that the API keeps out.
-"""
-
-import sys
+"""What an audit would cost, without running it."""
 
 from peelbound.service.controller.cost import CostModel, Sizes
 from peelbound.service.controller.inputs import Inputs, open_inputs
 from peelbound.service.controller.weights import foretold, require_full_precision
 from peelbound.service.controller.worker_memory import MASTER_BYTES, WorkerMemory
 from peelbound.service.plan import CONTROL_SIGMAS, Plan, make_plan, mix_sizes
-from peelbound.service.problems import as_problem
 from peelbound.service.schemas.plan import AuditPlan, WalkCost
 from peelbound.service.schemas.request import AuditRequest
 from peelbound.service.settings import Settings
 from peelbound.workers.calibration import loss_mask
-from peelbound.workers.errors import PeelboundError
 
 FLOPS_PER_WORKER = 4e10
 """What one CPU thread was seen to sustain over whole audits; a GPU is faster, so the estimate is on the safe side."""
@@ -95,18 +87,3 @@ def _result_bytes(plan: Plan, cost: CostModel) -> int:
     counts = plan.problem_counts
     solved = sum(n for kind, n in counts.items() if kind != "head")
     return int(MASTER_BYTES * (cost.block_parameters * solved + cost.head_parameters * counts["head"]))
-
-
-def main() -> int:
-    """Answer one request; the exit status is 0 for a plan and 1 for a problem."""
-    try:
-        plan = plan_request(AuditRequest.model_validate_json(sys.stdin.buffer.read()), Settings())
-    except PeelboundError as error:
-        sys.stdout.write(as_problem(error).model_dump_json())
-        return 1
-    sys.stdout.write(plan.model_dump_json())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

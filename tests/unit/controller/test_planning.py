@@ -132,7 +132,7 @@ def test_what_would_end_the_audit_ends_the_plan(checkpoint: Path, settings: Sett
 def test_as_a_program_it_answers_a_bad_request_with_a_problem(checkpoint: Path, settings: Settings) -> None:
     asked = request(checkpoint, maps=[[3], [5]])
     done = subprocess.run(
-        [sys.executable, "-m", "peelbound.service.controller.planning"],
+        [sys.executable, "-m", "peelbound.service.controller.plan_program"],
         input=asked.model_dump_json().encode(),
         env={**os.environ, **settings.environment()},
         capture_output=True,
