@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.stdlib_models import Corpus, Recipe, prepare_corpus, train_all
+from bench.stdlib_corpus import Corpus, prepare_corpus
+from bench.stdlib_models import Recipe, train_all
 from peelbound.client import Client
 from peelbound.local import read_token, running_url
 from peelbound.service.schemas.record import AuditRecord, AuditState, EventType

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.stdlib_models import Corpus
+from bench.stdlib_corpus import Corpus
 from peelbound.service.controller.inputs import open_inputs
 from peelbound.service.plan import make_plan
 from peelbound.service.schemas.request import AuditRequest, Calibration, Provenance

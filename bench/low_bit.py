@@ -13,7 +13,8 @@ from typing import Any
 from markupsafe import Markup
 
 from bench.local import local_audits, save
-from bench.stdlib_models import Recipe, prepare_corpus, train
+from bench.stdlib_corpus import prepare_corpus
+from bench.stdlib_models import Recipe, train
 from peelbound.service.report.charts.scale import Scale, tick_label
 from peelbound.service.report.charts.svg import MARKS, tag
 from peelbound.service.report.numbers import decimal

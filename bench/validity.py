@@ -22,7 +22,8 @@ from rich.table import Table
 
 from bench.fine_tuning import compare
 from bench.local import LocalAudits, local_audits, save
-from bench.stdlib_models import Corpus, Recipe, train_missing
+from bench.stdlib_corpus import Corpus
+from bench.stdlib_models import Recipe, train_missing
 from peelbound.service.controller.inputs import open_inputs
 from peelbound.service.controller.subject import loss_sums
 from peelbound.service.schemas.report import BlockFinding, Report

@@ -23,7 +23,8 @@ from bench.damage.prose import prose
 from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
 from bench.damage.subjects import REPORT, checkpoint, train_model, trained
 from bench.damage.tables import show
-from bench.stdlib_models import Corpus, is_saved
+from bench.stdlib_corpus import Corpus
+from bench.stdlib_models import is_saved
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--solves", action=argparse.BooleanOptionalAction, default=True, help="measure gains and residuals as well"
     )
+    parser.add_argument(
+        "--residuals",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure residuals among them, of which no verdict asks and which take most of the time",
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=140)
@@ -55,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _sources(arguments: argparse.Namespace) -> Iterator[tuple[Source, bool]]:
     """The models that are there, and whether they are to be measured; those that are get trained first."""
     other, out = prose(arguments.out / "prose.jsonl"), arguments.out
-    fit, check = arguments.sequences
+    (fit, check), solves, residuals = arguments.sequences, arguments.solves, arguments.residuals
     if arguments.checkpoint is not None:
         path = arguments.checkpoint.resolve()
         texts = {OTHER: arguments.calibration or other}
-        yield Source(f"checkpoint-{path.name}", REPORT, path, texts, 0, fit, check, solves=arguments.solves), True
+        yield Source(f"checkpoint-{path.name}", REPORT, path, texts, 0, fit, check, None, solves, residuals), True
         return
     texts = {UNSEEN: Corpus.in_directory(out / "corpus").held_out_path, OTHER: other}
     for model in trained(arguments.steps):
@@ -71,8 +78,8 @@ def _sources(arguments: argparse.Namespace) -> Iterator[tuple[Source, bool]]:
         if asked:
             train_model(model, out)
         if is_saved(path):
-            frozen, solves = recipe.frozen_block, arguments.solves
-            yield Source(model.name, model.role, path, texts, recipe.seed, fit, check, frozen, solves), asked
+            frozen = recipe.frozen_block
+            yield Source(model.name, model.role, path, texts, recipe.seed, fit, check, frozen, solves, residuals), asked
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def row_of(
     weights: list[dict[str, Any]] | None = None,
     *,
     solves: bool = True,
+    residuals: bool = True,
 ) -> Row:
     """Measure a copy on a text of the subject.
 
@@ -39,6 +40,7 @@ def row_of(
         name: of the text.
         weights: `weights_of(copy)` where it is known already.
         solves: whether what takes a solve of every block is measured too.
+        residuals: whether residuals are among that.
     """
     text = subject.texts[name]
     walked = walk(subject, copy, text)
@@ -46,7 +48,7 @@ def row_of(
     check = slice(text.fit_documents, None)
     skips = _skip_costs(walked, tokens, check)
     every = text.sums(np.ones(text.ids.shape, np.float32))
-    by_solving = solved(subject, text, walked.course) if solves else [{} for _ in walked.influence]
+    by_solving = solved(subject, text, walked.course, residuals=residuals) if solves else [{} for _ in walked.influence]
     blocks: list[dict[str, Any]] = []
     for at, alone in enumerate(weights or weights_of(copy)):
         scores = {kind: score(sums, every).model_dump() for kind, sums in walked.scores[at].items()}

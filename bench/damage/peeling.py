@@ -30,7 +30,7 @@ from bench.damage.rows import UNSEEN
 from bench.damage.subject import GRAIN, Subject
 from bench.damage.subjects import Trained, checkpoint, train_model, trained
 from bench.local import save
-from bench.stdlib_models import Corpus
+from bench.stdlib_corpus import Corpus
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
 

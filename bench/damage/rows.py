@@ -39,12 +39,14 @@ class Source:
     """A block that training left out: then the model is a case of its own, and no copies are made."""
     solves: bool = True
     """Whether gains and residuals are measured."""
+    residuals: bool = True
+    """Whether residuals are among that: each takes a fresh block, and most of the time."""
 
     def rows_in(self, out: Path) -> Path:
         """The file of its rows, named by the model and by all that a row depends on."""
         texts = {name: digest(path) for name, path in self.texts.items()}
         measuring = code(cases, detectors, measure, solves, spectrum, statistics)
-        asked = [digest(self.path), texts, self.seed, self.fit, self.check, self.solves, measuring]
+        asked = [digest(self.path), texts, self.seed, self.fit, self.check, self.solves, self.residuals, measuring]
         return out / f"{self.name}-{name_of(asked)}.json"
 
 
@@ -75,7 +77,7 @@ def measured(
         copy = subject.sound if frozen else damaged(subject.skeleton, subject.sound, case, subject.heads)
         weights = weights_of(copy)
         for name in missing:
-            row = row_of(subject, case, copy, name, weights, solves=source.solves)
+            row = row_of(subject, case, copy, name, weights, solves=source.solves, residuals=source.residuals)
             rows.append({"subject": source.name, "role": source.role, **row})
         save(path, rows)
         say(f"{source.name}: {case.kind} {case.blocks or ''}")

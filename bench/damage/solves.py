@@ -21,8 +21,8 @@ FRESH_STEPS = 160
 INTERVAL_SEED = 1
 
 
-def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]:
-    """`gain`, `excess_gain`, `rho` and `residual` of each block, as plain numbers.
+def solved(subject: Subject, text: Text, course: Course, *, residuals: bool = True) -> list[dict[str, Any]]:
+    """`gain`, `excess_gain`, `rho` and, where it is asked for, `residual` of each block, as plain numbers.
 
     Of the steps ρ that an audit tries, the one that is best on select is taken; ρ and gain are zero where select
     preferred the trained block. A residual is the relative error on check of a fresh block that was fitted to do what
@@ -55,7 +55,9 @@ def solved(subject: Subject, text: Text, course: Course) -> list[dict[str, Any]]
             check = passes.forward(subject.skeleton, index, block, before[fit:], GRAIN)
             gain = base - check_losses(subject, text, course.loaded, index, check)
         columns.append(gain[text.fit_documents :])
-        found.append({"rho": rho, "residual": _residual(subject, index, before, after, fit)})
+        found.append({"rho": rho})
+        if residuals:
+            found[-1]["residual"] = _residual(subject, index, before, after, fit)
     gains = PairedSums(np.stack(columns, axis=1), tokens)
     joint = paired_intervals(gains, replicates=2000, seed=INTERVAL_SEED).intervals
     excess = excess_gain_intervals(gains, replicates=2000, seed=INTERVAL_SEED)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.stdlib_models import Corpus, library_files, write_corpus
+from bench.stdlib_corpus import Corpus, library_files, write_corpus
 from peelbound.workers.calibration import parse_documents
 
 _PIECE = 3000

@@ -17,7 +17,8 @@ import numpy as np
 from rich.console import Console
 
 from bench.local import save
-from bench.stdlib_models import Corpus, Recipe, train_missing
+from bench.stdlib_corpus import Corpus
+from bench.stdlib_models import Recipe, train_missing
 from bench.versus.environments import REQUIREMENTS, Environment, environment, here, last_line
 from bench.versus.measure import run
 from bench.versus.ours import request

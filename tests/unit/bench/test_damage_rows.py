@@ -14,7 +14,7 @@ from bench.damage.cases import Case
 from bench.damage.digests import code
 from bench.damage.peeling import _kept_at
 from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
-from bench.stdlib_models import Corpus
+from bench.stdlib_corpus import Corpus
 from peelbound.service import plan
 from peelbound.service.schemas import request
 

@@ -15,7 +15,8 @@ from bench.damage.measure import row_of
 from bench.damage.peeling import Matrix
 from bench.damage.rows import UNSEEN
 from bench.damage.subject import Subject
-from bench.stdlib_models import Corpus, ModelSize, Recipe, prepare_corpus, train
+from bench.stdlib_corpus import Corpus, prepare_corpus
+from bench.stdlib_models import ModelSize, Recipe, train
 from peelbound.service.plan import make_plan
 from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.workers import solver
@@ -147,4 +148,14 @@ def test_cells_of_the_peeling_matrix_are_solved_at_the_settings_of_an_audit(
 def test_without_solves_nothing_is_known_of_gains(subject: Subject) -> None:
     found = row_of(subject, Case("sound"), subject.sound, UNSEEN, solves=False)
     assert all("gain" not in b and "residual" not in b for b in found["blocks"])
+    assert DETECTORS["verdict"](found["blocks"])
+
+
+def test_without_residuals_no_fresh_block_is_solved(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def solve(*_: Any, **__: Any) -> None:
+        raise AssertionError("a fresh block is solved")
+
+    monkeypatch.setattr(solver, "solve_state", solve)
+    found = row_of(subject, Case("sound"), subject.sound, UNSEEN, residuals=False)
+    assert all("gain" in b and "residual" not in b for b in found["blocks"])
     assert DETECTORS["verdict"](found["blocks"])

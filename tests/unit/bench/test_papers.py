@@ -13,7 +13,8 @@ from bench.papers import deep, plain, runs
 from bench.papers.peeling import Difference, Lab, Losses, Peeling, Reference, Sizes, settings
 from bench.papers.picture import Bands, Curve, Panel, Role, draw
 from bench.papers.text import Text, prepare_text
-from bench.stdlib_models import Family, ModelSize, library_files, train
+from bench.stdlib_corpus import library_files
+from bench.stdlib_models import Family, ModelSize, train
 from peelbound.service.plan import Node, all_maps, make_plan
 from peelbound.service.schemas.request import AuditRequest, Calibration
 from peelbound.workers.errors import CalibrationError

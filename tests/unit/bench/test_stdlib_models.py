@@ -12,16 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from bench import stdlib_models
-from bench.stdlib_models import (
-    Corpus,
-    ModelSize,
-    Recipe,
-    library_files,
-    prepare_corpus,
-    train,
-    train_all,
-    train_missing,
-)
+from bench.stdlib_corpus import Corpus, library_files, prepare_corpus
+from bench.stdlib_models import ModelSize, Recipe, train, train_all, train_missing
 
 MINIATURE = Recipe(
     size=ModelSize(hidden=32, intermediate=64, blocks=3, heads=2),
