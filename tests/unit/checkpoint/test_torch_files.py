@@ -197,6 +197,16 @@ def test_a_file_cut_anywhere_is_refused(files, refused):
         assert error.extra["actual_bytes"] == length
 
 
+def test_an_entry_that_torch_would_take_for_a_directory_is_refused(files, refused):
+    """It would read none of its bytes, and give whatever lay in memory; found by the fuzzer."""
+    attributes = SOUND.rindex(b"archive/data/1") - 8
+    content = SOUND[:attributes] + b"\x10" + SOUND[attributes + 1 :]
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        (marked,) = [info for info in archive.infolist() if info.external_attr]
+    assert marked.filename.endswith("/data/1")
+    refused(lambda: open_bin(files, content), "checkpoint-torch-invalid", "data/1", "directory")
+
+
 def test_entries_that_share_bytes_are_refused(files, refused):
     with zipfile.ZipFile(BytesIO(SOUND)) as archive:
         first, second = (next(i for i in archive.infolist() if i.filename.endswith(f"data/{key}")) for key in (0, 1))

@@ -27,6 +27,9 @@ _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
 """Signature, flags, method, length of the name, length of the extra field (PKWARE APPNOTE 6.3.10, section 4.3.7)."""
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 1
+_DIRECTORY = 0x10
+"""MS-DOS's attribute of a directory. By it torch's reader (miniz, `mz_zip_reader_is_file_a_directory`) takes an entry
+for one, and leaves the memory of its tensors as it was."""
 _BYTE_ORDER_BYTES = 16
 
 
@@ -166,6 +169,8 @@ def _checked(window: Window, found: Iterable[ZipInfo], end: int) -> tuple[str, d
             refuse(
                 window.title, f"the entry {quoted(entry.filename)} is compressed or encrypted, which torch never does"
             )
+        if entry.external_attr & _DIRECTORY:
+            refuse(window.title, f"the entry {quoted(entry.filename)} is marked as a directory, and torch reads none")
         if not 0 <= entry.header_offset <= end - _LOCAL_HEADER.size or entry.header_offset + entry.file_size > end:
             refuse(window.title, f"the entry {quoted(entry.filename)} lies beyond the file's data")
         entries[name] = entry
