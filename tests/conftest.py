@@ -2,14 +2,18 @@
 
 import gc
 
+import pytest
+
 
 def pytest_configure() -> None:
-    """Rest the collector of garbage while thousands of tests and what they need are imported …"""
+    """Rest the collector of garbage while thousands of tests, and all that they need, are imported."""
     gc.disable()
 
 
-def pytest_collection_finish() -> None:
-    """… and let it pass over all that from then on: it would look through millions of objects again and again."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """From now on let it pass over what was imported, hundreds of thousands of objects. (Every process comes here; only
+    those that run tests finish collecting them.)"""
     gc.enable()
     gc.collect()
     gc.freeze()

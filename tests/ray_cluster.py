@@ -45,6 +45,7 @@ class Node:
     """Its process id."""
     gcs: int | None
     """The head's process besides."""
+    cpus: int
 
     def kill(self) -> None:
         """SIGKILL to the raylet; its workers end themselves when they notice."""
@@ -189,7 +190,7 @@ def _run(port: int, cpus: list[int]) -> None:
         processes = node.all_processes
         gcs = processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER)
         (raylet,) = processes[ray_constants.PROCESS_TYPE_RAYLET]
-        line = {"raylet": raylet.process.pid, "gcs": gcs[0].process.pid if gcs else None}
+        line = {"raylet": raylet.process.pid, "gcs": gcs[0].process.pid if gcs else None, "cpus": count}
         print(json.dumps(line), file=told, flush=True)
 
     for number, count in enumerate(cpus):

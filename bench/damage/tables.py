@@ -59,7 +59,9 @@ def detector_table(rows: Sequence[Costed]) -> Table:
         "wrong, others",
     )  # fmt: skip
     for name in DETECTORS:
-        table.add_row(name, *_figures(name, [scored(c.row, c.cost, name) for c in rows]))
+        copies = [scored(c.row, c.cost, name) for c in rows]
+        if any(math.isfinite(x) for copy in copies for x in copy.suspicions):  # what was not measured has no figures
+            table.add_row(name, *_figures(name, copies))
     return table
 
 

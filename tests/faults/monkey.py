@@ -117,7 +117,7 @@ class Monkey:
         ray = self.topology.ray
         node = ray.nodes.pop(self.random.randrange(1, len(ray.nodes)))
         node.kill()
-        ray.add_node(1)
+        ray.add_node(node.cpus)
 
     def kill_head(self) -> None:
         """The head's processes; without it the cluster is worth nothing, and the orchestrator starts all of it anew."""

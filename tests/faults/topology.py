@@ -143,7 +143,7 @@ def topology(directory: Path, readable: Path, **changes: object) -> Iterator[Top
         s3 = stack.enter_context(s3_process(directory))
         s3.server.access().client().create_bucket(Bucket="results")
         proxy = stack.enter_context(faulty_proxy(s3.server.endpoint_url))
-        ray = stack.enter_context(ray_cluster(directory, 0, 1, 1))  # the head has no workers, as in the chart
+        ray = stack.enter_context(ray_cluster(directory, 0, 2, 1))  # no workers on the head, as in the chart
         given: dict[str, object] = {
             "state_dir": directory / "state",
             "database_url": postgres.url,
@@ -152,7 +152,7 @@ def topology(directory: Path, readable: Path, **changes: object) -> Iterator[Top
             "s3_access_key_id": SecretStr(s3.server.access_key_id),
             "s3_secret_access_key": SecretStr(s3.server.secret_access_key),
             "allow": [str(readable)],
-            "workers": 2,
+            "workers": 3,
             "ray_address": ray.address,
             "lease_seconds": LEASE_SECONDS,
             "max_attempts": 50,  # the monkey has no mercy, and is not what this limit is for

@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[URL]:
     """A PostgreSQL server; the URL is of its maintenance database."""
-    with postgres_server() as url:
+    with postgres_server(lasting=False) as url:
         yield url
 
 

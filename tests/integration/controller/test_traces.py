@@ -67,8 +67,8 @@ def test_a_trace_leads_from_the_request_to_the_last_solve(
 
 
 def test_nothing_is_loaded_and_no_span_is_made_while_traces_are_off() -> None:
-    import_both = "import peelbound.api.app, peelbound.service.controller.__main__"
-    program = f"{import_both}, sys; print('opentelemetry.sdk' in sys.modules)"
+    imports = "import gc, sys; gc.disable(); import peelbound.api.app, peelbound.service.controller.loop"
+    program = f"{imports}; print('opentelemetry.sdk' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", program], env=os.environ, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
     with tracing.span("nothing") as span:

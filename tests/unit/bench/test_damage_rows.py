@@ -49,9 +49,10 @@ def test_checkpoints_of_one_name_and_other_settings_have_rows_of_their_own(sourc
         replace(source, fit=8),
         replace(source, check=8),
         replace(source, solves=False),
+        replace(source, residuals=False),
         replace(source, seed=1),
     ]
-    assert len({s.rows_in(tmp_path) for s in (source, *others)}) == 7
+    assert len({s.rows_in(tmp_path) for s in (source, *others)}) == 8
 
 
 def test_a_checkpoint_that_lies_elsewhere_is_the_same(source: Source, tmp_path: Path) -> None:
@@ -116,12 +117,12 @@ def test_a_peeling_matrix_is_kept_by_checkpoint_texts_and_code(
 def test_what_was_measured_at_the_same_settings_is_not_measured_again(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, bool]] = []
+    asked: list[tuple[str, bool, bool]] = []
 
     def row_of(
-        subject: object, case: Case, copy: object, name: str, weights: object, *, solves: bool
+        subject: object, case: Case, copy: object, name: str, weights: object, *, solves: bool, residuals: bool
     ) -> dict[str, Any]:
-        asked.append((name, solves))
+        asked.append((name, solves, residuals))
         return {"kind": case.kind, "damaged": list(case.blocks), "text": name}
 
     class Model:
@@ -138,5 +139,5 @@ def test_what_was_measured_at_the_same_settings_is_not_measured_again(
     first = measured(without, tmp_path / "rows", 1, lambda _: None)
     assert measured(without, tmp_path / "rows", 1, lambda _: None) == first == kept(without, tmp_path / "rows")
     assert kept(source, tmp_path / "rows") == []
-    assert len(measured(source, tmp_path / "rows", 1, lambda _: None)) == 2
-    assert asked == [(UNSEEN, False), (OTHER, False), (UNSEEN, True), (OTHER, True)]
+    assert len(measured(replace(source, residuals=False), tmp_path / "rows", 1, lambda _: None)) == 2
+    assert asked == [(UNSEEN, False, True), (OTHER, False, True), (UNSEEN, True, False), (OTHER, True, False)]

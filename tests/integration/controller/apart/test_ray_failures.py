@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.exceptions import RaySystemError
@@ -28,6 +29,8 @@ def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for_for_ever(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # somebody else's cluster: ours is started all the same
     start_ray(settings)
     try:
+        # Ray has started nothing in advance.
+        assert not [p for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] == ["ray::IDLE"]]
         pool = Pool(settings, DirectoryStore(tmp_path), lambda: None)
         with pytest.raises(RayFailed, match=r"1 of 1 workers .* 4096 GPUs; the cluster offers 1 CPUs") as caught:
             pool.start(8)
