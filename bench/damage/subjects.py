@@ -17,7 +17,7 @@ class Trained:
     role: str
     """`tuning`: thresholds were chosen on it, or a rule was changed when it had been seen. `report`: the tables are
     about it, and no threshold was chosen on it. One rule was changed after the first three groups of these had been
-    measured (docs/validity.md); the last three, of new seeds, are there to speak for it."""
+    measured (docs/validity.md); the last three, of new seeds, were measured once."""
     recipe: Recipe
 
     @property
