@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --no-compile -c constraints.txt -e '.[server,dev]'
 	@# On all cores, where pip takes one. Hundreds of models that no test has, and other packages' tests, are a third of it:
 	@# they are compiled if they are imported. Some files are no Python of this version, which pip passes over too.
-	$(BIN)/python -m compileall -qq -j 0 -x '/(tests|rllib|transformers/models/(?!auto|llama|gpt2|qwen3))/' .venv/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests|rllib)/|/transformers/models/(?!auto|llama|gpt2|qwen3)' .venv/lib || true
 	@touch $@
 
 $(BIN)/python:

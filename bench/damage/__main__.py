@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--residuals",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure residuals among them, of which no verdict asks and which take most of the time",
+        help="measure residuals among them, of which no verdict asks and which take 160 of a block's 184 steps",
     )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -40,7 +40,7 @@ class Source:
     solves: bool = True
     """Whether gains and residuals are measured."""
     residuals: bool = True
-    """Whether residuals are among that: each takes a fresh block, and most of the time."""
+    """Whether residuals are among that: each takes a fresh block, and most of the steps."""
 
     def rows_in(self, out: Path) -> Path:
         """The file of its rows, named by the model and by all that a row depends on."""
