@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from peelbound.api.webhook_messages import messages
 from peelbound.service.schemas.problem import Problem
 
 TAGS = [
@@ -22,14 +23,46 @@ TAGS = [
 def document(app: FastAPI) -> dict[str, Any]:
     """The application's OpenAPI document, with the problem schema that the routes' error responses refer to."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=TAGS)
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            routes=app.routes,
+            webhooks=messages.routes,
+            tags=TAGS,
+        )
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        _open_what_we_say(schema)
         for path in schema["paths"].values():
             for operation in path.values():
                 for parameter in operation.get("parameters", ()):
                     parameter["schema"] = _without_null(parameter["schema"])
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _open_what_we_say(schema: dict[str, Any]) -> None:
+    """Let the models of answers and messages have more fields: later versions add some, and a client that was generated
+    from this document must not fail at them. What is sent to the service may hold none but those described.
+    """
+    models = schema["components"]["schemas"]
+    bodies = [o.get("requestBody") for operations in schema["paths"].values() for o in operations.values()]
+    sent: set[str] = set()
+    named = _models_in(bodies)
+    while named:
+        sent |= named
+        named = {inner for name in named for inner in _models_in(models[name])} - sent
+    for name, model in models.items():
+        if name not in sent:
+            model.pop("additionalProperties", None)
+
+
+def _models_in(part: Any) -> set[str]:
+    """Names of the models that a part of the document refers to."""
+    if isinstance(part, dict):
+        here = {part["$ref"].rpartition("/")[2]} if isinstance(part.get("$ref"), str) else set()
+        return here.union(*map(_models_in, part.values()))
+    return set().union(*map(_models_in, part)) if isinstance(part, list) else set()
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

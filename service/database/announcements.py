@@ -12,9 +12,9 @@ from ulid import ULID
 from peelbound.service.database.tables import AuditRow, DeliveryRow, WebhookRow
 from peelbound.service.schemas.record import AuditState
 from peelbound.service.schemas.webhook import (
+    AuditMessage,
     DeliveryState,
     EndedAudit,
-    Message,
     ShortProblem,
     ShortVerdict,
     WebhookEvent,
@@ -50,7 +50,7 @@ def announce_end(connection: Connection, tenant: str, audit_id: str) -> None:
         ).where(AuditRow.tenant == tenant, AuditRow.id == audit_id)
     ).one()
     event = _EVENTS[audit.state]
-    message = Message(type=event, timestamp=audit.ended_at, data=_ended(audit_id, audit)).model_dump_json()
+    message = AuditMessage(type=event, timestamp=audit.ended_at, data=_ended(audit_id, audit)).model_dump_json()
     for webhook in webhooks:
         if event in webhook.events:
             write(connection, tenant, webhook.id, event, message, audit.ended_at, audit_id)

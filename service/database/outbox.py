@@ -30,8 +30,8 @@ from sqlalchemy import (
 
 from peelbound.service.database.engine import Clock, database_clock, reading, writing
 from peelbound.service.database.tables import DeliveryAttemptRow, DeliveryRow, WebhookRow
-from peelbound.service.database.webhooks import TEST, disable
-from peelbound.service.schemas.webhook import DeliveryState, DisabledBecause
+from peelbound.service.database.webhooks import disable
+from peelbound.service.schemas.webhook import TEST, DeliveryState, DisabledBecause
 
 MOST_FAILURES = 14
 """A message whose attempts have failed so often is not sent by itself again; see `backoff`."""

@@ -20,7 +20,8 @@ from peelbound.service.schemas.webhook import (
     DeliveryPage,
     DeliveryState,
     DisabledBecause,
-    Message,
+    TrialMessage,
+    TriedEndpoint,
     Webhook,
     WebhookChange,
     WebhookEvent,
@@ -30,7 +31,6 @@ from peelbound.service.schemas.webhook import (
 
 MOST_WEBHOOKS = 20
 """Endpoints of one tenant: each costs a row in the transaction in which an audit ends."""
-TEST = "webhook.test"
 _SECRET_BYTES = 32
 
 
@@ -167,8 +167,9 @@ class Webhooks:
         with writing(self._engine) as connection:
             now = self._clock(connection)
             _enabled(connection, tenant, webhook_id)
-            body = Message(type=TEST, timestamp=now, data={"webhook_id": webhook_id}).model_dump_json()
-            delivery_id = announcements.write(connection, tenant, webhook_id, TEST, body, now, None)
+            message = TrialMessage(timestamp=now, data=TriedEndpoint(webhook_id=webhook_id))
+            body = message.model_dump_json()
+            delivery_id = announcements.write(connection, tenant, webhook_id, message.type, body, now, None)
             log.write(connection, tenant, by, now, "webhook.test", webhook_id)
             return one_delivery(connection, tenant, webhook_id, delivery_id)
 

@@ -1,7 +1,7 @@
 """Webhooks on the wire: endpoints, and the deliveries to them."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, StringConstraints
@@ -11,6 +11,8 @@ from peelbound.service.schemas.base import UtcTime, Whole, WireModel
 Url = Annotated[str, Field(min_length=1, max_length=2048, examples=["https://ci.example.com/hooks/peelbound"])]
 Description = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 LONGEST_OVERLAP_SECONDS = 7 * 24 * 3600
+TEST: Literal["webhook.test"] = "webhook.test"
+"""The type of a message that tells of no audit."""
 
 
 class WebhookEvent(StrEnum):
@@ -173,9 +175,25 @@ class EndedAudit(WireModel):
     links: dict[str, str]
 
 
-class Message(WireModel):
-    """What is posted to an endpoint."""
+class AuditMessage(WireModel):
+    """What is posted to an endpoint when an audit has ended."""
 
-    type: str
+    type: WebhookEvent
     timestamp: UtcTime
-    data: EndedAudit | dict[str, Any]
+    """When it ended."""
+    data: EndedAudit
+
+
+class TriedEndpoint(WireModel):
+    """`data` of the message `webhook.test`."""
+
+    webhook_id: str = Field(examples=["01KACM2V7M3J0Q4S8R0V5N9T2E"])
+
+
+class TrialMessage(WireModel):
+    """What is posted to an endpoint when somebody asks for a test."""
+
+    type: Literal["webhook.test"] = TEST
+    timestamp: UtcTime
+    """When it was asked for."""
+    data: TriedEndpoint

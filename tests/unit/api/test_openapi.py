@@ -1,8 +1,14 @@
+import json
 from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
 
 from peelbound.api.app import create_app
 from peelbound.api.openapi import text
 from peelbound.service.settings import Settings
+from tests.unit.api.harness import BODY, Api
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 
@@ -26,3 +32,38 @@ def test_every_operation_has_an_id_a_tag_and_its_problems(settings: Settings) ->
                 assert schema == {"$ref": "#/components/schemas/Problem"}
         if "security" in operation:
             assert {"401", "403", "421", "429", "503"} <= set(operation["responses"])
+
+
+def valid(document: dict[str, Any], schema: dict[str, Any], value: object) -> bool:
+    """Whether a value is as a schema of the document has it."""
+    return jsonschema_rs.is_valid({**schema, "components": document["components"]}, value)
+
+
+def test_messages_to_webhooks_are_as_described(api: Api) -> None:
+    document = api.client.get("/openapi.json").json()
+    described = {
+        name: path["post"]["requestBody"]["content"]["application/json"]["schema"]
+        for name, path in document["webhooks"].items()
+    }
+    hook = api.client.post("/v1/webhooks", json={"url": "https://hooks.example.com/"}).json()["id"]
+    api.succeeded()
+    api.client.post(f"/v1/audits/{api.submit()}/cancel")
+    api.client.post(f"/v1/webhooks/{hook}/test")
+    sent = [json.loads(d["body"]) for d in api.client.get(f"/v1/webhooks/{hook}/deliveries").json()["items"]]
+    assert [message["type"] for message in sent] == ["webhook.test", "audit.cancelled", "audit.succeeded"]
+    for message in sent:
+        fits = [name for name, schema in described.items() if valid(document, schema, message)]
+        assert fits == ["webhook-test" if message["type"] == "webhook.test" else "audit-ended"]
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "open_to_more"),
+    [("Alive", {"status": "ok"}, True), ("AuditRequest", BODY, False), ("Calibration", BODY["calibration"], False)],
+)
+def test_what_the_service_says_may_have_more_fields_and_what_it_is_sent_may_not(
+    settings: Settings, model: str, value: dict[str, Any], open_to_more: bool
+) -> None:
+    document = create_app(settings).openapi()
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    assert valid(document, schema, value)
+    assert valid(document, schema, {**value, "later": 1}) is open_to_more
