@@ -11,6 +11,7 @@ from peelbound.service.schemas.report import (
     HeadControlReport,
     Interval,
     LossReport,
+    MatrixCell,
     NetworkReport,
     Score,
     Sentence,
@@ -84,7 +85,7 @@ class BlockEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the verdict on a checkpoint rests on; `networks` and `blocks` are in the report's order."""
+    """All that the verdict on a checkpoint rests on; `networks`, `blocks` and `matrix` are in the report's order."""
 
     trained: LossReport
     head_control: HeadControlReport
@@ -92,6 +93,7 @@ class Evidence:
     bound: Bound | None
     blocks: tuple[BlockEvidence, ...]
     positive_control: ControlReport | None
+    matrix: tuple[MatrixCell, ...]
     provenance: Provenance
     check_documents: int
     select_documents: int

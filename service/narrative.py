@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from peelbound.service.evidence import BlockJudgement, Evidence, Outcome, Thresholds
+from peelbound.service.redundancy import Limits, redundancy
 from peelbound.service.schemas.report import BlockFinding, Bound, CheckpointVerdict, ControlReport, Interval, Sentence
 from peelbound.service.schemas.request import MOST_SEQUENCES, Provenance
 from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain
@@ -55,7 +56,8 @@ class Narrative:
         if control is not None and not self._doubtful():
             said.append(self._control(control))
         reasons = [block.reason for block in self.blocks if block.finding is not BlockFinding.SOUND]
-        return [phrase.sentence() for phrase in said] + reasons + [phrase.sentence() for phrase in self._inert_caveat()]
+        after = [*self._inert_caveat(), *self._redundancy()]
+        return [phrase.sentence() for phrase in said] + reasons + [phrase.sentence() for phrase in after]
 
     def _found_nothing(self) -> bool:
         return self.outcome.status in (CheckpointVerdict.HOLDS, CheckpointVerdict.NO_GAIN_ON_THIS_DATA)
@@ -371,6 +373,15 @@ class Narrative:
         findings = [plain(f"/blocks/{i}/finding", BlockFinding.INERT.value) for i in inert]
         caveat = "An inert block is a finding, not always a fault: late blocks of sound models can be like that."
         return [compose(caveat, because=findings)]
+
+    def _redundancy(self) -> list[Phrase]:
+        limits = Limits(
+            documents=self._select_documents(),
+            enough=plain("/settings/thresholds/check_documents", self.thresholds.check_documents),
+            tolerance=self._tolerance(),
+            level=percent("/settings/thresholds/level", self.thresholds.level),
+        )
+        return redundancy(self.evidence.matrix, limits)
 
     def _number(self, position: int) -> Phrase:
         return plain(f"/blocks/{position}/index", position + 1)

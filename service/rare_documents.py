@@ -1,11 +1,11 @@
-"""What no interval knows: documents that are too rare to be among those of check."""
+"""What no interval knows: documents that are too rare to be among those measured on."""
 
 from collections.abc import Iterable
 
-from peelbound.service.schemas.report import Interval
+from peelbound.service.schemas.report import Interval, MatrixCell
 
 _ENOUGH = 100
-"""Check documents from which nothing is said any more: what is missing from all of them befalls 3 in 100 at most."""
+"""Documents from which nothing is said any more: what is missing from all of them befalls 3 in 100 at most."""
 
 
 def rare_document_caveats(gains: Iterable[Interval], documents: int) -> list[str]:
@@ -21,7 +21,20 @@ def rare_document_caveats(gains: Iterable[Interval], documents: int) -> list[str
     if documents >= _ENOUGH or not any(gain.low > 0 for gain in gains):
         return []
     return [
-        f"A gain is shown on {documents} check documents: what befalls up to one document in {round(documents / 3)} "
-        "may be missing from all of them (at 95%). Where such documents would lose by it, the gain is overstated and "
-        "its interval cannot know; more documents help."
+        f"A gain is shown on {documents} check documents: {_missing(documents)} Where such documents would lose by it, "
+        "the gain is overstated and its interval cannot know; more documents help."
     ]
+
+
+def rare_redundancy_caveats(matrix: Iterable[MatrixCell], documents: int) -> list[str]:
+    """The same word on blocks that are shown to be redundant on few documents of select."""
+    if documents >= _ENOUGH or not any(cell.redundant for cell in matrix):
+        return []
+    return [
+        f"Blocks are shown to be redundant on {documents} select documents: {_missing(documents)} Where such documents "
+        "need these blocks, the cost of replacing them is understated and its interval cannot know."
+    ]
+
+
+def _missing(documents: int) -> str:
+    return f"what befalls up to one document in {round(documents / 3)} may be missing from all of them (at 95%)."

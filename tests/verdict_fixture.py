@@ -13,6 +13,7 @@ from peelbound.service.schemas.report import (
     HeadControlReport,
     Interval,
     LossReport,
+    MatrixCell,
     NetworkReport,
     Score,
     Sentence,
@@ -102,6 +103,11 @@ NETWORKS = (
 )
 
 
+def cell(source: int, target: int, cost: float, half_width: float = 0.002, **changes: Any) -> MatrixCell:
+    """A cell of the peeling matrix."""
+    return MatrixCell(source=source, target=target, residual=0.01, loss_increase=around(cost, half_width), **changes)
+
+
 def evidence(**changes: Any) -> Evidence:
     """A quick audit of a sound, annealed model of six blocks on unseen text."""
     sound = Evidence(
@@ -118,6 +124,7 @@ def evidence(**changes: Any) -> Evidence:
         bound=None,
         blocks=(block(),) * 6,
         positive_control=None,
+        matrix=(),
         provenance=Provenance.UNSEEN,
         check_documents=192,
         select_documents=32,
@@ -149,6 +156,7 @@ def as_report(evidence: Evidence, judgement: Judgement, thresholds: Thresholds) 
         "bound": evidence.bound.model_dump() if evidence.bound else None,
         "blocks": blocks,
         "positive_control": evidence.positive_control.model_dump() if evidence.positive_control else None,
+        "matrix": [cell.model_dump() for cell in evidence.matrix],
         "calibration": {
             "provenance": evidence.provenance.value,
             "splits": {

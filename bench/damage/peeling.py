@@ -4,8 +4,9 @@
 
 Two questions about the matrix's cells of width 2, a fresh block in the place of two trained ones, on models that
 `bench.damage` trained. *Prediction*: does a cell's cost rank the pairs as their cost does after healing, when the
-network with one block less was trained on? *Planting*: a block is inserted that the network does not need, a copy of
-its neighbour or a fresh one near the identity; is the cheapest cell one that covers it?
+network with one block less was trained on; and what do those cost then that are called redundant by the product's own
+rule? *Planting*: a block is inserted that the network does not need, a copy of its neighbour or a fresh one near the
+identity; which pairs are called redundant, and is the cheapest one that holds it?
 What was measured already, of the same model and texts by the same code, is not measured again.
 """
 
@@ -13,28 +14,40 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
-from bench.damage import cases
+from bench.damage import cases, detectors
 from bench.damage.cases import ADDING
+from bench.damage.detectors import Sums, check_losses
 from bench.damage.digests import code, digest, name_of
 from bench.damage.rows import UNSEEN
+from bench.damage.solves import INTERVAL_SEED
 from bench.damage.subject import GRAIN, Subject
 from bench.damage.subjects import Trained, checkpoint, train_model, trained
 from bench.local import save
 from bench.stdlib_corpus import Corpus
+from peelbound.service import redundancy, statistics
+from peelbound.service.evidence import Thresholds
+from peelbound.service.redundancy import is_redundant
+from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
 
 WIDTH = 2
+COPY, NEAR_IDENTITY = KINDS = "copy", "near identity"
+"""Of planted blocks."""
+Cell = dict[str, Any]
+"""What a fresh block costs in the place of two, an interval over the cells jointly, and whether that is `redundant`."""
 HEALING_STEPS, HEALING_RATE, BATCH, LENGTH = 60, 3e-4, 16, 128
 
 
@@ -46,11 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", help="these models only")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    disable_progress_bar()
     console, corpus = Console(width=120), Corpus.in_directory(arguments.out / "corpus")
+    found = []
     for model in trained(arguments.steps):
         wanted = model.recipe.frozen_block is None and (arguments.only is None or model.name in arguments.only)
         if wanted:
-            console.print(_measured(model, arguments.out, corpus))
+            found.append(_measured(model, arguments.out, corpus))
+            console.print(f"{model.name} is measured")
+    console.print(cell_table(found), planted_table(found), summary(found))
 
 
 def _measured(model: Trained, out: Path, corpus: Corpus) -> dict[str, Any]:
@@ -66,7 +83,11 @@ def _measured(model: Trained, out: Path, corpus: Corpus) -> dict[str, Any]:
 
 def _kept_at(name: str, where: Path, out: Path, corpus: Corpus) -> Path:
     """The file of a model's figures, named by it and by all that they depend on."""
-    depends = [digest(where), digest(corpus.directory), code(cases, sys.modules[__name__])]
+    depends = [
+        digest(where),
+        digest(corpus.directory),
+        code(cases, detectors, redundancy, statistics, sys.modules[__name__]),
+    ]
     return out / "peeling" / f"{name}-{name_of(depends)}.json"
 
 
@@ -80,58 +101,116 @@ class Matrix:
         self._states = [self.subject.embed(self.text)]
         for index, block in enumerate(self._loaded, start=1):
             self._states.append(passes.forward(self.subject.skeleton, index, block, self._states[-1], GRAIN))
-        self.trained = self._loss(self.subject.blocks, self._states[-1][self.text.fit :])
 
-    def cell(self, source: int) -> tuple[nn.Module, float]:
-        """A fresh block from h[source] to h[source + 2], and what it costs in the place of the two, on check."""
+    def cells(self) -> tuple[list[nn.Module], list[Cell]]:
+        """A fresh block for each neighbouring two, and what it costs in their place on check."""
+        text, skeleton, fit = self.text, self.subject.skeleton, self.text.fit
+        base = self._losses(self.subject.blocks, self._states[-1][fit:])
+        blocks, columns = [], []
+        for source in range(self.subject.blocks - WIDTH + 1):
+            blocks.append(self.solved(source))
+            h = passes.forward(skeleton, source + 1, blocks[-1], self._states[source][fit:], GRAIN)
+            columns.append(self._losses(source + WIDTH, h) - base)
+        sums = PairedSums(np.stack(columns, axis=1), text.tokens()[text.fit_documents :])
+        found = []
+        for cost in paired_intervals(sums, replicates=2000, seed=INTERVAL_SEED).intervals:
+            redundant = is_redundant(
+                cost, WIDTH, sums.documents, enough=Thresholds().check_documents, tolerance=self.subject.plan.tolerance
+            )
+            found.append({**cost.model_dump(), "redundant": redundant})
+        return blocks, found
+
+    def solved(self, source: int) -> nn.Module:
+        """A fresh block from h[source] to h[source + 2]."""
         fit, target = self.text.fit, source + WIDTH
         block = self.subject.skeleton.fresh_block(source + 1, seed=source)
         solver.solve_state(
             self.subject.skeleton, source + 1, block, self._states[source][:fit], self._states[target][:fit],
             self.subject.plan.state, seed=source, on_step=lambda _: None,
         )  # fmt: skip
-        h = passes.forward(self.subject.skeleton, source + 1, block, self._states[source][fit:], GRAIN)
-        return block, self._loss(target, h) - self.trained
+        return block
 
-    def _loss(self, after: int, states: Floats) -> float:
-        skeleton, fit = self.subject.skeleton, self.text.fit
-        for index in range(after + 1, self.subject.blocks + 1):
-            states = passes.forward(skeleton, index, self._loaded[index - 1], states, GRAIN)
-        mask = self.text.mask[fit:]
-        return float(passes.losses(skeleton, states, self.text.ids[fit:], mask, GRAIN).sum() / mask.sum())
+    def _losses(self, after: int, states: Floats) -> Sums:
+        """Loss sums per document of check with these states as the output of block `after`."""
+        return check_losses(self.subject, self.text, self._loaded, after, states)[self.text.fit_documents :]
 
 
 def predicted(where: Path, corpus: Corpus) -> dict[str, Any]:
     """Cost of each cell, and of the same replacement after healing, against the whole network trained on as long."""
     matrix = Matrix(where, corpus)
-    cells = [matrix.cell(source) for source in range(matrix.subject.blocks - WIDTH + 1)]
+    blocks, cells = matrix.cells()
     whole = _healed(_whole(where), corpus, matrix)
     healed = []
-    for source, (block, _) in enumerate(cells):
+    for source, block in enumerate(blocks):
         model = _whole(where)
         kept = blocks_of(model)
         kept[source].load_state_dict(block.state_dict())
         for _ in range(WIDTH - 1):
             del kept[source + 1]
         healed.append(_healed(model, corpus, matrix) - whole)
-    costs = [cost for _, cost in cells]
-    return {"cells": costs, "healed": healed, "rank_correlation": spearman(costs, healed)}
+    return {"cells": cells, "healed": healed}
 
 
 def planted(where: Path, corpus: Corpus, out: Path) -> list[dict[str, Any]]:
-    """Costs of the cells of networks with a block that they do not need, put in after each second block."""
+    """Costs of the cells of networks with a block that they do not need, put in after the second and the fourth."""
     found = []
-    for kind in ("copy", "near identity"):
+    for kind in KINDS:
         for after in (2, 4):
             target = out / where.parent.name / f"{kind.replace(' ', '-')}-{after}"
             plant(where, target, kind, after)
-            matrix = Matrix(target, corpus)
-            costs = [matrix.cell(source)[1] for source in range(matrix.subject.blocks - WIDTH + 1)]
-            cheapest = int(np.argmin(costs))
-            covered = cheapest < after + 1 <= cheapest + WIDTH
-            found.append({"kind": kind, "after": after, "cells": costs, "cheapest": cheapest, "covers": covered})
+            found.append({"kind": kind, "after": after, "cells": Matrix(target, corpus).cells()[1]})
             shutil.rmtree(target)
     return found
+
+
+def cell_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a pair of blocks: what one fresh block costs in its place, as it is and after healing."""
+    table = Table("model", "blocks", "cost in nats", "interval", "after healing", "redundant")
+    for model in models:
+        for source, (cell, healed) in enumerate(zip(model["cells"], model["healed"], strict=True)):
+            table.add_row(model["model"], _pair(source), *_costs(cell), f"{healed:.4f}", _yes(cell))
+    return table
+
+
+def planted_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a network with a block that it does not need: who is cheapest, and who is called redundant."""
+    table = Table("model", "planted", "block", "cheapest pair", "cost in nats", "interval", "redundant pairs")
+    for model in models:
+        for plot in model["planted"]:
+            cells = plot["cells"]
+            cheapest = min(range(len(cells)), key=lambda source: cells[source]["estimate"])
+            redundant = ", ".join(_pair(source) for source, cell in enumerate(cells) if cell["redundant"])
+            block = str(plot["after"] + 1)
+            costs = _costs(cells[cheapest])
+            table.add_row(model["model"], plot["kind"], block, _pair(cheapest), *costs, redundant)
+    return table
+
+
+def summary(models: Sequence[Mapping[str, Any]]) -> str:
+    """Rank correlations, and how the pairs that are called redundant and the others end after healing."""
+    lines = []
+    pairs = [p for m in models for p in zip(m["cells"], m["healed"], strict=True)]
+    for name, chosen in (*((m["model"], [m]) for m in models), ("all pairs", models)):
+        costs = [cell["estimate"] for m in chosen for cell in m["cells"]]
+        lines.append(f"{name}: rank correlation {spearman(costs, [h for m in chosen for h in m['healed']]):.2f}")
+    for redundant, words in ((True, "redundant"), (False, "others")):
+        healed = [h for cell, h in pairs if cell["redundant"] is redundant]
+        if healed:
+            span = f"{min(healed):.4f} to {max(healed):.4f}"
+            lines.append(f"{words}: {len(healed)} pairs, after healing {span} nats")
+    return "\n".join(lines)
+
+
+def _pair(source: int) -> str:
+    return f"{source + 1}–{source + WIDTH}"
+
+
+def _costs(cell: Cell) -> tuple[str, str]:
+    return f"{cell['estimate']:.4f}", f"{cell['low']:.4f} to {cell['high']:.4f}"
+
+
+def _yes(cell: Cell) -> str:
+    return "yes" if cell["redundant"] else ""
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
@@ -165,7 +244,7 @@ def plant(where: Path, target: Path, kind: str, after: int) -> None:
     own = {n: t.clone() for n, t in blocks_of(larger)[after].state_dict().items()}
     fresh = {n: t * share if n.endswith(ADDING) else t for n, t in own.items()}
     larger.load_state_dict({n: t for n, t in model.state_dict().items() if n in larger.state_dict()}, strict=False)
-    tensors.insert(after, tensors[after - 1] if kind == "copy" else fresh)
+    tensors.insert(after, tensors[after - 1] if kind == COPY else fresh)
     for block, state in zip(blocks_of(larger), tensors, strict=True):
         block.load_state_dict(state)
     larger.save_pretrained(target)

@@ -17,7 +17,8 @@ from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, 
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.more_text import Sequences
 from peelbound.service.plan import Plan, target_map
-from peelbound.service.rare_documents import rare_document_caveats
+from peelbound.service.rare_documents import rare_document_caveats, rare_redundancy_caveats
+from peelbound.service.redundancy import is_redundant
 from peelbound.service.schemas.report import (
     BaselineReport,
     BlockBits,
@@ -115,6 +116,7 @@ class Assembly:
         bound = bound_of(networks, trained.fit, head_control.fit_loss)
         blocks = self._block_evidence(measured.blocks)
         control = self._control(blocks) if measured.control else None
+        matrix = self._matrix()
         judgement = judge(
             Evidence(
                 trained=trained,
@@ -123,6 +125,7 @@ class Assembly:
                 bound=bound,
                 blocks=blocks,
                 positive_control=control,
+                matrix=tuple(matrix),
                 provenance=context.request.calibration.provenance,
                 check_documents=self._check.documents,
                 select_documents=context.calibration.splits[SELECT].documents,
@@ -176,7 +179,7 @@ class Assembly:
             networks=networks,
             bound=bound,
             blocks=block_reports,
-            matrix=self._matrix(),
+            matrix=matrix,
             positive_control=control,
             low_bit=self._low_bit(),
             what_if=self._what_if(),
@@ -186,7 +189,7 @@ class Assembly:
             settings={"plan": _plain(asdict(context.plan)), "thresholds": asdict(context.thresholds)},
             environment=context.environment,
             request=context.request.identity(),
-            caveats=self._caveats(gains),
+            caveats=self._caveats(gains, matrix),
         )
 
     def _sequences(self) -> Sequences:
@@ -305,9 +308,16 @@ class Assembly:
         rows = [self._measured.blocks.select_increase(cell_name(*cell)) for cell in cells]
         joint = PairedSums(np.concatenate([r.difference_sums for r in rows], axis=1), rows[0].tokens)
         intervals = paired_intervals(joint, level=self._level, seed=self._seed("matrix")).intervals
+        enough, tolerance = self._context.thresholds.check_documents, self._context.plan.tolerance
         return [
-            MatrixCell(source=s, target=t, residual=self._measured.residuals[s, t], loss_increase=interval)
-            for (s, t), interval in zip(cells, intervals, strict=True)
+            MatrixCell(
+                source=s,
+                target=t,
+                residual=self._measured.residuals[s, t],
+                loss_increase=cost,
+                redundant=is_redundant(cost, t - s, joint.documents, enough=enough, tolerance=tolerance),
+            )
+            for (s, t), cost in zip(cells, intervals, strict=True)
         ]
 
     def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
@@ -352,7 +362,7 @@ class Assembly:
             detail=detail,
         )
 
-    def _caveats(self, gains: Sequence[Interval]) -> list[str]:
+    def _caveats(self, gains: Sequence[Interval], matrix: Sequence[MatrixCell]) -> list[str]:
         """`gains`: all on check that the verdict may rest on."""
         caveats = [
             "A bound on fit comes from tokens that its fit saw; compare it with the head control on fit.",
@@ -376,8 +386,9 @@ class Assembly:
         caveats += what_if_caveats() if self._measured.rounding is not None else []
         if self._check.tests:
             caveats += rare_document_caveats(gains, self._check.documents)
-        if self._measured.residuals:
+        if matrix:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
+            caveats += rare_redundancy_caveats(matrix, self._context.calibration.splits[SELECT].documents)
         return caveats
 
     def _interval(self, sums: PairedSums, name: str) -> Interval:

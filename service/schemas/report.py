@@ -316,6 +316,10 @@ class MatrixCell(WireModel):
     residual: Measured
     loss_increase: Interval
     """On select; the trained suffix follows."""
+    redundant: bool | None = None
+    """Whether these blocks, two or more, are shown to be more than their work takes: the increase lies below
+    `options.tolerance` with the upper end of its interval. None where that is not tested: a single block, or fewer than
+    30 documents of select."""
 
 
 class ControlReport(WireModel):

@@ -2,6 +2,7 @@
 
 import random
 
+from peelbound.service.redundancy import is_redundant
 from peelbound.service.schemas.report import (
     BlockCandidate,
     BlockFinding,
@@ -107,7 +108,7 @@ def network(
 
 
 def matrix(blocks: int, band: int) -> list[MatrixCell]:
-    """A band of the peeling matrix: the wider, the dearer; block 1 is the dearest."""
+    """A band of the peeling matrix: the wider, the dearer; block 1 is the dearest; blocks 4 and 5 are redundant."""
     cells = []
     for source in range(blocks):
         for target in range(source + 1, min(source + band, blocks) + 1):
@@ -115,9 +116,17 @@ def matrix(blocks: int, band: int) -> list[MatrixCell]:
             cost = (0.081 if source == 0 else 0.01) * width**1.9 + 0.0007 * source
             if (source, target) == (2, 3):
                 cost = -0.0012
+            if (source, target) == (3, 5):
+                cost = 0.0031
+            increase = around(cost, 0.002 + 0.02 * cost)
+            redundant = is_redundant(increase, width, 64, enough=30, tolerance=0.01)
             cells.append(
                 MatrixCell(
-                    source=source, target=target, residual=0.01 * width, loss_increase=around(cost, 0.002 + 0.02 * cost)
+                    source=source,
+                    target=target,
+                    residual=0.01 * width,
+                    loss_increase=increase,
+                    redundant=redundant,
                 )
             )
     return cells

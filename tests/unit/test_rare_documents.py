@@ -2,8 +2,9 @@
 
 import pytest
 
-from peelbound.service.rare_documents import rare_document_caveats
+from peelbound.service.rare_documents import rare_document_caveats, rare_redundancy_caveats
 from peelbound.service.schemas.report import Interval
+from tests.verdict_fixture import cell
 
 
 def gain(low: float) -> Interval:
@@ -23,3 +24,13 @@ def test_enough_documents_and_gains_that_are_not_shown_need_no_word() -> None:
     assert rare_document_caveats([gain(0.02)], 100) == []
     assert rare_document_caveats([gain(-0.01), gain(0.0)], 30) == []
     assert rare_document_caveats([], 30) == []
+
+
+def test_redundancy_on_few_documents_says_so_too() -> None:
+    shown = [cell(0, 2, 0.02, redundant=False), cell(1, 3, 0.001, redundant=True)]
+    (caveat,) = rare_redundancy_caveats(shown, 60)
+    assert caveat.startswith(
+        "Blocks are shown to be redundant on 60 select documents: what befalls up to one document in 20"
+    )
+    assert rare_redundancy_caveats(shown, 100) == []
+    assert rare_redundancy_caveats(shown[:1], 60) == []

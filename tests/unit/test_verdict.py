@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peelbound.service.evidence import Evidence, Thresholds
-from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict, Score, SpectrumReport
+from peelbound.service.schemas.report import BlockFinding, CheckpointVerdict, MatrixCell, Score, SpectrumReport
 from peelbound.service.schemas.request import Provenance
 from peelbound.service.verdict import judge
 from tests.verdict_fixture import (
@@ -18,6 +18,7 @@ from tests.verdict_fixture import (
     as_report,
     block,
     bound,
+    cell,
     control,
     evidence,
     network,
@@ -277,14 +278,26 @@ controls = st.builds(
 
 
 @st.composite
+def matrices(draw: st.DrawFn, blocks: int) -> tuple[MatrixCell, ...]:
+    tested = draw(st.booleans())
+    return tuple(
+        cell(s, t, draw(small), draw(width), redundant=draw(st.booleans()) if tested and t - s > 1 else None)
+        for s in range(blocks)
+        for t in range(s + 1, min(s + 3, blocks) + 1)
+    )
+
+
+@st.composite
 def evidences(draw: st.DrawFn) -> Evidence:
     head = evidence().head_control.model_copy(update={"gain": draw(st.builds(around, small, st.just(0.01)))})
     with_bound = draw(st.booleans())
+    those = tuple(draw(st.lists(blocks, min_size=1, max_size=7)))
     return evidence(
+        matrix=draw(st.just(()) | matrices(len(those))),
         head_control=head,
         networks=draw(networks) if with_bound else (),
         bound=draw(bounds) if with_bound else None,
-        blocks=tuple(draw(st.lists(blocks, min_size=1, max_size=7))),
+        blocks=those,
         positive_control=draw(st.none() | controls),
         provenance=draw(st.sampled_from(Provenance)),
         check_documents=draw(st.sampled_from([3, 29, 30, 200])),

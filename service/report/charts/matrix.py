@@ -57,7 +57,10 @@ def _shade(cell: MatrixCell | None, top: float) -> Shade:
     increase = cell.loss_increase
     stands_for = f"block {cell.target}" if cell.target - cell.source == 1 else f"blocks {cell.source + 1}–{cell.target}"
     title = f"h{cell.source} → h{cell.target}, in place of {stands_for}: {numbers.gain(increase)} nats"
-    return Shade(numbers.decimal(increase.estimate, 3), _shade_class(increase.estimate, top), title)
+    shade = _shade_class(increase.estimate, top)
+    if cell.redundant:
+        title, shade = f"{title}, redundant", f"{shade} redundant"
+    return Shade(numbers.decimal(increase.estimate, 3), shade, title)
 
 
 def _shade_class(value: float, top: float) -> str:

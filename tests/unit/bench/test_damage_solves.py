@@ -139,7 +139,7 @@ def test_cells_of_the_peeling_matrix_are_solved_at_the_settings_of_an_audit(
 
     monkeypatch.setattr(solver, "solve_state", solve)
     matrix = Matrix(checkpoint, corpus)
-    matrix.cell(0)
+    matrix.solved(0)
     plan = make_plan(AuditRequest(checkpoint="/", calibration=Calibration(texts=["-"])), SIZE.blocks, SIZE.hidden)
     assert matrix.subject.plan == plan
     assert used == [plan.state]

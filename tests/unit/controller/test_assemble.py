@@ -95,6 +95,17 @@ def test_losses_and_gains_have_their_splits_and_signs() -> None:
     assert {(c.source, c.target) for c in report.matrix} == set(made.plan.matrix_cells)
 
 
+def test_blocks_are_redundant_by_the_tolerance_where_select_has_enough_documents() -> None:
+    for tolerance, enough, redundant in ((0.2, 12, True), (0.01, 12, False), (0.2, 13, None)):
+        made = context(tolerance=tolerance)
+        made = replace(made, thresholds=replace(made.thresholds, check_documents=enough))
+        report = report_of(made)
+        assert {cell.redundant for cell in report.matrix if cell.target - cell.source == 2} == {redundant}
+        assert {cell.redundant for cell in report.matrix if cell.target - cell.source == 1} == {None}
+        assert any("redundant" in caveat for caveat in report.caveats) is bool(redundant)
+        assert any("redundant" in sentence.text for sentence in report.verdict.sentences)
+
+
 def test_only_yes0_and_what_select_picked_have_met_check() -> None:
     made = context("exhaustive", 3)
     given = measured(made)

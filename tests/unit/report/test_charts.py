@@ -243,6 +243,13 @@ def test_shades_grow_with_the_cost_and_a_gain_has_its_own() -> None:
     assert [cell.value for cell in odd] == ["−0.200", "NaN"]
 
 
+def test_redundant_cells_are_marked() -> None:
+    rows = heat_tables(matrix(6, 2), 6)[0].rows
+    (marked,) = (shade for _, row in rows for shade in row if shade.shade.endswith(" redundant"))
+    assert marked.title.startswith("h3 → h5, in place of blocks 4–5: ")
+    assert marked.title.endswith(" nats, redundant")
+
+
 def test_no_matrix_makes_no_table() -> None:
     assert heat_tables([], 6) == []
 
