@@ -21,6 +21,8 @@ from bench.damage.cases import SINGLE, SWAPPED
 from bench.damage.measure import Row
 from bench.damage.prose import prose
 from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
+from bench.damage.solves import Solves
+from bench.damage.subject import PRODUCTS, Sequences
 from bench.damage.subjects import REPORT, checkpoint, train_model, trained
 from bench.damage.tables import show
 from bench.stdlib_corpus import Corpus
@@ -37,15 +39,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="a pretrained model (safetensors or GGUF) to damage instead")
     parser.add_argument("--calibration", type=Path, help="text for --checkpoint; by default prose of this machine")
     parser.add_argument("--kinds", nargs="*", choices=(*SINGLE, SWAPPED), help="of damage; all by default")
-    parser.add_argument("--sequences", type=int, nargs=2, default=(64, 96), metavar=("FIT", "CHECK"))
     parser.add_argument(
-        "--solves", action=argparse.BooleanOptionalAction, default=True, help="measure gains and residuals as well"
+        "--sequences", type=int, nargs=3, default=PRODUCTS, metavar=("FIT", "SELECT", "CHECK"), help="of 128 tokens"
     )
     parser.add_argument(
-        "--residuals",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="measure residuals among them, of which no verdict asks and which take 160 of a block's 184 steps",
+        "--solves",
+        choices=list(Solves),
+        type=Solves,
+        default=Solves.ALL,
+        help="measure gains, or residuals as well, of which no verdict asks and which take 160 of a block's 184 steps",
     )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -62,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _sources(arguments: argparse.Namespace) -> Iterator[tuple[Source, bool]]:
     """The models that are there, and whether they are to be measured; those that are get trained first."""
     other, out = prose(arguments.out / "prose.jsonl"), arguments.out
-    (fit, check), solves, residuals = arguments.sequences, arguments.solves, arguments.residuals
+    sequences, solves = Sequences(*arguments.sequences), arguments.solves
     if arguments.checkpoint is not None:
         path = arguments.checkpoint.resolve()
         texts = {OTHER: arguments.calibration or other}
-        yield Source(f"checkpoint-{path.name}", REPORT, path, texts, 0, fit, check, None, solves, residuals), True
+        yield Source(f"checkpoint-{path.name}", REPORT, path, texts, 0, sequences, None, solves), True
         return
     texts = {UNSEEN: Corpus.in_directory(out / "corpus").held_out_path, OTHER: other}
     for model in trained(arguments.steps):
@@ -79,7 +81,7 @@ def _sources(arguments: argparse.Namespace) -> Iterator[tuple[Source, bool]]:
             train_model(model, out)
         if is_saved(path):
             frozen = recipe.frozen_block
-            yield Source(model.name, model.role, path, texts, recipe.seed, fit, check, frozen, solves, residuals), asked
+            yield Source(model.name, model.role, path, texts, recipe.seed, sequences, frozen, solves), asked
 
 
 if __name__ == "__main__":

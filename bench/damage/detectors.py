@@ -4,6 +4,7 @@ Raw numbers only, so that rules can be tried on them without measuring again. Sh
 C channels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from peelbound.workers.device import upload
 from peelbound.workers.passes import Floats, grains
 
 GROUPS = 8
-"""Groups of neighbouring sequences whose parameter gradients are compared."""
+"""Groups of neighbouring sequences whose parameter gradients are compared; as many as there are, if fewer."""
 SKIPPED_BELOW = 0.5
 """Blocks of less influence than this share of the others' median are left out in turn: it takes a pass through all that
 follows for each, and for the others no rule asks."""
@@ -50,7 +51,7 @@ class Walked:
     scores: list[dict[str, Sums]]
     """Per block: Σ ⟨∂CE/∂y, y⟩ per document by name: `attention`, `mlp`, `block`, `head 0` …, each leaf module's."""
     gradients: list[Sums]
-    """Per block: Gram matrix of its parameter gradients on groups of fit, [GROUPS, GROUPS]."""
+    """Per block: Gram matrix of its parameter gradients on groups of fit, [groups, groups]."""
     course: Course
     """What solves start from."""
 
@@ -120,11 +121,11 @@ def _back(
     for p in parameters:
         p.requires_grad_(True)
     size = -(-text.fit // GROUPS)
-    grads = [[torch.zeros_like(p) for p in parameters] for _ in range(GROUPS)]
+    grads = [[torch.zeros_like(p) for p in parameters] for _ in range(-(-text.fit // size))]
     below: list[Floats] = []
     rows: dict[str, list[Tensor]] = {}
     try:
-        for part in grains(len(states), GRAIN):
+        for part in grains(len(states), math.gcd(GRAIN, size, text.fit)):  # none of two groups, nor of fit and check
             h = upload(states[part], "cpu").requires_grad_()
             g = upload(gradient[part], "cpu")
             caught.clear()

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.damage.cases import Case, Copy
 from bench.damage.detectors import Sums, Walked, walk
-from bench.damage.solves import solved
+from bench.damage.solves import Solves, solved
 from bench.damage.spectrum import block_alpha
 from bench.damage.subject import Subject
 from peelbound.service.statistics import PairedSums, paired_intervals, score
@@ -28,8 +28,7 @@ def row_of(
     name: str,
     weights: list[dict[str, Any]] | None = None,
     *,
-    solves: bool = True,
-    residuals: bool = True,
+    solves: Solves = Solves.ALL,
 ) -> Row:
     """Measure a copy on a text of the subject.
 
@@ -39,8 +38,7 @@ def row_of(
         copy: the damaged blocks.
         name: of the text.
         weights: `weights_of(copy)` where it is known already.
-        solves: whether what takes a solve of every block is measured too.
-        residuals: whether residuals are among that.
+        solves: what is solved of every block.
     """
     text = subject.texts[name]
     walked = walk(subject, copy, text)
@@ -48,7 +46,9 @@ def row_of(
     check = slice(text.fit_documents, None)
     skips = _skip_costs(walked, tokens, check)
     every = text.sums(np.ones(text.ids.shape, np.float32))
-    by_solving = solved(subject, text, walked.course, residuals=residuals) if solves else [{} for _ in walked.influence]
+    by_solving: list[dict[str, Any]] = [{} for _ in walked.influence]
+    if solves is not Solves.NONE:
+        by_solving = solved(subject, text, walked.course, residuals=solves is Solves.ALL)
     blocks: list[dict[str, Any]] = []
     for at, alone in enumerate(weights or weights_of(copy)):
         scores = {kind: score(sums, every).model_dump() for kind, sums in walked.scores[at].items()}

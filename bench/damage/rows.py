@@ -14,7 +14,8 @@ from bench.damage import cases, detectors, measure, solves, spectrum
 from bench.damage.cases import FROZEN, SOUND, Case, cases_of, damaged
 from bench.damage.digests import code, digest, name_of
 from bench.damage.measure import Row, row_of, weights_of
-from bench.damage.subject import Subject
+from bench.damage.solves import Solves
+from bench.damage.subject import PRODUCTS, Sequences, Subject
 from bench.local import save
 from peelbound.service import statistics
 
@@ -32,21 +33,16 @@ class Source:
     texts: dict[str, Path]
     seed: int
     """Of the choice of blocks, and of the damage that is random."""
-    fit: int = 64
-    check: int = 96
-    """Sequences of 128 tokens."""
+    sequences: Sequences = PRODUCTS
     frozen: int | None = None
     """A block that training left out: then the model is a case of its own, and no copies are made."""
-    solves: bool = True
-    """Whether gains and residuals are measured."""
-    residuals: bool = True
-    """Whether residuals are among that: each takes a fresh block, and most of the steps."""
+    solves: Solves = Solves.ALL
 
     def rows_in(self, out: Path) -> Path:
         """The file of its rows, named by the model and by all that a row depends on."""
         texts = {name: digest(path) for name, path in self.texts.items()}
         measuring = code(cases, detectors, measure, solves, spectrum, statistics)
-        asked = [digest(self.path), texts, self.seed, self.fit, self.check, self.solves, self.residuals, measuring]
+        asked = [digest(self.path), texts, self.seed, *self.sequences, self.solves, measuring]
         return out / f"{self.name}-{name_of(asked)}.json"
 
 
@@ -68,7 +64,7 @@ def measured(
     """
     path, rows = source.rows_in(out), kept(source, out)
     have = {(r["kind"], tuple(r["damaged"]), r["text"]) for r in rows}
-    subject = Subject(source.path, source.texts, source.fit, source.check)
+    subject = Subject(source.path, source.texts, source.sequences)
     for case in _cases(source, subject, positions):
         missing = [name for name in source.texts if (case.kind, case.blocks, name) not in have]
         if not missing or not (kinds is None or case.kind in (SOUND, FROZEN, *kinds)):
@@ -77,7 +73,7 @@ def measured(
         copy = subject.sound if frozen else damaged(subject.skeleton, subject.sound, case, subject.heads)
         weights = weights_of(copy)
         for name in missing:
-            row = row_of(subject, case, copy, name, weights, solves=source.solves, residuals=source.residuals)
+            row = row_of(subject, case, copy, name, weights, solves=source.solves)
             rows.append({"subject": source.name, "role": source.role, **row})
         save(path, rows)
         say(f"{source.name}: {case.kind} {case.blocks or ''}")

@@ -5,6 +5,7 @@ By the workers' own solvers, at the settings of an audit of the model's depth an
 
 import copy
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,22 @@ from peelbound.service.statistics import PairedSums, excess_gain_intervals, pair
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
 
+
+class Solves(StrEnum):
+    """What is solved of every block."""
+
+    NONE = "none"
+    GAINS = "gains"
+    ALL = "all"
+    """Gains and residuals."""
+
+
 FRESH_STEPS = 160
 """Of a fresh block that is solved as a whole: an audit takes more, a half after the other."""
 INTERVAL_SEED = 1
 
 
-def solved(subject: Subject, text: Text, course: Course, *, residuals: bool = True) -> list[dict[str, Any]]:
+def solved(subject: Subject, text: Text, course: Course, *, residuals: bool) -> list[dict[str, Any]]:
     """`gain`, `excess_gain`, `rho` and, where it is asked for, `residual` of each block, as plain numbers.
 
     Of the steps ρ that an audit tries, the one that is best on select is taken; ρ and gain are zero where select

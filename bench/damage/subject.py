@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,17 +74,27 @@ class Text:
         return self.sums(self.mask.astype(np.float32))
 
 
+class Sequences(NamedTuple):
+    """How many of 128 tokens each split has; the product's own numbers by default."""
+
+    fit: int = 64
+    select: int = 32
+    check: int = 96
+
+
+PRODUCTS = Sequences()
+
+
 class Subject:
     """A checkpoint's skeleton, its blocks' tensors, and texts."""
 
-    def __init__(self, checkpoint: Path, texts: dict[str, Path], fit: int = 64, check: int = 96) -> None:
+    def __init__(self, checkpoint: Path, texts: dict[str, Path], sequences: Sequences = PRODUCTS) -> None:
         """Read everything.
 
         Args:
             checkpoint: a Hugging Face directory, or a GGUF file.
             texts: calibration files by name of the distribution.
-            fit: sequences of 128 tokens; the product's own number by default.
-            check: likewise.
+            sequences: of each text.
         """
         self.texts: dict[str, Text] = {}
         for name, path in texts.items():
@@ -92,8 +103,9 @@ class Subject:
                 calibration=Calibration(
                     uri=str(path.resolve()),
                     provenance=Provenance.UNSEEN,
-                    fit_sequences=fit,
-                    check_sequences=check,
+                    fit_sequences=sequences.fit,
+                    select_sequences=sequences.select,
+                    check_sequences=sequences.check,
                 ),
             )
             inputs = open_inputs(request, Settings(allow=[str(checkpoint.resolve()), str(path.resolve())]))

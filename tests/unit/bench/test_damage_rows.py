@@ -14,6 +14,8 @@ from bench.damage.cases import Case
 from bench.damage.digests import code
 from bench.damage.peeling import _kept_at
 from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
+from bench.damage.solves import Solves
+from bench.damage.subject import PRODUCTS
 from bench.stdlib_corpus import Corpus
 from peelbound.service import plan, redundancy
 from peelbound.service.schemas import request
@@ -46,13 +48,11 @@ def test_checkpoints_of_one_name_and_other_settings_have_rows_of_their_own(sourc
     others = [
         replace(source, path=checkpoint(tmp_path / "frozen" / "step-300", "frozen")),
         replace(source, texts={UNSEEN: text(tmp_path / "mine.jsonl", "three"), OTHER: source.texts[OTHER]}),
-        replace(source, fit=8),
-        replace(source, check=8),
-        replace(source, solves=False),
-        replace(source, residuals=False),
+        *(replace(source, sequences=PRODUCTS._replace(**{split: 8})) for split in PRODUCTS._fields),
+        *(replace(source, solves=solves) for solves in (Solves.NONE, Solves.GAINS)),
         replace(source, seed=1),
     ]
-    assert len({s.rows_in(tmp_path) for s in (source, *others)}) == 8
+    assert len({s.rows_in(tmp_path) for s in (source, *others)}) == 9
 
 
 def test_a_checkpoint_that_lies_elsewhere_is_the_same(source: Source, tmp_path: Path) -> None:
@@ -117,12 +117,12 @@ def test_a_peeling_matrix_is_kept_by_checkpoint_texts_and_code(
 def test_what_was_measured_at_the_same_settings_is_not_measured_again(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, bool, bool]] = []
+    asked: list[tuple[str, Solves]] = []
 
     def row_of(
-        subject: object, case: Case, copy: object, name: str, weights: object, *, solves: bool, residuals: bool
+        subject: object, case: Case, copy: object, name: str, weights: object, *, solves: Solves
     ) -> dict[str, Any]:
-        asked.append((name, solves, residuals))
+        asked.append((name, solves))
         return {"kind": case.kind, "damaged": list(case.blocks), "text": name}
 
     class Model:
@@ -135,9 +135,9 @@ def test_what_was_measured_at_the_same_settings_is_not_measured_again(
     monkeypatch.setattr(rows, "damaged", lambda *_: None)
     monkeypatch.setattr(rows, "weights_of", lambda _: [])
     monkeypatch.setattr(rows, "row_of", row_of)
-    without = replace(source, solves=False)
+    without = replace(source, solves=Solves.NONE)
     first = measured(without, tmp_path / "rows", 1, lambda _: None)
     assert measured(without, tmp_path / "rows", 1, lambda _: None) == first == kept(without, tmp_path / "rows")
     assert kept(source, tmp_path / "rows") == []
-    assert len(measured(replace(source, residuals=False), tmp_path / "rows", 1, lambda _: None)) == 2
-    assert asked == [(UNSEEN, False, True), (OTHER, False, True), (UNSEEN, True, False), (OTHER, True, False)]
+    assert len(measured(replace(source, solves=Solves.GAINS), tmp_path / "rows", 1, lambda _: None)) == 2
+    assert asked == [(name, s) for s in (Solves.NONE, Solves.GAINS) for name in (UNSEEN, OTHER)]

@@ -4,17 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from bench.damage import solves
+from bench.damage import detectors, solves
 from bench.damage.cases import Case, Copy, damaged
 from bench.damage.detectors import Course, walk
 from bench.damage.judges import DETECTORS
 from bench.damage.measure import row_of
 from bench.damage.peeling import Matrix
 from bench.damage.rows import UNSEEN
-from bench.damage.subject import Subject
+from bench.damage.solves import Solves
+from bench.damage.subject import Sequences, Subject
 from bench.stdlib_corpus import Corpus, prepare_corpus
 from bench.stdlib_models import ModelSize, Recipe, train
 from peelbound.service.plan import make_plan
@@ -40,7 +42,7 @@ def checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def subject(checkpoint: Path, corpus: Corpus) -> Subject:
-    return Subject(checkpoint, {UNSEEN: corpus.held_out_path}, fit=16, check=16)
+    return Subject(checkpoint, {UNSEEN: corpus.held_out_path}, Sequences(fit=16, check=16))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_every_step_of_an_audit_is_tried_and_select_chooses(
 
     monkeypatch.setattr(solver, "solve_corrected", solve)
     for good in (0.15, 0.5):
-        found = solves.solved(subject, subject.texts[UNSEEN], course)
+        found = solves.solved(subject, subject.texts[UNSEEN], course, residuals=False)
         assert [block["rho"] for block in found] == [0.0, good, 0.0]
     assert tried == [0.15, 0.5] * 6
 
@@ -101,7 +103,7 @@ def test_a_step_that_select_refuses_gains_nothing(
     subject: Subject, course: Course, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_steps(subject, monkeypatch, learning_rate=10.0)
-    for block in solves.solved(subject, subject.texts[UNSEEN], course):
+    for block in solves.solved(subject, subject.texts[UNSEEN], course, residuals=False):
         assert block["rho"] == 0.0
         assert block["gain"]["estimate"] == block["gain"]["high"] == 0.0
 
@@ -110,7 +112,7 @@ def test_residuals_are_of_fresh_blocks_solved_at_the_settings_of_an_audit(
     subject: Subject, course: Course, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def residuals() -> list[float]:
-        return [block["residual"] for block in solves.solved(subject, subject.texts[UNSEEN], course)]
+        return [block["residual"] for block in solves.solved(subject, subject.texts[UNSEEN], course, residuals=True)]
 
     used: list[StateSettings] = []
     solve = solver.solve_state
@@ -146,7 +148,7 @@ def test_cells_of_the_peeling_matrix_are_solved_at_the_settings_of_an_audit(
 
 
 def test_without_solves_nothing_is_known_of_gains(subject: Subject) -> None:
-    found = row_of(subject, Case("sound"), subject.sound, UNSEEN, solves=False)
+    found = row_of(subject, Case("sound"), subject.sound, UNSEEN, solves=Solves.NONE)
     assert all("gain" not in b and "residual" not in b for b in found["blocks"])
     assert DETECTORS["verdict"](found["blocks"])
 
@@ -158,4 +160,18 @@ def test_without_residuals_no_fresh_block_is_solved(subject: Subject, monkeypatc
     whole = row_of(subject, Case("sound"), subject.sound, UNSEEN)
     assert all(block.pop("residual") > 0 for block in whole["blocks"])
     monkeypatch.setattr(solver, "solve_state", solve)
-    assert row_of(subject, Case("sound"), subject.sound, UNSEEN, residuals=False) == whole
+    assert row_of(subject, Case("sound"), subject.sound, UNSEEN, solves=Solves.GAINS) == whole
+
+
+@pytest.mark.parametrize(("fit", "groups"), [(16, 8), (9, 5), (4, 4)])
+def test_each_group_of_sequences_has_its_gradient(
+    fit: int, groups: int, checkpoint: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Subject(checkpoint, {UNSEEN: corpus.held_out_path}, Sequences(fit=fit, check=5))
+    found = walk(few, few.sound, few.texts[UNSEEN]).gradients
+    monkeypatch.setattr(detectors, "GROUPS", 1)
+    whole = walk(few, few.sound, few.texts[UNSEEN]).gradients
+    for gram, total in zip(found, whole, strict=True):
+        assert gram.shape == (groups, groups)
+        assert (np.diagonal(gram) > 0).all()
+        assert gram.sum() == pytest.approx(float(total[0, 0]), rel=1e-4)
