@@ -32,6 +32,12 @@ def is_redundant(cost: Interval, width: int, documents: int, *, enough: int, tol
     return cost.high < tolerance
 
 
+def most_redundant(matrix: Sequence[MatrixCell]) -> list[int]:
+    """Positions of the cells whose blocks are redundant: those that replace most first, and of those the cheapest."""
+    shown = [at for at, cell in enumerate(matrix) if cell.redundant]
+    return sorted(shown, key=lambda at: (matrix[at].source - matrix[at].target, matrix[at].loss_increase.estimate))
+
+
 @dataclass(frozen=True)
 class Limits:
     """Numbers of the report that a sentence on redundancy cites."""
@@ -52,8 +58,7 @@ def redundancy(matrix: Sequence[MatrixCell], limits: Limits) -> list[Phrase]:
     if all(cells[at].redundant is None for at in finite):
         too_few = "Whether neighbouring blocks are redundant is not tested: select has {}, {} are needed."
         return [compose(too_few, limits.documents, limits.enough)]
-    finite.sort(key=lambda at: (cells[at].source - cells[at].target, cells[at].loss_increase.estimate))
-    shown = [at for at in finite if cells[at].redundant]
+    shown = most_redundant(matrix)
     if not shown:
         cheapest = min(finite, key=lambda at: cells[at].loss_increase.estimate)
         none = (

@@ -1,5 +1,6 @@
 """What to do next: a pure function of the report."""
 
+from peelbound.service.redundancy import most_redundant
 from peelbound.service.report import numbers
 from peelbound.service.schemas.report import BlockFinding, BlockReport, CheckpointVerdict, Report
 from peelbound.service.schemas.request import MOST_SEQUENCES
@@ -7,7 +8,7 @@ from peelbound.service.schemas.request import MOST_SEQUENCES
 
 def advice(report: Report) -> list[str]:
     """Short steps, the most telling first."""
-    steps = [*_control(report), *_blocks(report), *_checkpoint(report)]
+    steps = [*_control(report), *_blocks(report), *_checkpoint(report), *_pruning(report)]
     if report.calibration.provenance == "unknown":
         steps.append(
             "Declare where the calibration data come from: only documents that training never saw, declared as "
@@ -99,6 +100,19 @@ def _names(blocks: list[BlockReport]) -> str:
     if len(indices) == 1:
         return f"block {indices[0]}"
     return f"blocks {', '.join(indices[:-1])} and {indices[-1]}"
+
+
+def _pruning(report: Report) -> list[str]:
+    shown = most_redundant(report.matrix)
+    if not shown:
+        return []
+    cell = report.matrix[shown[0]]
+    cost = numbers.signed(cell.loss_increase.estimate)
+    return [
+        f"If a shorter network is worth it, start with {_names(report.blocks[cell.source : cell.target])}: one block "
+        f"in their place, fitted to turn h{cell.source} into h{cell.target}, costs {cost} nats before any further "
+        "training. Replace one stretch at a time, train on for a while, and audit again."
+    ]
 
 
 def _checkpoint(report: Report) -> list[str]:

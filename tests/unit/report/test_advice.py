@@ -34,8 +34,14 @@ def test_a_wrongly_named_control_makes_names_leads() -> None:
 
 
 def test_a_sound_checkpoint_gets_one_calm_sentence() -> None:
-    [only] = advice(sound_report())
+    [only] = advice(sound_report().model_copy(update={"matrix": []}))
     assert "Nothing to mend" in only
+
+
+def test_redundant_blocks_are_where_to_shorten_the_network() -> None:
+    *_, last = advice(sound_report())
+    assert last.startswith("If a shorter network is worth it, start with blocks 4 and 5: one block in their place")
+    assert "fitted to turn h3 into h5, costs +0.0031 nats" in last
 
 
 @pytest.mark.parametrize(
