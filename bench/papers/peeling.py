@@ -25,10 +25,10 @@ from peelbound.workers.blame import SOLVED
 from peelbound.workers.calibration import Split, loss_mask
 from peelbound.workers.keys import seed_of
 from peelbound.workers.passes import Floats
-from peelbound.workers.quantisers.detect import Finding, detect
 from peelbound.workers.quantisers.latents import Latents
 from peelbound.workers.recipes import HeadSettings, StateSettings
 from peelbound.workers.skeleton import Skeleton
+from peelbound.workers.weight_detection import Finding, detect
 
 SPLITS = ("fit", "select", "check")
 _GRAIN = 8

@@ -39,8 +39,8 @@ from peelbound.service.storage.base import ObjectStore
 from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, pointing
 from peelbound.workers.keys import canonical, compiler_fingerprint, key_of, platform_fingerprint, source_hash
-from peelbound.workers.quantisers.detect import Finding
 from peelbound.workers.tasks import Reference
+from peelbound.workers.weight_detection import Finding
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from peelbound.workers.checkpoint.checkpoint import Checkpoint
 from peelbound.workers.errors import ObjectCorrupt, ObjectMissing, RequestError
 from peelbound.workers.keys import canonical, key_of, source_hash
 from peelbound.workers.quantisers.conversion import already_low_bit, require_rounded_inputs
-from peelbound.workers.quantisers.detect import Finding, detect
 from peelbound.workers.quantisers.scheme import Scheme
+from peelbound.workers.weight_detection import Finding, detect
 
 log = logging.getLogger(__name__)
 

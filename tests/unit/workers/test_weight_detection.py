@@ -5,10 +5,10 @@ from torch import Tensor
 from peelbound.workers.checkpoint.encoding import PLAIN_ENCODING, Encoding
 from peelbound.workers.errors import CheckpointError, RequestError
 from peelbound.workers.linear_maps import LinearMap
-from peelbound.workers.quantisers.detect import Finding, detect
 from peelbound.workers.quantisers.grid import HeldGrid
 from peelbound.workers.quantisers.quantise import coded
 from peelbound.workers.quantisers.scheme import Scheme
+from peelbound.workers.weight_detection import Finding, detect
 
 NAMES = ("attention.q.weight", "mlp.up.weight", "mlp.down.weight")
 MAPS = [LinearMap(name, (48, 64)) for name in NAMES]
