@@ -36,6 +36,10 @@ class Thresholds:
     """Nats: an inert block's skip cost has its upper bound below."""
     influence_fraction: float = 0.2
     """An inert block's influence is below this share of the other blocks' median."""
+    faint_fraction: float = 0.125
+    """A block whose influence is below this share of the other blocks' median lags, whatever leaving it out costs …"""
+    faint_others: int = 3
+    """… where there are so many others: of fewer, the first block, which changes its input most, makes the median."""
     excess_gain: float = 0.005
     """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more …"""
     excess_spread: float = 3.0

@@ -36,6 +36,8 @@ def _judge(words: "_Words", found: Strengths, check_documents: int, tested: bool
         finding, because = BlockFinding.UNTRAINED, words.untrained(found.others_departure)
     elif found.silent > 1:
         finding, because, side = BlockFinding.LAGGING, words.silent(), TOO_WEAK
+    elif found.faint > 1 and found.others_influence is not None:
+        finding, because, side = BlockFinding.LAGGING, words.faint(found.others_influence), TOO_WEAK
     elif found.scale > 1 and found.side is not None and found.scale_limit is not None:
         finding, because, side = BlockFinding.LAGGING, words.off_scale(found.side, found.scale_limit), found.side
     elif found.half > 1 and found.half_limit is not None:
@@ -86,6 +88,15 @@ class _Words:
             self._skip(),
             share(f"{self._at}/block_influence", self._block.block_influence),
             share(f"{self._at}/others_influence", others),
+        )
+
+    def faint(self, others: float) -> Phrase:
+        return compose(
+            "Block {} hardly changes its input: its influence is {} where the median of the other blocks is {}; {}.",
+            self._number,
+            share(f"{self._at}/block_influence", self._block.block_influence),
+            share(f"{self._at}/others_influence", others),
+            self._skip(),
         )
 
     def untrained(self, others: float) -> Phrase:

@@ -28,6 +28,8 @@ class Strengths:
     silent: float
     """Of a half, attention or MLP, that adds nothing while the other one works."""
     untrained: float
+    faint: float
+    """Of an influence that is too small, whatever leaving the block out costs."""
     scale: float
     """Of both scale scores on one side."""
     half: float
@@ -44,7 +46,7 @@ class Strengths:
     @property
     def most(self) -> float:
         """The strongest: how suspect the block is."""
-        return max(self.inert, self.silent, self.untrained, self.scale, self.half, self.gain)
+        return max(self.inert, self.silent, self.untrained, self.faint, self.scale, self.half, self.gain)
 
     @property
     def missing(self) -> bool:
@@ -53,7 +55,7 @@ class Strengths:
 
     def without_check(self) -> "Strengths":
         """What remains where check has too few documents: the weights alone."""
-        return replace(self, inert=0.0, silent=0.0, scale=0.0, half=0.0, gain=0.0, side=None)
+        return replace(self, inert=0.0, silent=0.0, faint=0.0, scale=0.0, half=0.0, gain=0.0, side=None)
 
 
 def strengths(blocks: Sequence[BlockEvidence], thresholds: Thresholds) -> tuple[Strengths, ...]:
@@ -82,6 +84,7 @@ def _strengths(
         inert=_inert(block, influence, thresholds),
         silent=_silent(block, others),
         untrained=_untrained(block, others, thresholds),
+        faint=_faint(block, influence, len(others), thresholds),
         scale=scale,
         half=alone,
         gain=_gain(block, excess_limit),
@@ -154,6 +157,13 @@ def _inert(block: BlockEvidence, others: float | None, thresholds: Thresholds) -
     cheap = _ratio(thresholds.skip_cost, block.skip_cost.high)
     idle = _ratio(thresholds.influence_fraction * others, block.block_influence)
     return min(cheap, idle)
+
+
+def _faint(block: BlockEvidence, usual: float | None, others: int, thresholds: Thresholds) -> float:
+    """It must change its input much less than the others do: they may need what little that is."""
+    if usual is None or others < thresholds.faint_others:
+        return 0.0
+    return _ratio(thresholds.faint_fraction * usual, block.block_influence)
 
 
 def _untrained(block: BlockEvidence, others: Sequence[BlockEvidence], thresholds: Thresholds) -> float:

@@ -16,8 +16,8 @@ class Trained:
 
     role: str
     """`tuning`: thresholds were chosen on it, or a rule was changed when it had been seen. `report`: the tables are
-    about it, and no threshold was chosen on it. One rule was changed after the first three groups of these had been
-    measured (docs/validity.md); the last three, of new seeds, were measured once."""
+    about it, and no threshold was chosen on it. One rule was made after the first three groups of these had been
+    measured and another after the next three (docs/validity.md); the last three, of new seeds, were measured once."""
     recipe: Recipe
 
     @property
@@ -75,6 +75,9 @@ _GROUPS = (
     _Group(REPORT, Family.LLAMA, 440, NEAR_IDENTITY, ((2, NEAR_IDENTITY), (5, ORDINARY))),
     _Group(REPORT, Family.GPT2, 450, ORDINARY, ((4, NEAR_IDENTITY),)),
     _Group(REPORT, Family.QWEN3, 460, NEAR_IDENTITY, ((3, NEAR_IDENTITY),)),
+    _Group(REPORT, Family.LLAMA, 470, ORDINARY, ((5, ORDINARY), (2, NEAR_IDENTITY))),
+    _Group(REPORT, Family.GPT2, 480, NEAR_IDENTITY, ((3, ORDINARY),)),
+    _Group(REPORT, Family.QWEN3, 490, ORDINARY, ((4, NEAR_IDENTITY),)),
 )
 """A frozen block's random output from the library's ordinary start is one that the other blocks learn to use."""
 

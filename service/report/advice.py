@@ -62,7 +62,8 @@ _SIDES = {
     "too_strong": "the output, or half of it, is too strong or harmful. Usual causes: noise or rounding from "
     "quantisation, a wrong scale after conversion, a learning rate that overshoots there.",
     "too_weak": "the output, or half of it, is too weak. Usual causes: a lost scale factor, too much decay or "
-    "clipping, an adapter merged at less than its strength, weights that were lost and are zero.",
+    "clipping, an adapter merged at less than its strength, rounding that no training made up for, weights that were "
+    "lost and are zero.",
     None: "re-solving it alone gains more than re-solving others. Train it longer or at its own learning rate, "
     "and audit the next checkpoint.",
 }

@@ -33,6 +33,25 @@ def test_inert_takes_both_a_cheap_skip_and_little_influence() -> None:
     assert findings(INERT) == ["sound"]  # nothing to compare it with
 
 
+def test_a_block_that_hardly_changes_its_input_lags_whatever_leaving_it_out_costs() -> None:
+    limit = LIMITS.faint_fraction * 0.052
+    faint, enough = block(block_influence=0.99 * limit, skip_cost=around(0.062, 0.01)), block(block_influence=limit)
+    judged = judge(evidence(blocks=(block(block_influence=0.9), faint, block(), block(), enough))).blocks
+    assert [b.finding.value for b in judged] == ["sound", "lagging", "sound", "sound", "sound"]
+    assert judged[1].side == "too_weak"
+    assert judged[1].reason.text == (
+        f"Block 2 hardly changes its input: its influence is {0.99 * limit:.3f} where the median of the other blocks "
+        "is 0.052; leaving it out costs 0.0620 nats (simultaneous 95% interval 0.0520 to 0.0720)."
+    )
+    assert findings(faint, block(), block(), block(), documents=29)[0] == "sound"
+
+
+def test_of_few_blocks_none_is_faint_beside_the_first() -> None:
+    faint, first = block(block_influence=0.01), block(block_influence=0.9)
+    assert findings(first, faint) == findings(first, first, faint)[1:] == ["sound", "sound"]
+    assert findings(first, first, first, faint)[3] == "lagging"
+
+
 @pytest.mark.parametrize(
     ("scores", "side"),
     [
