@@ -37,9 +37,10 @@ class Thresholds:
     influence_fraction: float = 0.2
     """An inert block's influence is below this share of the other blocks' median."""
     faint_fraction: float = 0.125
-    """A block whose influence is below this share of the other blocks' median lags, whatever leaving it out costs …"""
-    faint_others: int = 3
-    """… where there are so many others: of fewer, the first block, which changes its input most, makes the median."""
+    """A block that is shown to matter, and whose influence is below this share of the other blocks' median, lags …"""
+    faint_others: int = 5
+    """… where there are so many others: of fewer, the first and the last block, which change their inputs most, make
+    the median."""
     excess_gain: float = 0.005
     """Nats: a lagging block's gain exceeds the other blocks' median, with its lower bound, by more …"""
     excess_spread: float = 3.0
@@ -159,6 +160,7 @@ class BlockJudgement:
     scale_limit: float | None
     half_limit: float | None = None
     excess_limit: float | None = None
+    influence_limit: float | None = None
     others_departure: float | None = None
     suspicion: float = 0.0
     """The strongest evidence against the block as a multiple of its limit; orders blocks, and is in no report."""

@@ -17,8 +17,8 @@ def judge_blocks(
     """Judge every block against its own numbers and against the other blocks.
 
     Inert comes first: a block that does nothing has no output whose strength could be wrong. Then what needs no data:
-    weights that look untrained explain whatever else is wrong. With too few check documents nothing is tested on them,
-    so no block is accused but for its weights alone.
+    weights that look untrained explain whatever else is wrong. Last comes an output that is small, and not shown to be
+    too small. With too few check documents nothing is tested on them, so no block is accused but for its weights alone.
     """
     tested = check_documents >= thresholds.check_documents
     found = strengths(blocks, thresholds)
@@ -36,14 +36,14 @@ def _judge(words: "_Words", found: Strengths, check_documents: int, tested: bool
         finding, because = BlockFinding.UNTRAINED, words.untrained(found.others_departure)
     elif found.silent > 1:
         finding, because, side = BlockFinding.LAGGING, words.silent(), TOO_WEAK
-    elif found.faint > 1 and found.others_influence is not None:
-        finding, because, side = BlockFinding.LAGGING, words.faint(found.others_influence), TOO_WEAK
     elif found.scale > 1 and found.side is not None and found.scale_limit is not None:
         finding, because, side = BlockFinding.LAGGING, words.off_scale(found.side, found.scale_limit), found.side
     elif found.half > 1 and found.half_limit is not None:
         finding, because, side = BlockFinding.LAGGING, words.harm(found.half_limit), found.side
     elif found.gain > 1 and found.excess_limit is not None:
         finding, because = BlockFinding.LAGGING, words.excess(found.excess_limit)
+    elif found.faint > 1 and found.influence_limit is not None and found.others_influence is not None:
+        finding, because = BlockFinding.LAGGING, words.faint(found.influence_limit, found.others_influence)
     return BlockJudgement(
         finding=finding,
         reason=because.sentence(),
@@ -52,6 +52,7 @@ def _judge(words: "_Words", found: Strengths, check_documents: int, tested: bool
         scale_limit=found.scale_limit,
         half_limit=found.half_limit,
         excess_limit=found.excess_limit,
+        influence_limit=found.influence_limit,
         others_departure=found.others_departure,
         suspicion=found.most,
     )
@@ -90,11 +91,13 @@ class _Words:
             share(f"{self._at}/others_influence", others),
         )
 
-    def faint(self, others: float) -> Phrase:
+    def faint(self, limit: float, others: float) -> Phrase:
         return compose(
-            "Block {} hardly changes its input: its influence is {} where the median of the other blocks is {}; {}.",
+            "Block {} hardly changes its input: its influence is {}, below the limit of {}, where the median of the "
+            "other blocks is {}; {}.",
             self._number,
             share(f"{self._at}/block_influence", self._block.block_influence),
+            share(f"{self._at}/influence_limit", limit),
             share(f"{self._at}/others_influence", others),
             self._skip(),
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from peelbound.service.evidence import BlockJudgement, Evidence, Outcome, Thresholds
-from peelbound.service.redundancy import Limits, redundancy
+from peelbound.service.redundancy_words import Limits, redundancy
 from peelbound.service.schemas.report import BlockFinding, Bound, CheckpointVerdict, ControlReport, Interval, Sentence
 from peelbound.service.schemas.request import MOST_SEQUENCES, Provenance
 from peelbound.service.words import Phrase, compose, enumerated, interval, nats, percent, plain
@@ -375,6 +375,8 @@ class Narrative:
         return [compose(caveat, because=findings)]
 
     def _redundancy(self) -> list[Phrase]:
+        if self.outcome.status is CheckpointVerdict.ESTIMATE_ONLY:
+            return []
         limits = Limits(
             documents=self._select_documents(),
             enough=plain("/settings/thresholds/check_documents", self.thresholds.check_documents),

@@ -26,14 +26,20 @@ def rare_document_caveats(gains: Iterable[Interval], documents: int) -> list[str
     ]
 
 
-def rare_redundancy_caveats(matrix: Iterable[MatrixCell], documents: int) -> list[str]:
-    """The same word on blocks that are shown to be redundant on few documents of select."""
-    if documents >= _ENOUGH or not any(cell.redundant for cell in matrix):
+def redundancy_caveats(matrix: Iterable[MatrixCell], documents: int) -> list[str]:
+    """What blocks that are shown to be redundant are so for; the same word where that is on few documents of select."""
+    if not any(cell.redundant for cell in matrix):
         return []
-    return [
-        f"Blocks are shown to be redundant on {documents} select documents: {_missing(documents)} Where such documents "
-        "need these blocks, the cost of replacing them is understated and its interval cannot know."
+    said = [
+        "Blocks are redundant at this point of training and on this text: a network that is trained on may come to "
+        "need them."
     ]
+    if documents < _ENOUGH:
+        said.append(
+            f"Blocks are shown to be redundant on {documents} select documents: {_missing(documents)} Where such "
+            "documents need these blocks, the cost of replacing them is understated and its interval cannot know."
+        )
+    return said
 
 
 def _missing(documents: int) -> str:

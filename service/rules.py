@@ -29,7 +29,7 @@ class Strengths:
     """Of a half, attention or MLP, that adds nothing while the other one works."""
     untrained: float
     faint: float
-    """Of an influence that is too small, whatever leaving the block out costs."""
+    """Of an influence that is too small for a block that matters."""
     scale: float
     """Of both scale scores on one side."""
     half: float
@@ -41,6 +41,7 @@ class Strengths:
     scale_limit: float | None
     half_limit: float | None
     excess_limit: float | None
+    influence_limit: float | None
     others_departure: float | None
 
     @property
@@ -80,11 +81,12 @@ def _strengths(
     both, half = (None if limit is None else factor * limit for limit in (both, half))
     scale, alone = _beyond(_same_side(block), block, both, thresholds), _harm(block, half, thresholds)
     excess_limit = _excess_limit(others, thresholds)
+    influence_limit = _influence_limit(influence, len(others), thresholds)
     return Strengths(
         inert=_inert(block, influence, thresholds),
         silent=_silent(block, others),
         untrained=_untrained(block, others, thresholds),
-        faint=_faint(block, influence, len(others), thresholds),
+        faint=_faint(block, influence_limit),
         scale=scale,
         half=alone,
         gain=_gain(block, excess_limit),
@@ -93,6 +95,7 @@ def _strengths(
         scale_limit=both,
         half_limit=half,
         excess_limit=excess_limit,
+        influence_limit=influence_limit,
         others_departure=median(departures) if departures else None,
     )
 
@@ -159,11 +162,20 @@ def _inert(block: BlockEvidence, others: float | None, thresholds: Thresholds) -
     return min(cheap, idle)
 
 
-def _faint(block: BlockEvidence, usual: float | None, others: int, thresholds: Thresholds) -> float:
-    """It must change its input much less than the others do: they may need what little that is."""
-    if usual is None or others < thresholds.faint_others:
+def _influence_limit(usual: float | None, others: int, thresholds: Thresholds) -> float | None:
+    """What the influence of a block that matters must not fall below; None among too few blocks."""
+    return None if usual is None or others < thresholds.faint_others else thresholds.faint_fraction * usual
+
+
+def _faint(block: BlockEvidence, limit: float | None) -> float:
+    """It must change its input much less than the others do, and be shown to matter all the same.
+
+    Rounding that no training made up for does that. A block that is not shown to matter is inert, or nothing is known.
+    """
+    if limit is None:
         return 0.0
-    return _ratio(thresholds.faint_fraction * usual, block.block_influence)
+    strength = _ratio(limit, block.block_influence)
+    return strength if block.skip_cost.low > 0 else min(strength, 1.0)
 
 
 def _untrained(block: BlockEvidence, others: Sequence[BlockEvidence], thresholds: Thresholds) -> float:

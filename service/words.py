@@ -48,8 +48,8 @@ def nats_text(value: float) -> str:
 
 
 def share_text(value: float) -> str:
-    """Similarities and shares, three digits."""
-    return f"{value:.3f}"
+    """Similarities and shares: three digits from 0.1 up, four below."""
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"
 
 
 def z_text(value: float) -> str:

@@ -145,6 +145,7 @@ def as_report(evidence: Evidence, judgement: Judgement, thresholds: Thresholds) 
             "scale_limit": said.scale_limit,
             "half_limit": said.half_limit,
             "excess_limit": said.excess_limit,
+            "influence_limit": said.influence_limit,
             "others_departure": said.others_departure,
         }
         blocks.append({"index": index, **parts, **said_of})

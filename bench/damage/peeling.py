@@ -4,9 +4,9 @@
 
 Two questions about the matrix's cells of width 2, a fresh block in the place of two trained ones, on models that
 `bench.damage` trained. *Prediction*: does a cell's cost rank the pairs as their cost does after healing, when the
-network with one block less was trained on; and what do those cost then that are called redundant by the product's own
-rule? *Planting*: a block is inserted that the network does not need, a copy of its neighbour or a fresh one near the
-identity; which pairs are called redundant, and is the cheapest one that holds it?
+network with one block less was trained on; and what do those cost then, on check, that are called redundant by the
+product's own rule? *Planting*: a block is inserted that the network does not need, a copy of its neighbour or a fresh
+one near the identity; which pairs are called redundant, and is the cheapest one that holds it?
 What was measured already, of the same model and texts by the same code, is not measured again.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -28,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from bench.damage import cases, detectors
 from bench.damage.cases import ADDING
-from bench.damage.detectors import Sums, check_losses
+from bench.damage.detectors import Sums, onward
 from bench.damage.digests import code, digest, name_of
 from bench.damage.rows import UNSEEN
 from bench.damage.solves import INTERVAL_SEED
@@ -36,9 +37,10 @@ from bench.damage.subject import GRAIN, Subject
 from bench.damage.subjects import Trained, checkpoint, train_model, trained
 from bench.local import save
 from bench.stdlib_corpus import Corpus
-from peelbound.service import redundancy, statistics
-from peelbound.service.evidence import Thresholds
+from peelbound.service import statistics
 from peelbound.service.redundancy import is_redundant
+from peelbound.service.schemas.report import Interval
+from peelbound.service.schemas.request import AuditOptions
 from peelbound.service.statistics import PairedSums, paired_intervals
 from peelbound.workers import passes, solver
 from peelbound.workers.passes import Floats
@@ -47,7 +49,9 @@ WIDTH = 2
 COPY, NEAR_IDENTITY = KINDS = "copy", "near identity"
 """Of planted blocks."""
 Cell = dict[str, Any]
-"""What a fresh block costs in the place of two, an interval over the cells jointly, and whether that is `redundant`."""
+"""What a fresh block costs in the place of two on select: an interval that covers jointly, and the `documents`."""
+REPLICATES = 10_000
+TOLERANCE = AuditOptions().tolerance
 HEALING_STEPS, HEALING_RATE, BATCH, LENGTH = 60, 3e-4, 16, 128
 
 
@@ -86,7 +90,7 @@ def _kept_at(name: str, where: Path, out: Path, corpus: Corpus) -> Path:
     depends = [
         digest(where),
         digest(corpus.directory),
-        code(cases, detectors, redundancy, statistics, sys.modules[__name__]),
+        code(cases, detectors, statistics, sys.modules[__name__]),
     ]
     return out / "peeling" / f"{name}-{name_of(depends)}.json"
 
@@ -98,27 +102,28 @@ class Matrix:
         self.subject = Subject(where, {UNSEEN: corpus.held_out_path})
         self.text = self.subject.texts[UNSEEN]
         self._loaded = [self.subject.sound.load(self.subject.skeleton, i) for i in range(1, self.subject.blocks + 1)]
-        self._states = [self.subject.embed(self.text)]
+        self._states = self._walked(self.text.ids)
+        self._on_select = self._walked(self.text.select.ids)
+
+    def _walked(self, ids: NDArray[np.int64]) -> list[Floats]:
+        skeleton = self.subject.skeleton
+        states = [passes.embed(skeleton, ids, GRAIN)]
         for index, block in enumerate(self._loaded, start=1):
-            self._states.append(passes.forward(self.subject.skeleton, index, block, self._states[-1], GRAIN))
+            states.append(passes.forward(skeleton, index, block, states[-1], GRAIN))
+        return states
 
     def cells(self) -> tuple[list[nn.Module], list[Cell]]:
-        """A fresh block for each neighbouring two, and what it costs in their place on check."""
-        text, skeleton, fit = self.text, self.subject.skeleton, self.text.fit
-        base = self._losses(self.subject.blocks, self._states[-1][fit:])
+        """A fresh block for each neighbouring two, and what it costs in their place on select, as in an audit."""
+        select, skeleton, on_select = self.text.select, self.subject.skeleton, self._on_select
+        base = self._losses(self.subject.blocks, on_select[-1])
         blocks, columns = [], []
         for source in range(self.subject.blocks - WIDTH + 1):
             blocks.append(self.solved(source))
-            h = passes.forward(skeleton, source + 1, blocks[-1], self._states[source][fit:], GRAIN)
+            h = passes.forward(skeleton, source + 1, blocks[-1], on_select[source], GRAIN)
             columns.append(self._losses(source + WIDTH, h) - base)
-        sums = PairedSums(np.stack(columns, axis=1), text.tokens()[text.fit_documents :])
-        found = []
-        for cost in paired_intervals(sums, replicates=2000, seed=INTERVAL_SEED).intervals:
-            redundant = is_redundant(
-                cost, WIDTH, sums.documents, enough=Thresholds().check_documents, tolerance=self.subject.plan.tolerance
-            )
-            found.append({**cost.model_dump(), "redundant": redundant})
-        return blocks, found
+        sums = PairedSums(np.stack(columns, axis=1), select.tokens())
+        found = paired_intervals(sums, replicates=REPLICATES, seed=INTERVAL_SEED).intervals
+        return blocks, [{**cost.model_dump(), "documents": sums.documents} for cost in found]
 
     def solved(self, source: int) -> nn.Module:
         """A fresh block from h[source] to h[source + 2]."""
@@ -131,8 +136,10 @@ class Matrix:
         return block
 
     def _losses(self, after: int, states: Floats) -> Sums:
-        """Loss sums per document of check with these states as the output of block `after`."""
-        return check_losses(self.subject, self.text, self._loaded, after, states)[self.text.fit_documents :]
+        """Loss sums per document of select with these states as the output of block `after`."""
+        last = onward(self.subject, self._loaded, after, states)
+        rows = passes.losses(self.subject.skeleton, last, self.text.select.ids, self.text.select.mask, GRAIN)
+        return self.text.select.sums(rows)
 
 
 def predicted(where: Path, corpus: Corpus) -> dict[str, Any]:
@@ -168,7 +175,9 @@ def cell_table(models: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("model", "blocks", "cost in nats", "interval", "after healing", "redundant")
     for model in models:
         for source, (cell, healed) in enumerate(zip(model["cells"], model["healed"], strict=True)):
-            table.add_row(model["model"], _pair(source), *_costs(cell), f"{healed:.4f}", _yes(cell))
+            table.add_row(
+                model["model"], _pair(source), *_costs(cell), f"{healed:.4f}", "yes" if _redundant(cell) else ""
+            )
     return table
 
 
@@ -179,7 +188,7 @@ def planted_table(models: Sequence[Mapping[str, Any]]) -> Table:
         for plot in model["planted"]:
             cells = plot["cells"]
             cheapest = min(range(len(cells)), key=lambda source: cells[source]["estimate"])
-            redundant = ", ".join(_pair(source) for source, cell in enumerate(cells) if cell["redundant"])
+            redundant = ", ".join(_pair(source) for source, cell in enumerate(cells) if _redundant(cell))
             block = str(plot["after"] + 1)
             costs = _costs(cells[cheapest])
             table.add_row(model["model"], plot["kind"], block, _pair(cheapest), *costs, redundant)
@@ -194,7 +203,7 @@ def summary(models: Sequence[Mapping[str, Any]]) -> str:
         costs = [cell["estimate"] for m in chosen for cell in m["cells"]]
         lines.append(f"{name}: rank correlation {spearman(costs, [h for m in chosen for h in m['healed']]):.2f}")
     for redundant, words in ((True, "redundant"), (False, "others")):
-        healed = [h for cell, h in pairs if cell["redundant"] is redundant]
+        healed = [h for cell, h in pairs if _redundant(cell) is redundant]
         if healed:
             span = f"{min(healed):.4f} to {max(healed):.4f}"
             lines.append(f"{words}: {len(healed)} pairs, after healing {span} nats")
@@ -209,8 +218,9 @@ def _costs(cell: Cell) -> tuple[str, str]:
     return f"{cell['estimate']:.4f}", f"{cell['low']:.4f} to {cell['high']:.4f}"
 
 
-def _yes(cell: Cell) -> str:
-    return "yes" if cell["redundant"] else ""
+def _redundant(cell: Cell) -> bool:
+    """By the product's own rule: not kept with the figures, so that another rule needs no other measurement."""
+    return is_redundant(Interval.model_validate(cell, extra="ignore"), TOLERANCE)
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:

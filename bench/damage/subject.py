@@ -22,12 +22,23 @@ GRAIN = 8
 
 @dataclass(frozen=True)
 class Select:
-    """Sequences that neither a fit nor a measurement sees."""
+    """Sequences that choices are made on."""
 
     ids: NDArray[np.int64]
     """[N, T]."""
     mask: NDArray[np.bool_]
     """[N, T−1]: predictions that count."""
+    document: NDArray[np.int64]
+    """[N, T]: as a text's; numbered from 0."""
+    documents: int
+
+    def sums(self, rows: Floats) -> NDArray[np.float64]:
+        """Sums over each document of values per prediction, [N, T−1]."""
+        return _sums(rows, self.document[:, 1:], self.documents)
+
+    def tokens(self) -> NDArray[np.float64]:
+        """Predictions that count, per document."""
+        return self.sums(self.mask.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -59,19 +70,22 @@ class Text:
             documents=fit.documents + check.documents,
             fit_documents=fit.documents,
             fit=len(fit.ids),
-            select=Select(select.ids, loss_mask(select)),
+            select=Select(select.ids, loss_mask(select), select.document.astype(np.int64), select.documents),
         )
 
     def sums(self, rows: Floats) -> NDArray[np.float64]:
         """Sums over each document of values per token, [N, T] or [N, T−1] (a prediction is its target's)."""
         owner = self.document if rows.shape[1] == self.ids.shape[1] else self.document[:, 1:]
-        owned = owner >= 0
-        weights = rows[owned].astype(np.float64)
-        return np.bincount(owner[owned], weights=weights, minlength=self.documents).astype(np.float64)
+        return _sums(rows, owner, self.documents)
 
     def tokens(self) -> NDArray[np.float64]:
         """Predictions that count, per document."""
         return self.sums(self.mask.astype(np.float32))
+
+
+def _sums(rows: Floats, owner: NDArray[np.int64], documents: int) -> NDArray[np.float64]:
+    owned = owner >= 0
+    return np.bincount(owner[owned], weights=rows[owned].astype(np.float64), minlength=documents).astype(np.float64)
 
 
 class Sequences(NamedTuple):

@@ -16,8 +16,8 @@ class Trained:
 
     role: str
     """`tuning`: thresholds were chosen on it, or a rule was changed when it had been seen. `report`: the tables are
-    about it, and no threshold was chosen on it. One rule was made after the first three groups of these had been
-    measured and another after the next three (docs/validity.md); the last three, of new seeds, were measured once."""
+    about it, and no threshold was chosen on it. Rules were made after the groups up to 420 had been measured, and
+    after those from 440 to 460; those from 470 on were measured once, after all rules (docs/validity.md)."""
     recipe: Recipe
 
     @property

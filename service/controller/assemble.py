@@ -17,7 +17,7 @@ from peelbound.service.evidence import BlockEvidence, BlockJudgement, Evidence, 
 from peelbound.service.low_bit import low_bit_caveats, low_bit_sentences
 from peelbound.service.more_text import Sequences
 from peelbound.service.plan import Plan, target_map
-from peelbound.service.rare_documents import rare_document_caveats, rare_redundancy_caveats
+from peelbound.service.rare_documents import rare_document_caveats, redundancy_caveats
 from peelbound.service.redundancy import is_redundant
 from peelbound.service.schemas.report import (
     BaselineReport,
@@ -107,6 +107,7 @@ class Assembly:
         self._level = context.thresholds.level
         documents = context.calibration.splits[CHECK].documents
         self._check = CheckSize(documents, context.thresholds.check_documents)
+        self._select_tests = context.calibration.splits[SELECT].documents >= context.thresholds.check_documents
 
     def report(self) -> Report:
         """The whole report."""
@@ -148,6 +149,7 @@ class Assembly:
                 skip_cost=evidence.skip_cost,
                 block_influence=evidence.block_influence,
                 others_influence=judged.others_influence,
+                influence_limit=judged.influence_limit,
                 gradient_agreement=measured.blocks.agreement(index),
                 attention_scale=evidence.attention_scale,
                 mlp_scale=evidence.mlp_scale,
@@ -305,20 +307,30 @@ class Assembly:
         cells = list(self._measured.residuals)
         if not cells:
             return []
-        rows = [self._measured.blocks.select_increase(cell_name(*cell)) for cell in cells]
-        joint = PairedSums(np.concatenate([r.difference_sums for r in rows], axis=1), rows[0].tokens)
-        intervals = paired_intervals(joint, level=self._level, seed=self._seed("matrix")).intervals
-        enough, tolerance = self._context.thresholds.check_documents, self._context.plan.tolerance
+        single, several = ([c for c in cells if (c[1] - c[0] > 1) is more] for more in (False, True))
+        # What decides is a family of its own: a fresh block in the place of one replaces nothing.
+        costs = {**self._costs(single, "matrix"), **self._costs(several, "stretches")}
+        tested = self._check.tests and self._select_tests
+        tolerance = self._context.plan.tolerance
         return [
             MatrixCell(
                 source=s,
                 target=t,
                 residual=self._measured.residuals[s, t],
-                loss_increase=cost,
-                redundant=is_redundant(cost, t - s, joint.documents, enough=enough, tolerance=tolerance),
+                loss_increase=costs[s, t],
+                redundant=is_redundant(costs[s, t], tolerance) if tested and (s, t) in several else None,
             )
-            for (s, t), cost in zip(cells, intervals, strict=True)
+            for s, t in cells
         ]
+
+    def _costs(self, cells: Sequence[tuple[int, int]], name: str) -> dict[tuple[int, int], Interval]:
+        """Loss increase of each cell on select, by intervals that hold jointly."""
+        if not cells:
+            return {}
+        rows = [self._measured.blocks.select_increase(cell_name(*cell)) for cell in cells]
+        joint = PairedSums(np.concatenate([r.difference_sums for r in rows], axis=1), rows[0].tokens)
+        found = paired_intervals(joint, level=self._level, seed=self._seed(name)).intervals
+        return dict(zip(cells, found, strict=True))
 
     def _block_evidence(self, blocks: BlockMeasurements) -> tuple[BlockEvidence, ...]:
         return block_evidence(blocks, self._context.thresholds, self._context.plan.seed)
@@ -388,7 +400,7 @@ class Assembly:
             caveats += rare_document_caveats(gains, self._check.documents)
         if matrix:
             caveats.append("The peeling matrix is measured on select, where no choice depends on it but one map.")
-            caveats += rare_redundancy_caveats(matrix, self._context.calibration.splits[SELECT].documents)
+            caveats += redundancy_caveats(matrix, self._context.calibration.splits[SELECT].documents)
         return caveats
 
     def _interval(self, sums: PairedSums, name: str) -> Interval:

@@ -16,6 +16,7 @@ from peelbound.service.database.errors import WebhookDisabled, WebhookLimit, Web
 from peelbound.service.database.log import Actor
 from peelbound.service.database.tables import DeliveryRow, WebhookRow
 from peelbound.service.schemas.webhook import (
+    TEST,
     Delivery,
     DeliveryPage,
     DeliveryState,
@@ -167,7 +168,7 @@ class Webhooks:
         with writing(self._engine) as connection:
             now = self._clock(connection)
             _enabled(connection, tenant, webhook_id)
-            message = TrialMessage(timestamp=now, data=TriedEndpoint(webhook_id=webhook_id))
+            message = TrialMessage(type=TEST, timestamp=now, data=TriedEndpoint(webhook_id=webhook_id))
             body = message.model_dump_json()
             delivery_id = announcements.write(connection, tenant, webhook_id, message.type, body, now, None)
             log.write(connection, tenant, by, now, "webhook.test", webhook_id)

@@ -51,8 +51,15 @@ def _blocks(report: Report) -> list[str]:
             f"Find out why the weights of {_names(untrained)} look as an initialisation leaves them: parameters that "
             "are frozen, missing from the optimiser, or left out (and made anew) when a checkpoint was loaded."
         )
+    faint = [b for b in lagging if b.side is None and _is_faint(b)]
+    if faint:
+        steps.append(
+            f"Look into {_names(faint)}: little comes out beside the other blocks, and it matters. A usual cause is "
+            "rounding that no training made up for. It is a finding, not always a fault: compare with an earlier "
+            "checkpoint."
+        )
     for side, words in _SIDES.items():
-        of_side = [b for b in lagging if b.side == side]
+        of_side = [b for b in lagging if b.side == side and b not in faint]
         if of_side:
             steps.append(f"Look into {_names(of_side)}: {words}")
     return steps
@@ -62,17 +69,24 @@ _SIDES = {
     "too_strong": "the output, or half of it, is too strong or harmful. Usual causes: noise or rounding from "
     "quantisation, a wrong scale after conversion, a learning rate that overshoots there.",
     "too_weak": "the output, or half of it, is too weak. Usual causes: a lost scale factor, too much decay or "
-    "clipping, an adapter merged at less than its strength, rounding that no training made up for, weights that were "
-    "lost and are zero.",
+    "clipping, an adapter merged at less than its strength, weights that were lost and are zero.",
     None: "re-solving it alone gains more than re-solving others. Train it longer or at its own learning rate, "
     "and audit the next checkpoint.",
 }
 
 
+def _is_faint(block: BlockReport) -> bool:
+    return block.influence_limit is not None and block.block_influence < block.influence_limit
+
+
 def _doubtful(report: Report) -> bool:
     """Whether there is something to mend or to look for, whatever the verdict on the checkpoint found."""
     missed = report.positive_control is not None and not report.positive_control.damage_seen
-    return missed or any(block.finding is not BlockFinding.SOUND for block in report.blocks)
+    return missed or any(map(_accused, report.blocks))
+
+
+def _accused(block: BlockReport) -> bool:
+    return block.finding is not BlockFinding.SOUND
 
 
 def _more_text(report: Report) -> str:
@@ -104,15 +118,19 @@ def _names(blocks: list[BlockReport]) -> str:
 
 
 def _pruning(report: Report) -> list[str]:
-    shown = most_redundant(report.matrix)
-    if not shown:
+    """Where the network may be shortened: not while it is to be mended or trained on."""
+    sound = [
+        report.matrix[at]
+        for at in most_redundant(report.matrix)
+        if not any(_accused(b) for b in report.blocks[report.matrix[at].source : report.matrix[at].target])
+    ]
+    if not sound or report.verdict.status is CheckpointVerdict.IMPROVABLE:
         return []
-    cell = report.matrix[shown[0]]
-    cost = numbers.signed(cell.loss_increase.estimate)
+    cell = sound[0]
     return [
-        f"If a shorter network is worth it, start with {_names(report.blocks[cell.source : cell.target])}: one block "
-        f"in their place, fitted to turn h{cell.source} into h{cell.target}, costs {cost} nats before any further "
-        "training. Replace one stretch at a time, train on for a while, and audit again."
+        f"If a shorter network is worth it, start with blocks {cell.source + 1}–{cell.target}: one block in their "
+        f"place, fitted to turn h{cell.source} into h{cell.target}, costs {numbers.gain(cell.loss_increase)} nats "
+        "before any further training. Replace one stretch at a time, train on for a while, and audit again."
     ]
 
 

@@ -117,7 +117,7 @@ class BlockReport(WireModel):
     finding: BlockFinding
     reason: Sentence
     side: str | None = None
-    """For `lagging` by scale scores: `too_strong` or `too_weak`."""
+    """For `lagging` by scale scores, or by half of the block adding nothing: `too_strong` or `too_weak`."""
     gain: Interval
     """CE(trained) − CE(with this block re-solved), on check; the step was chosen on select."""
     excess_gain: Interval | None = None
@@ -135,6 +135,9 @@ class BlockReport(WireModel):
     """1 − mean cosine similarity of the block's input and output, on check."""
     others_influence: float | None = None
     """Median block influence of the other blocks; None for a model of one block."""
+    influence_limit: float | None = None
+    """Influence below which this block is accused if it is shown to matter; None in a model of fewer than six blocks,
+    where the first and the last make the median."""
     gradient_agreement: Measured
     """Cosine similarity of the block's parameter gradients on two halves of the fit documents."""
     attention_scale: Score | None
@@ -319,7 +322,7 @@ class MatrixCell(WireModel):
     redundant: bool | None = None
     """Whether these blocks, two or more, are shown to be more than their work takes: the increase lies below
     `options.tolerance` with the upper end of its interval. None where that is not tested: a single block, or fewer than
-    30 documents of select."""
+    30 documents of select or of check; and in a report of an earlier version."""
 
 
 class ControlReport(WireModel):

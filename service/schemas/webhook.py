@@ -193,7 +193,7 @@ class TriedEndpoint(WireModel):
 class TrialMessage(WireModel):
     """What is posted to an endpoint when somebody asks for a test."""
 
-    type: Literal["webhook.test"] = TEST
+    type: Literal["webhook.test"]
     timestamp: UtcTime
     """When it was asked for."""
     data: TriedEndpoint

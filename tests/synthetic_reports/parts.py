@@ -62,6 +62,7 @@ def block(index: int, blocks: int, finding: BlockFinding, side: str | None, rng:
         excess_gain=around(gain - 0.0003, 0.0007, simultaneous=True) if blocks > 1 else None,
         smallest_visible_effect=0.0022,
         others_influence=0.0561 if blocks > 1 else None,
+        influence_limit=0.0070 if blocks > 5 else None,
         scale_limit=6.0 if lagging else 6.9,
         half_limit=12.7,
         excess_limit=0.0053 if blocks > 1 else None,
@@ -119,7 +120,7 @@ def matrix(blocks: int, band: int) -> list[MatrixCell]:
             if (source, target) == (3, 5):
                 cost = 0.0031
             increase = around(cost, 0.002 + 0.02 * cost)
-            redundant = is_redundant(increase, width, 64, enough=30, tolerance=0.01)
+            redundant = is_redundant(increase, 0.01) if width > 1 else None
             cells.append(
                 MatrixCell(
                     source=source,

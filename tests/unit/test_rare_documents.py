@@ -2,7 +2,7 @@
 
 import pytest
 
-from peelbound.service.rare_documents import rare_document_caveats, rare_redundancy_caveats
+from peelbound.service.rare_documents import rare_document_caveats, redundancy_caveats
 from peelbound.service.schemas.report import Interval
 from tests.verdict_fixture import cell
 
@@ -26,11 +26,12 @@ def test_enough_documents_and_gains_that_are_not_shown_need_no_word() -> None:
     assert rare_document_caveats([], 30) == []
 
 
-def test_redundancy_on_few_documents_says_so_too() -> None:
+def test_redundancy_is_of_its_time_and_on_few_documents_not_of_the_rarest() -> None:
     shown = [cell(0, 2, 0.02, redundant=False), cell(1, 3, 0.001, redundant=True)]
-    (caveat,) = rare_redundancy_caveats(shown, 60)
-    assert caveat.startswith(
+    time, rare = redundancy_caveats(shown, 60)
+    assert time.startswith("Blocks are redundant at this point of training and on this text")
+    assert rare.startswith(
         "Blocks are shown to be redundant on 60 select documents: what befalls up to one document in 20"
     )
-    assert rare_redundancy_caveats(shown, 100) == []
-    assert rare_redundancy_caveats(shown[:1], 60) == []
+    assert redundancy_caveats(shown, 100) == [time]
+    assert redundancy_caveats(shown[:1], 60) == []

@@ -73,7 +73,13 @@ def panels(blocks: Sequence[BlockReport]) -> list[Panel]:
     return [
         Panel("Gain, nats", "above 0: better re-solved", _intervals(blocks, _gain), limits=_gain_limits(blocks)),
         Panel("Skip cost, nats", "near 0: it does nothing", _intervals(blocks, _skip), root=True),
-        Panel("Block influence", "how far it turns states", _influences(blocks), root=True),
+        Panel(
+            "Block influence",
+            "how far it turns states",
+            _influences(blocks),
+            root=True,
+            limits=_finite([Limit(b.index, b.influence_limit) for b in blocks if b.influence_limit is not None]),
+        ),
         Panel("Scale score, z", _scores_hint(blocks), _scores(blocks), limits=_score_limits(blocks)),
     ]
 

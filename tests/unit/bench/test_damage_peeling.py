@@ -47,11 +47,11 @@ def test_rank_correlation() -> None:
     assert spearman([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]) == pytest.approx(0.8)
 
 
-def cell(cost: float, *, redundant: bool) -> dict[str, Any]:
-    return {"estimate": cost, "low": cost - 0.001, "high": cost + 0.001, "redundant": redundant}
+def cell(cost: float) -> dict[str, Any]:
+    return {"estimate": cost, "low": cost - 0.001, "high": cost + 0.001, "standard_error": 0.0005, "documents": 40}
 
 
-CELLS = [cell(0.02, redundant=False), cell(0.004, redundant=True), cell(0.006, redundant=True)]
+CELLS = [cell(0.02), cell(0.004), cell(0.006)]
 MODELS = [
     {
         "model": "one",
@@ -59,7 +59,7 @@ MODELS = [
         "healed": [0.015, -0.002, 0.003],
         "planted": [{"kind": "copy", "after": 2, "cells": CELLS}],
     },
-    {"model": "other", "cells": [cell(0.03, redundant=False)] * 3, "healed": [0.03, 0.02, 0.01], "planted": []},
+    {"model": "other", "cells": [cell(0.03)] * 3, "healed": [0.03, 0.02, 0.01], "planted": []},
 ]
 
 

@@ -17,7 +17,7 @@ from bench.damage.rows import OTHER, UNSEEN, Source, kept, measured
 from bench.damage.solves import Solves
 from bench.damage.subject import PRODUCTS
 from bench.stdlib_corpus import Corpus
-from peelbound.service import plan, redundancy
+from peelbound.service import plan, statistics
 from peelbound.service.schemas import request
 
 
@@ -101,7 +101,7 @@ def test_rows_of_other_workers_are_not_these(source: Source, tmp_path: Path, mon
     assert source.rows_in(tmp_path) != other
 
 
-@pytest.mark.parametrize("module", [plan, peeling, redundancy])
+@pytest.mark.parametrize("module", [plan, peeling, statistics])
 def test_a_peeling_matrix_is_kept_by_checkpoint_texts_and_code(
     module: ModuleType, source: Source, tmp_path: Path, changed: Callable[[ModuleType], None]
 ) -> None:

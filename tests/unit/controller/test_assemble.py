@@ -95,15 +95,26 @@ def test_losses_and_gains_have_their_splits_and_signs() -> None:
     assert {(c.source, c.target) for c in report.matrix} == set(made.plan.matrix_cells)
 
 
-def test_blocks_are_redundant_by_the_tolerance_where_select_has_enough_documents() -> None:
-    for tolerance, enough, redundant in ((0.2, 12, True), (0.01, 12, False), (0.2, 13, None)):
-        made = context(tolerance=tolerance)
-        made = replace(made, thresholds=replace(made.thresholds, check_documents=enough))
-        report = report_of(made)
-        assert {cell.redundant for cell in report.matrix if cell.target - cell.source == 2} == {redundant}
-        assert {cell.redundant for cell in report.matrix if cell.target - cell.source == 1} == {None}
-        assert any("redundant" in caveat for caveat in report.caveats) is bool(redundant)
-        assert any("redundant" in sentence.text for sentence in report.verdict.sentences)
+@pytest.mark.parametrize(
+    ("tolerance", "enough", "redundant", "said"),
+    [
+        (0.2, 12, True, "are redundant: one fresh block in their place"),
+        (0.01, 12, False, "No neighbouring blocks are shown to be redundant"),
+        (0.2, 13, None, "select has 12 documents, 13 are needed"),
+    ],
+)
+def test_blocks_are_redundant_by_the_tolerance_where_select_has_enough_documents(
+    tolerance: float, enough: int, redundant: bool | None, said: str
+) -> None:
+    made = context(tolerance=tolerance)
+    made = replace(made, thresholds=replace(made.thresholds, check_documents=enough))
+    report = report_of(made)
+    assert {cell.redundant for cell in report.matrix if cell.target - cell.source == 2} == {redundant}
+    assert {cell.redundant for cell in report.matrix if cell.target - cell.source == 1} == {None}
+    assert any("redundant" in caveat for caveat in report.caveats) is (redundant is True)
+    assert any(said in sentence.text for sentence in report.verdict.sentences)
+    few = with_check_documents(made, enough - 1)
+    assert {cell.redundant for cell in report_of(few).matrix} == {None}
 
 
 def test_only_yes0_and_what_select_picked_have_met_check() -> None:

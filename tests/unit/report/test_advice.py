@@ -40,8 +40,16 @@ def test_a_sound_checkpoint_gets_one_calm_sentence() -> None:
 
 def test_redundant_blocks_are_where_to_shorten_the_network() -> None:
     *_, last = advice(sound_report())
-    assert last.startswith("If a shorter network is worth it, start with blocks 4 and 5: one block in their place")
-    assert "fitted to turn h3 into h5, costs +0.0031 nats" in last
+    assert last.startswith("If a shorter network is worth it, start with blocks 4–5: one block in their place")
+    assert "fitted to turn h3 into h5, costs +0.0031 [" in last
+
+
+def test_what_is_to_be_mended_or_trained_on_is_not_to_be_shortened() -> None:
+    cells = sound_report().matrix
+    assert any(cell.redundant and cell.source < 5 <= cell.target for cell in cells)
+    for report in (frozen_report(), build_report(status=CheckpointVerdict.IMPROVABLE)):  # block 5 lags in the first
+        steps = advice(report.model_copy(update={"matrix": cells}))
+        assert not any("shorter network" in step for step in steps)
 
 
 @pytest.mark.parametrize(

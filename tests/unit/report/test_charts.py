@@ -158,12 +158,13 @@ def test_all_limits_by_which_a_block_lags_are_drawn() -> None:
     block = frozen_report().blocks[4]
     assert block.excess_gain is not None
     assert block.excess_limit is not None
-    gain, _, _, score = panels([block])
+    gain, _, influence, score = panels([block])
+    assert [limit.value for limit in influence.limits] == [block.influence_limit]
     assert [limit.value for limit in score.limits] == [-6.0, 6.0, 12.7]
     median = block.gain.estimate - block.excess_gain.estimate
     assert [limit.value for limit in gain.limits] == [median + block.excess_limit]
     chart = str(blocks_chart(frozen_report().blocks))
-    assert (len(marks(chart, "limit")), len(marks(chart, "limit alone"))) == (18, 6)
+    assert (len(marks(chart, "limit")), len(marks(chart, "limit alone"))) == (24, 6)
 
 
 def test_neighbours_share_a_name_and_close_names_get_lanes_of_their_own() -> None:

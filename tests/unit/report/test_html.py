@@ -105,6 +105,15 @@ def test_every_number_and_sentence_of_the_verdict_is_on_the_page(name: str, make
         assert caveat in page.text
 
 
+def test_redundant_cells_are_explained_where_there_are_some() -> None:
+    report = sound_report()
+    page = Page(render(report))
+    words = " ".join(page.text.split())
+    assert "Outlined: redundant , the cost of replacing two blocks or more lies below the tolerance of 0.01" in words
+    rest = [cell.model_copy(update={"redundant": False}) for cell in report.matrix]
+    assert "Outlined" not in Page(render(report.model_copy(update={"matrix": rest}))).text
+
+
 def test_settings_hashes_and_versions_are_exact() -> None:
     report = sound_report()
     page = Page(render(report))
