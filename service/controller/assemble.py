@@ -305,10 +305,9 @@ class Assembly:
 
     def _matrix(self) -> list[MatrixCell]:
         cells = list(self._measured.residuals)
-        if not cells:
-            return []
-        single, several = ([c for c in cells if (c[1] - c[0] > 1) is more] for more in (False, True))
         # What decides is a family of its own: a fresh block in the place of one replaces nothing.
+        several = [(source, target) for source, target in cells if target - source > 1]
+        single = [cell for cell in cells if cell not in several]
         costs = {**self._costs(single, "matrix"), **self._costs(several, "stretches")}
         tested = self._check.tests and self._select_tests
         tolerance = self._context.plan.tolerance
