@@ -53,7 +53,7 @@ def _open_what_we_say(schema: dict[str, Any]) -> None:
     said = _reached(models, [schema.get("webhooks"), *(operation["responses"] for operation in operations)])
     both = {name for name in sent & said if any(_closed(models[n]) for n in _reached(models, _reference(name)))}
     for name in sorted(both):
-        models[f"{name}-Output"] = copy.deepcopy(models[name])
+        models[f"{name}-Output"] = {**copy.deepcopy(models[name]), "title": f"{name}Output"}
     answers = [model for name, model in models.items() if name not in sent]
     for part in (schema.get("webhooks"), *(operation["responses"] for operation in operations), *answers):
         _refer(part, {_reference(name)["$ref"]: _reference(f"{name}-Output")["$ref"] for name in both})

@@ -51,7 +51,7 @@ def _blocks(report: Report) -> list[str]:
             f"Find out why the weights of {_names(untrained)} look as an initialisation leaves them: parameters that "
             "are frozen, missing from the optimiser, or left out (and made anew) when a checkpoint was loaded."
         )
-    faint = [b for b in lagging if b.side is None and _is_faint(b)]
+    faint = [b for b in lagging if _is_faint(b)]
     if faint:
         steps.append(
             f"Look into {_names(faint)}: little comes out beside the other blocks, and it matters. A usual cause is "
@@ -76,17 +76,22 @@ _SIDES = {
 
 
 def _is_faint(block: BlockReport) -> bool:
-    return block.influence_limit is not None and block.block_influence < block.influence_limit
+    """Whether a lagging block is so by its influence alone: no score and no gain accuses it."""
+    if block.influence_limit is None or block.side is not None:
+        return False
+    gains = (
+        block.gain.low > 0
+        and block.excess_gain is not None
+        and block.excess_limit is not None
+        and block.excess_gain.low > block.excess_limit
+    )
+    return block.block_influence < block.influence_limit and block.skip_cost.low > 0 and not gains
 
 
 def _doubtful(report: Report) -> bool:
     """Whether there is something to mend or to look for, whatever the verdict on the checkpoint found."""
     missed = report.positive_control is not None and not report.positive_control.damage_seen
-    return missed or any(map(_accused, report.blocks))
-
-
-def _accused(block: BlockReport) -> bool:
-    return block.finding is not BlockFinding.SOUND
+    return missed or any(block.finding is not BlockFinding.SOUND for block in report.blocks)
 
 
 def _more_text(report: Report) -> str:
@@ -119,14 +124,11 @@ def _names(blocks: list[BlockReport]) -> str:
 
 def _pruning(report: Report) -> list[str]:
     """Where the network may be shortened: not while it is to be mended or trained on."""
-    sound = [
-        report.matrix[at]
-        for at in most_redundant(report.matrix)
-        if not any(_accused(b) for b in report.blocks[report.matrix[at].source : report.matrix[at].target])
-    ]
-    if not sound or report.verdict.status is CheckpointVerdict.IMPROVABLE:
+    shown = most_redundant(report.matrix)
+    trains_on = report.verdict.status in (CheckpointVerdict.IMPROVABLE, CheckpointVerdict.ADAPTABLE)
+    if not shown or trains_on or _doubtful(report):
         return []
-    cell = sound[0]
+    cell = report.matrix[shown[0]]
     return [
         f"If a shorter network is worth it, start with blocks {cell.source + 1}–{cell.target}: one block in their "
         f"place, fitted to turn h{cell.source} into h{cell.target}, costs {numbers.gain(cell.loss_increase)} nats "

@@ -75,3 +75,5 @@ def test_what_the_service_is_sent_may_hold_nothing_else_and_what_it_says_may(api
     assert fits("AuditRecord", record | {"request": request | later})
     assert fits("AuditRecord", record | {"request": request | {"options": request["options"] | later}})
     assert not fits("AuditRecord", record | {"request": request | {"options": {"rhos": "x"}}})
+    titles = [model["title"] for model in document["components"]["schemas"].values()]
+    assert len(set(titles)) == len(titles)  # code generators name classes by them

@@ -1,7 +1,7 @@
 import pytest
 
 from peelbound.service.report.advice import advice
-from peelbound.service.schemas.report import CheckpointVerdict, Interval, Report
+from peelbound.service.schemas.report import BlockReport, CheckpointVerdict, Interval, Report
 from tests.synthetic_reports.parts import control
 from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
@@ -44,12 +44,34 @@ def test_redundant_blocks_are_where_to_shorten_the_network() -> None:
     assert "fitted to turn h3 into h5, costs +0.0031 [" in last
 
 
-def test_what_is_to_be_mended_or_trained_on_is_not_to_be_shortened() -> None:
-    cells = sound_report().matrix
-    assert any(cell.redundant and cell.source < 5 <= cell.target for cell in cells)
-    for report in (frozen_report(), build_report(status=CheckpointVerdict.IMPROVABLE)):  # block 5 lags in the first
-        steps = advice(report.model_copy(update={"matrix": cells}))
-        assert not any("shorter network" in step for step in steps)
+@pytest.mark.parametrize(
+    "made",
+    [
+        frozen_report(),
+        build_report(status=CheckpointVerdict.IMPROVABLE),
+        build_report(status=CheckpointVerdict.ADAPTABLE),
+        sound_report(planted=control(seen=False, named=False)),
+    ],
+)
+def test_what_is_to_be_mended_or_trained_on_is_not_to_be_shortened(made: Report) -> None:
+    (redundant,) = [cell for cell in sound_report().matrix if cell.redundant]
+    elsewhere = redundant.model_copy(update={"source": 0, "target": 2})  # of the frozen one these blocks are sound
+    assert any("shorter network" in step for step in advice(sound_report().model_copy(update={"matrix": [elsewhere]})))
+    assert not any("shorter network" in step for step in advice(made.model_copy(update={"matrix": [elsewhere]})))
+
+
+def test_a_faint_block_has_advice_of_its_own_unless_a_gain_accuses_it() -> None:
+    report = frozen_report()
+    lagging = report.blocks[4]
+    faint = lagging.model_copy(update={"side": None, "block_influence": 0.002, "excess_limit": 1.0})
+
+    def words(block: BlockReport) -> str:
+        return " ".join(advice(report.model_copy(update={"blocks": [*report.blocks[:4], block, report.blocks[5]]})))
+
+    assert "Look into block 5: little comes out beside the other blocks" in words(faint)
+    assert "re-solving it alone gains more" in words(faint.model_copy(update={"excess_limit": 0.001}))
+    assert "little comes out" not in words(faint.model_copy(update={"excess_limit": 0.001}))
+    assert "little comes out" not in words(faint.model_copy(update={"side": "too_weak"}))
 
 
 @pytest.mark.parametrize(
