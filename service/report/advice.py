@@ -76,16 +76,8 @@ _SIDES = {
 
 
 def _is_faint(block: BlockReport) -> bool:
-    """Whether a lagging block is so by its influence alone: no score and no gain accuses it."""
-    if block.influence_limit is None or block.side is not None:
-        return False
-    gains = (
-        block.gain.low > 0
-        and block.excess_gain is not None
-        and block.excess_limit is not None
-        and block.excess_gain.low > block.excess_limit
-    )
-    return block.block_influence < block.influence_limit and block.skip_cost.low > 0 and not gains
+    """Whether it is for its influence that a block lags: then its reason cites that limit."""
+    return any(cite.path.endswith("/influence_limit") for cite in block.reason.cites)
 
 
 def _doubtful(report: Report) -> bool:

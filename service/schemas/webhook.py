@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from peelbound.service.schemas.base import UtcTime, Whole, WireModel
 
@@ -143,7 +143,14 @@ class DeliveryPage(WireModel):
     next_cursor: str | None = None
 
 
-class ShortVerdict(WireModel):
+class _Told(WireModel):
+    """Part of a message. Its schema leaves room for the fields of later versions, as that of answers does: it is the
+    receiver's, to whom a message is an input."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("additionalProperties"))
+
+
+class ShortVerdict(_Told):
     """The verdict of an audit that succeeded, in short."""
 
     status: str
@@ -153,14 +160,14 @@ class ShortVerdict(WireModel):
     untrained_blocks: list[int]
 
 
-class ShortProblem(WireModel):
+class ShortProblem(_Told):
     """Why an audit failed, in short. The audit's own `problem` has the details, which may name files and hosts."""
 
     type: str
     title: str
 
 
-class EndedAudit(WireModel):
+class EndedAudit(_Told):
     """`data` of the messages `audit.succeeded`, `audit.failed` and `audit.cancelled`."""
 
     id: str
@@ -175,7 +182,7 @@ class EndedAudit(WireModel):
     links: dict[str, str]
 
 
-class AuditMessage(WireModel):
+class AuditMessage(_Told):
     """What is posted to an endpoint when an audit has ended."""
 
     type: WebhookEvent
@@ -184,13 +191,13 @@ class AuditMessage(WireModel):
     data: EndedAudit
 
 
-class TriedEndpoint(WireModel):
+class TriedEndpoint(_Told):
     """`data` of the message `webhook.test`."""
 
     webhook_id: str = Field(examples=["01KACM2V7M3J0Q4S8R0V5N9T2E"])
 
 
-class TrialMessage(WireModel):
+class TrialMessage(_Told):
     """What is posted to an endpoint when somebody asks for a test."""
 
     type: Literal["webhook.test"]

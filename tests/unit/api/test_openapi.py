@@ -53,6 +53,7 @@ def test_messages_to_webhooks_are_as_described(api: Api) -> None:
     for message in sent:
         fits = [name for name, schema in described.items() if valid(document, schema, message)]
         assert fits == ["webhook-test" if message["type"] == "webhook.test" else "audit-ended"]
+        assert valid(document, described[fits[0]], message | {"later": 1, "data": message["data"] | {"later": 1}})
         del message["type"]
         assert not any(valid(document, schema, message) for schema in described.values())
 
@@ -64,10 +65,10 @@ def test_what_the_service_is_sent_may_hold_nothing_else_and_what_it_says_may(api
         return valid(document, {"$ref": f"#/components/schemas/{model}"}, value)
 
     later = {"later": 1}
-    assert fits("AuditRequest", BODY)
-    assert not fits("AuditRequest", BODY | later)
-    assert not fits("AuditRequest", BODY | {"options": later})
-    assert not fits("AuditRequest", BODY | {"calibration": BODY["calibration"] | later})
+    assert fits("AuditRequest-Input", BODY)
+    assert not fits("AuditRequest-Input", BODY | later)
+    assert not fits("AuditRequest-Input", BODY | {"options": later})
+    assert not fits("AuditRequest-Input", BODY | {"calibration": BODY["calibration"] | later})
     record = api.client.get(f"/v1/audits/{api.submit()}").json()
     request = record["request"]
     assert fits("AuditRecord", record)

@@ -1,7 +1,11 @@
+import dataclasses
+
 import pytest
 
+from peelbound.service.evidence import BlockEvidence, Thresholds
+from peelbound.service.findings import judge_blocks
 from peelbound.service.report.advice import advice
-from peelbound.service.schemas.report import BlockReport, CheckpointVerdict, Interval, Report
+from peelbound.service.schemas.report import BlockFinding, BlockReport, CheckpointVerdict, Interval, Report
 from tests.synthetic_reports.parts import control
 from tests.synthetic_reports.whole import build_report, deep_report, estimate_report, frozen_report, sound_report
 
@@ -60,18 +64,29 @@ def test_what_is_to_be_mended_or_trained_on_is_not_to_be_shortened(made: Report)
     assert not any("shorter network" in step for step in advice(made.model_copy(update={"matrix": [elsewhere]})))
 
 
-def test_a_faint_block_has_advice_of_its_own_unless_a_gain_accuses_it() -> None:
-    report = frozen_report()
-    lagging = report.blocks[4]
-    faint = lagging.model_copy(update={"side": None, "block_influence": 0.002, "excess_limit": 1.0})
+def test_a_block_that_lags_for_its_influence_has_advice_of_its_own() -> None:
+    sound, frozen = sound_report().blocks, frozen_report()
+    faint = sound[1].model_copy(update={"block_influence": 0.002})
+    by_influence = report_of_blocks(frozen, [*sound[:1], faint, *sound[2:]])
+    assert by_influence.blocks[1].finding is BlockFinding.LAGGING
+    assert "Look into block 2: little comes out beside the other blocks" in " ".join(advice(by_influence))
+    gaining = faint.model_copy(update={"excess_gain": sound[1].gain.model_copy(update={"low": 1.0})})
+    gaining = gaining.model_copy(update={"gain": sound[1].gain.model_copy(update={"low": 0.5, "estimate": 1.0})})
+    by_gain = report_of_blocks(frozen, [*sound[:1], gaining, *sound[2:]])
+    assert by_gain.blocks[1].finding is BlockFinding.LAGGING
+    assert "little comes out" not in " ".join(advice(by_gain))
+    assert "re-solving it alone gains more" in " ".join(advice(by_gain))
 
-    def words(block: BlockReport) -> str:
-        return " ".join(advice(report.model_copy(update={"blocks": [*report.blocks[:4], block, report.blocks[5]]})))
 
-    assert "Look into block 5: little comes out beside the other blocks" in words(faint)
-    assert "re-solving it alone gains more" in words(faint.model_copy(update={"excess_limit": 0.001}))
-    assert "little comes out" not in words(faint.model_copy(update={"excess_limit": 0.001}))
-    assert "little comes out" not in words(faint.model_copy(update={"side": "too_weak"}))
+def report_of_blocks(report: Report, blocks: list[BlockReport]) -> Report:
+    """The report with these blocks, judged by the product's rules."""
+    fields = [f.name for f in dataclasses.fields(BlockEvidence)]
+    judged = judge_blocks([BlockEvidence(**{n: getattr(b, n) for n in fields}) for b in blocks], 100, Thresholds())
+    said = [
+        b.model_copy(update={"finding": j.finding, "reason": j.reason, "side": j.side})
+        for b, j in zip(blocks, judged, strict=True)
+    ]
+    return report.model_copy(update={"blocks": said})
 
 
 @pytest.mark.parametrize(
